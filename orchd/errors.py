@@ -1,0 +1,265 @@
+"""The one exception tree. Every error that a user can meet has a number, a name and a next step.
+
+Numbers are stable and never reused. They are the JSON-RPC error codes too, and each has a section in
+`docs/errors.md` (a test compares the two). A class states *what kind* of thing went wrong; the message given
+when it is raised names the value that caused it; `hint` says what to do next.
+
+10xx node and configuration, 11xx RPC, 20xx records, 21xx registry and admission, 30xx jobs, 31xx importers and
+data sets, 40xx network, 50xx training and language models, 60xx averaging, 70xx serving, 80xx demo and service.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE, EXIT_REFUSED, EXIT_NOT_FOUND, EXIT_INTERRUPTED = 1, 2, 3, 4, 5, 130
+
+
+class OrchdError(Exception):
+    """Base of every numbered error.
+
+    `code` is the stable number, `exit_code` what `orchctl` returns for it, `hint` the next step (one sentence;
+    the class gives a default, the place that raises may give a better one), `field` the parameter at fault.
+    """
+
+    code: ClassVar[int] = 1000
+    exit_code: ClassVar[int] = EXIT_FAILED
+    default_hint: ClassVar[str] = "Run `orchctl status`; if it happens again, the log says more."
+
+    def __init__(self, message: str, *, hint: str | None = None, field: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint or self.default_hint
+        self.field = field
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+    @property
+    def page(self) -> str:
+        """Where the error is explained."""
+        return f"docs/errors.md#e{self.code}"
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def error_classes() -> dict[int, type[OrchdError]]:
+    """Every numbered error class by its number."""
+    found: dict[int, type[OrchdError]] = {}
+    waiting: list[type[OrchdError]] = [OrchdError]
+    while waiting:
+        cls = waiting.pop()
+        waiting.extend(cls.__subclasses__())
+        if "code" in vars(cls):
+            found[cls.code] = cls
+    return found
+
+
+def from_wire(code: int, message: str, hint: str | None = None, field: str | None = None) -> OrchdError:
+    """The exception for an error that came over a pipe or socket. An unknown number becomes an `OrchdError`."""
+    return error_classes().get(code, OrchdError)(message, hint=hint, field=field)
+
+
+# ---- groups by what `orchctl` returns ------------------------------------------------------------------------
+
+
+class Refused(OrchdError):
+    """Refused by policy or verification."""
+
+    exit_code = EXIT_REFUSED
+
+
+class NotFound(OrchdError):
+    exit_code = EXIT_NOT_FOUND
+
+
+class BadRequest(OrchdError):
+    """The caller's words are wrong: a parameter, a flag, a file's format."""
+
+    exit_code = EXIT_USAGE
+
+
+# ---- 10xx node and configuration -----------------------------------------------------------------------------
+
+
+class ConfigInvalid(BadRequest):
+    code = 1001
+    default_hint = "`orchctl config show` lists every setting with its value and where it comes from."
+
+
+class HomeBusy(OrchdError):
+    code = 1002
+    default_hint = "Stop the other daemon first, or give this one its own ORCHD_HOME."
+
+
+class IdentityInvalid(OrchdError):
+    code = 1003
+    default_hint = "Restore the key file from a backup, or move it away to let orchd make a new identity."
+
+
+class DiskFull(OrchdError):
+    code = 1004
+    default_hint = "Free some space on that file system and run it again; nothing was half-written."
+
+
+class NotAvailable(OrchdError):
+    code = 1005
+    default_hint = "Install the named extra into the same environment and run it again."
+
+
+# ---- 11xx RPC ------------------------------------------------------------------------------------------------
+
+
+class DaemonUnreachable(OrchdError):
+    code = 1101
+    exit_code = EXIT_UNREACHABLE
+    default_hint = "Start it with `orchd`, or `orchctl service install` to keep it running."
+
+
+class ParamsInvalid(BadRequest):
+    code = 1102
+    default_hint = "`orchctl NOUN VERB --help` or `rpc.discover` shows the parameters."
+
+
+class MethodUnknown(BadRequest):
+    code = 1103
+    default_hint = "`rpc.discover` lists the methods."
+
+
+class LimitExceeded(BadRequest):
+    code = 1104
+    default_hint = "Send less at once."
+
+
+class AmbiguousId(BadRequest):
+    code = 1105
+    default_hint = "Give more characters of the id."
+
+
+# ---- 20xx records --------------------------------------------------------------------------------------------
+
+
+class RecordMalformed(Refused):
+    code = 2001
+    default_hint = "The bytes are not a record of this kind; ask the sender for it again."
+
+
+class RecordNotDeterministic(Refused):
+    code = 2002
+    default_hint = "The writer does not follow docs/SPEC-manifest.md; its record is not taken."
+
+
+class SignatureInvalid(Refused):
+    code = 2003
+    default_hint = "The record was changed after it was signed, or another key signed it. It is not taken."
+
+
+class RecordTooLarge(Refused):
+    code = 2004
+    default_hint = "No honest record is that large; it is not taken."
+
+
+# ---- 21xx registry and admission -----------------------------------------------------------------------------
+
+
+class AdapterUnknown(NotFound):
+    code = 2101
+    default_hint = "`orchctl adapter list` shows what is here, `--announced` what peers offer."
+
+
+class BaseUnknown(NotFound):
+    code = 2102
+    default_hint = "`orchctl base list` shows the bases that this node has."
+
+
+class DatasetUnknown(NotFound):
+    code = 2103
+    default_hint = "`orchctl dataset list` shows the data sets that this node has."
+
+
+class BlobUnknown(NotFound):
+    code = 2104
+    default_hint = "Fetch the adapter again from a peer that has it."
+
+
+class FromTheFuture(Refused):
+    code = 2110
+    default_hint = "Check the clocks of both machines."
+
+
+class FileListRefused(Refused):
+    code = 2111
+    default_hint = "An adapter holds adapter_config.json, adapter_model.safetensors and maybe README.md, nothing else."
+
+
+class DigestMismatch(Refused):
+    code = 2112
+    default_hint = "The bytes are not those that the author signed; they were thrown away. Fetch from another peer."
+
+
+class TensorsRefused(Refused):
+    code = 2113
+    default_hint = "The weights file is damaged or not a plain safetensors LoRA; ask its author."
+
+
+class AdapterConfigRefused(Refused):
+    code = 2114
+    default_hint = "Only plain PEFT LoRA settings are taken, nothing that names code."
+
+
+class ClaimRefused(Refused):
+    code = 2115
+    default_hint = "The manifest says something that its files do not show; ask its author."
+
+
+class IndexDamaged(OrchdError):
+    code = 2120
+    default_hint = "The damaged index was set aside beside it; start the daemon again to make a new one."
+
+
+# ---- 30xx jobs -----------------------------------------------------------------------------------------------
+
+
+class JobUnknown(NotFound):
+    code = 3001
+    default_hint = "`orchctl job list` shows the jobs."
+
+
+class JobFailed(OrchdError):
+    code = 3002
+    default_hint = "`orchctl job logs ID` shows what the worker said."
+
+
+class JobCancelled(OrchdError):
+    code = 3003
+    default_hint = "Start it again when you want it."
+
+
+class WorkerLost(OrchdError):
+    code = 3004
+    default_hint = "The worker process ended without a result (killed, or out of memory). Start the job again."
+
+
+class JobNotRunning(BadRequest):
+    code = 3005
+    default_hint = "Only a queued or running job can be cancelled."
+
+
+# ---- 31xx importers and data sets ----------------------------------------------------------------------------
+
+
+# ---- 40xx network --------------------------------------------------------------------------------------------
+
+
+# ---- 50xx training and language models -----------------------------------------------------------------------
+
+
+# ---- 60xx averaging ------------------------------------------------------------------------------------------
+
+
+# ---- 70xx serving --------------------------------------------------------------------------------------------
+
+
+# ---- 80xx demo and service -----------------------------------------------------------------------------------
