@@ -12,7 +12,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE, EXIT_REFUSED, EXIT_NOT_FOUND, EXIT_INTERRUPTED = 1, 2, 3, 4, 5, 130
+EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE, EXIT_REFUSED, EXIT_NOT_FOUND, EXIT_INTERRUPTED = (
+    1,
+    2,
+    3,
+    4,
+    5,
+    130,
+)
 
 
 class OrchdError(Exception):

@@ -1,0 +1,120 @@
+"""The node's Ed25519 key: who signs its records, and who it is on the network.
+
+RFC 8032 signatures through `cryptography`. The key file is PKCS #8 PEM, mode 0600; nothing else is ever written
+about it, and it never leaves the machine.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from orchd.errors import IdentityInvalid
+
+KEY_PREFIX = "key_"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A key pair. `public_key` is 32 bytes; the private half stays inside."""
+
+    public_key: bytes
+    _private: Ed25519PrivateKey = field(repr=False, compare=False)
+
+    @classmethod
+    def from_seed(cls, seed: bytes) -> Identity:
+        """The identity of a 32-byte private seed (RFC 8032)."""
+        return cls._of(Ed25519PrivateKey.from_private_bytes(seed))
+
+    @classmethod
+    def load_or_create(cls, path: Path) -> Identity:
+        """The identity in `path`, made there first when nothing is.
+
+        Raises `IdentityInvalid` when the file can't be read as an Ed25519 key or others may read it.
+        """
+        try:
+            return cls._load(path)
+        except FileNotFoundError:
+            pass
+        private = Ed25519PrivateKey.generate()
+        _write_key(path, private)
+        return cls._load(path)
+
+    @classmethod
+    def _load(cls, path: Path) -> Identity:
+        mode = path.stat().st_mode & 0o777
+        if mode & 0o077:
+            raise IdentityInvalid(
+                f"the key file {path} is readable by others (mode {mode:o})",
+                hint=f"Run `chmod 600 {path}`, and consider whether somebody has copied it.",
+            )
+        try:
+            key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+        except (ValueError, TypeError) as error:
+            raise IdentityInvalid(f"the key file {path} is no key: {error}") from None
+        if not isinstance(key, Ed25519PrivateKey):
+            raise IdentityInvalid(f"the key file {path} holds no Ed25519 key")
+        return cls._of(key)
+
+    @classmethod
+    def _of(cls, key: Ed25519PrivateKey) -> Identity:
+        return cls(public_key=key.public_key().public_bytes_raw(), _private=key)
+
+    @property
+    def author(self) -> str:
+        return author_text(self.public_key)
+
+    def sign(self, data: bytes) -> bytes:
+        """A 64-byte signature."""
+        return self._private.sign(data)
+
+    def private_seed(self) -> bytes:
+        """The 32-byte seed, for the network's key pair; never to be written or sent."""
+        return self._private.private_bytes_raw()
+
+
+def verify(public_key: bytes, signature: bytes, data: bytes) -> bool:
+    """Whether `signature` (64 bytes) over `data` is by `public_key` (32 bytes)."""
+    try:
+        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, data)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def author_text(public_key: bytes) -> str:
+    """`key_…`: a public key as people see it (base32, lower case, no padding)."""
+    return KEY_PREFIX + base64.b32encode(public_key).decode().lower().rstrip("=")
+
+
+def _write_key(path: Path, key: Ed25519PrivateKey) -> None:
+    """Atomic and durable: a crash leaves a whole key or none."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    pem = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(pem)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(temporary, path)  # unlike a rename, a link never replaces a key that appeared meanwhile
+    except FileExistsError:
+        pass
+    finally:
+        temporary.unlink(missing_ok=True)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -1,0 +1,65 @@
+"""Deterministic msgpack: one value, one sequence of bytes.
+
+Map keys sorted, smallest integer form, no floats, no extension types, UTF-8 NFC strings, depth at most 16. A reader
+decodes strictly and then asks that encoding the result gives the very bytes it was handed, so duplicate keys,
+non-minimal integers, reordered maps, missing fields and trailing bytes are all refused by one comparison.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Any, TypeVar
+
+import msgspec
+
+from orchd.errors import RecordMalformed, RecordNotDeterministic
+
+MAX_DEPTH = 16
+T = TypeVar("T")
+_encoder = msgspec.msgpack.Encoder(order="deterministic")
+
+
+def encode(value: Any) -> bytes:
+    """The bytes of a struct or plain value. Raises `RecordMalformed` for what the format can't hold."""
+    plain = msgspec.to_builtins(value, builtin_types=(bytes,))
+    _check_plain(plain, 0)
+    return _encoder.encode(plain)
+
+
+def decode(data: bytes, wanted: type[T]) -> T:
+    """The value of deterministic bytes. Raises `RecordMalformed` or `RecordNotDeterministic`."""
+    try:
+        value = msgspec.msgpack.decode(data, type=wanted)
+        again = encode(value)
+    except RecursionError:
+        raise RecordMalformed("the record is nested too deeply") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, OverflowError, ValueError) as error:
+        raise RecordMalformed(f"not a {wanted.__name__.lower()}: {error}") from None
+    if again != data:
+        raise RecordNotDeterministic(
+            f"these {len(data)} bytes are not the deterministic form of the {wanted.__name__.lower()} in them"
+        )
+    return value
+
+
+def _check_plain(value: Any, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise RecordMalformed(f"nested deeper than {MAX_DEPTH}")
+    if value is None or isinstance(value, bool | int | bytes):
+        return
+    if isinstance(value, str):
+        if not unicodedata.is_normalized("NFC", value):
+            raise RecordMalformed(f"the text {value[:40]!r} is not in Unicode form NFC")
+        return
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise RecordMalformed(f"the map key {key!r} is no text")
+            _check_plain(key, depth + 1)
+            _check_plain(item, depth + 1)
+        return
+    if isinstance(value, list | tuple):
+        for item in value:
+            _check_plain(item, depth + 1)
+        return
+    raise RecordMalformed(f"a record can't hold a {type(value).__name__}")

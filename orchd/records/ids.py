@@ -1,0 +1,33 @@
+"""Ids as people see them: a prefix that tells the kind, then base32 in lower case without padding."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+
+from orchd.errors import ParamsInvalid
+
+ADAPTER, ANNOUNCEMENT, DATASET, BASE = "adp_", "ann_", "dst_", "base_"
+DIGEST_SIZE = 32
+
+
+def sha256(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
+def text_id(prefix: str, digest: bytes) -> str:
+    """`adp_…` for 32 digest bytes."""
+    return prefix + base64.b32encode(digest).decode().lower().rstrip("=")
+
+
+def parse_id(text: str, prefix: str) -> bytes:
+    """The 32 digest bytes of a whole id. Raises `ParamsInvalid` naming the text."""
+    body = text.removeprefix(prefix)
+    try:
+        digest = base64.b32decode(body.upper() + "=" * (-len(body) % 8))
+    except (binascii.Error, ValueError):
+        digest = b""
+    if len(digest) != DIGEST_SIZE or text_id(prefix, digest) != text:
+        raise ParamsInvalid(f"{text[:80]!r} is no id: `{prefix}` and 52 letters or digits are wanted")
+    return digest
