@@ -270,3 +270,23 @@ class JobNotRunning(BadRequest):
 
 
 # ---- 80xx demo and service -----------------------------------------------------------------------------------
+
+
+class DemoFailed(OrchdError):
+    code = 8001
+    default_hint = "Run it again with --keep: the homes with every log stay, and the demo prints where they are."
+
+
+class ExamplesMissing(NotFound):
+    code = 8002
+    default_hint = "Run it in a checkout of orchd, or name the folder with --examples."
+
+
+class NodeDidNotStart(OrchdError):
+    code = 8003
+    default_hint = "Run it again with --keep and read daemon.log in that node's home."
+
+
+class NodeEnded(OrchdError):
+    code = 8004
+    default_hint = "Run it again with --keep and read the end of daemon.log in that node's home."
