@@ -1,0 +1,94 @@
+"""What a worker function sees of the outside: `def run(spec: SpecStruct, job: JobContext) -> ResultStruct`.
+
+Imported by workers and by worker functions, so it loads nothing heavy. Cancellation arrives as the exception
+`JobCancelled`, raised from `progress()`, `check()` or `receive()`; a worker function lets it pass.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from orchd.errors import JobCancelled
+
+Figure = float | int | str
+"""A number or word that is shown beside a progress bar, such as the current loss."""
+
+PROGRESS_SECONDS = 0.05
+"""At most one progress message in this time crosses the pipe; the last one of a stage always does."""
+
+
+class Wire(Protocol):
+    """Both directions of the pipe to the daemon, as a worker function needs them."""
+
+    def send(self, message: Mapping[str, object]) -> None: ...
+
+    def receive(self) -> dict[str, object] | None: ...
+
+
+class JobContext:
+    """One job's working folder, its number of threads, and its line to the daemon.
+
+    `workdir` is an empty folder that belongs to this job alone and is removed after it. `threads` is how many
+    CPU threads the job may use. Nothing here is safe to call from several threads, except `log` and `send`.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        threads: int,
+        wire: Wire,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.workdir = workdir
+        self.threads = threads
+        self._wire = wire
+        self._monotonic = monotonic
+        self._last_progress = -PROGRESS_SECONDS
+        self._cancelled = False
+        self._receiving = False
+
+    def progress(self, done: float, total: float, unit: str, **figures: Figure) -> None:
+        """Tell how far the job is: `done` of `total` in `unit` ("steps", "rows", "bytes"), and figures such as loss.
+
+        Cheap enough to call at every step. Raises `JobCancelled`.
+        """
+        self.check()
+        now = self._monotonic()
+        if done < total and now - self._last_progress < PROGRESS_SECONDS:
+            return
+        self._last_progress = now
+        self._wire.send({"event": "progress", "done": done, "total": total, "unit": unit, "figures": figures})
+
+    def log(self, text: str) -> None:
+        """Add a line to the job's log."""
+        self._wire.send({"event": "log", "text": text})
+
+    def check(self) -> None:
+        """Raise `JobCancelled` when the daemon asked for the end of the job."""
+        if self._cancelled:
+            raise JobCancelled("the job was cancelled")
+
+    def send(self, message: Mapping[str, object]) -> None:
+        """Send one message of a conversation (`chat`). It must hold `event` with a word of the conversation's own."""
+        self._wire.send(message)
+
+    def receive(self) -> dict[str, object] | None:
+        """The daemon's next message of a conversation, or None when the daemon has closed its side: return then.
+
+        Waits. Raises `JobCancelled` at once when SIGTERM arrives while it waits.
+        """
+        self._receiving = True
+        try:
+            self.check()
+            return self._wire.receive()
+        finally:
+            self._receiving = False
+
+    def cancel(self) -> None:
+        """Called by the signal handler: the next `check`, or the `receive` that waits now, raises `JobCancelled`."""
+        self._cancelled = True
+        if self._receiving:
+            self.check()

@@ -1,0 +1,79 @@
+"""The fixed table of job kinds. A worker runs what this table names and nothing else.
+
+Only names stand here, so that the daemon reads the table without loading any of the rooms it points at.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+
+class Kind(NamedTuple):
+    """`function`, `spec` and `result` are "module:name"; `warm` says that a process with torch loaded is worth it."""
+
+    function: str
+    spec: str
+    result: str
+    warm: bool = False
+
+
+Kinds = Mapping[str, Kind]
+
+KINDS: Kinds = {
+    "dataset.import": Kind(
+        "orchd.train.datasets.worker:run",
+        "orchd.train.specs:ImportSpec",
+        "orchd.train.specs:ImportResult",
+    ),
+    "train": Kind(
+        "orchd.train.loop:run",
+        "orchd.train.specs:TrainSpec",
+        "orchd.train.specs:TrainResult",
+        warm=True,
+    ),
+    "evaluate": Kind(
+        "orchd.train.evaluate:run",
+        "orchd.train.specs:EvaluateSpec",
+        "orchd.train.specs:EvaluateResult",
+        warm=True,
+    ),
+    "average": Kind(
+        "orchd.average.worker:run",
+        "orchd.average.specs:AverageSpec",
+        "orchd.average.specs:AverageResult",
+    ),
+    "average.verify": Kind(
+        "orchd.average.worker:run_verify",
+        "orchd.average.specs:VerifySpec",
+        "orchd.average.specs:VerifyResult",
+    ),
+    "deploy": Kind(
+        "orchd.serve.build:run",
+        "orchd.serve.specs:BuildSpec",
+        "orchd.serve.specs:BuildResult",
+        warm=True,
+    ),
+    "chat": Kind(
+        "orchd.serve.embedded_worker:run",
+        "orchd.serve.specs:ChatSpec",
+        "orchd.serve.specs:ChatEnd",
+    ),
+}
+
+
+def load(name: str) -> Any:
+    """The object that a "module:name" of the table stands for. Imports its module."""
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def struct(name: str) -> type[msgspec.Struct]:
+    """The Struct that a "module:name" of the table stands for."""
+    found = load(name)
+    if not (isinstance(found, type) and issubclass(found, msgspec.Struct)):
+        raise TypeError(f"{name} is not a msgspec.Struct")
+    return found
