@@ -1,0 +1,128 @@
+"""Bases: the frozen models that adapters are for, known by a fingerprint, never by a name.
+
+The fingerprint is a digest over parsed values: architecture fields, tensor names and shapes, a fixed sample of each
+tensor's numbers, the tokenizer and the chat template. Saved again with other sharding or key order it is the same.
+Outside the sample a changed weight is not seen; that is said where the fingerprint is shown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from orchd.errors import BaseUnknown, TensorsRefused
+from orchd.records.ids import BASE, text_id
+from orchd.registry import weights
+
+#: Fields of `config.json` that change what the model computes.
+ARCHITECTURE_FIELDS = (
+    "model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "vocab_size", "tie_word_embeddings", "rms_norm_eps", "hidden_act",
+    "attention_bias", "mlp_bias", "sliding_window", "max_position_embeddings",
+)  # fmt: skip
+SAMPLE = 64  # numbers a tensor, evenly spread
+HEADER_LIMIT = 32 << 20  # bytes of a base's safetensors header
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base on this machine. `shapes` maps a weight's name to its shape; `size` is in bytes."""
+
+    name: str
+    digest: bytes
+    path: Path
+    architecture: str
+    parameters: int
+    size: int
+    licence: str
+    shapes: dict[str, tuple[int, ...]]
+
+    @property
+    def fingerprint(self) -> str:
+        return text_id(BASE, self.digest)
+
+
+def load(name: str, folder: Path) -> Base:
+    """The base in a Hugging Face folder with safetensors weights. Raises `BaseUnknown` or `TensorsRefused`."""
+    config = _json(folder / "config.json")
+    shards = sorted(folder.glob("*.safetensors"))
+    if not shards:
+        raise BaseUnknown(f"{folder} holds no safetensors weights")
+    digest = hashlib.sha256(b"orchd base fingerprint 1\n")
+    digest.update(_canonical(_architecture(config)))
+    shapes: dict[str, tuple[int, ...]] = {}
+    samples: dict[str, bytes] = {}
+    for shard in shards:
+        with weights.mapped(shard) as view:
+            for tensor in weights.read_header(shard, HEADER_LIMIT).values():
+                shapes[tensor.name] = tensor.shape
+                samples[tensor.name] = _sample(view, tensor)
+    for tensor_name in sorted(shapes):
+        digest.update(_canonical([tensor_name, *shapes[tensor_name]]))
+        digest.update(samples[tensor_name])
+    digest.update(_canonical(_tokenizer(folder)))
+    return Base(
+        name=name,
+        digest=digest.digest(),
+        path=folder,
+        architecture=str((config.get("architectures") or ["unknown"])[0]),
+        parameters=sum(int(np.prod(shape)) for shape in shapes.values()),
+        size=sum(shard.stat().st_size for shard in shards),
+        licence=_licence(folder),
+        shapes=shapes,
+    )
+
+
+def _architecture(config: dict[str, Any]) -> dict[str, Any]:
+    fields = {key: config.get(key) for key in ARCHITECTURE_FIELDS}
+    rope = (
+        config.get("rope_parameters") or config.get("rope_scaling") or {}
+    )  # transformers 5 and 4 write it differently
+    fields["rope_theta"] = rope.get("rope_theta", config.get("rope_theta"))
+    fields["rope_type"] = rope.get("rope_type", "default")
+    return fields
+
+
+def _sample(view: memoryview, tensor: weights.Tensor) -> bytes:
+    """`SAMPLE` numbers at fixed places, as float32 bytes: the same for F32 and BF16 files of equal values."""
+    count = tensor.parameters
+    places = np.unique(np.linspace(0, max(count - 1, 0), min(SAMPLE, count)).astype(np.int64))
+    item = weights.ITEM_SIZE[tensor.dtype]
+    raw = np.frombuffer(view[tensor.start : tensor.end], np.uint8).reshape(count, item)[places].tobytes()
+    picked = weights.Tensor(tensor.name, tensor.dtype, (len(places),), 0, len(raw))
+    return weights.values(memoryview(raw), picked).tobytes()
+
+
+def _tokenizer(folder: Path) -> list[Any]:
+    tree = _json(folder / "tokenizer.json")
+    settings = _json(folder / "tokenizer_config.json")
+    template_file = folder / "chat_template.jinja"
+    template = template_file.read_text("utf-8") if template_file.exists() else settings.get("chat_template", "")
+    parts = ("normalizer", "pre_tokenizer", "model", "added_tokens")
+    return [{part: tree.get(part) for part in parts}, template.strip() if isinstance(template, str) else template]
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        tree = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise BaseUnknown(f"{path.parent} is no base: {path.name} is missing") from None
+    except (ValueError, RecursionError) as error:
+        raise TensorsRefused(f"{path} is no JSON: {error}") from None
+    if not isinstance(tree, dict):
+        raise TensorsRefused(f"{path} holds no JSON object")
+    return tree
+
+
+def _licence(folder: Path) -> str:
+    record = folder / "RECORD.json"
+    return str(_json(record).get("licence", "unknown")) if record.exists() else "unknown"

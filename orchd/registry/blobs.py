@@ -1,0 +1,150 @@
+"""Content-addressed bytes: a blob is named by its SHA-256 and never changes.
+
+A blob appears whole or not at all: it is hashed while it is written to a temporary file, synced, renamed, and the
+directory is synced. A size cap holds while writing, so nothing a peer sends is larger than what it said.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from orchd.errors import BlobUnknown, DigestMismatch, DiskFull
+
+#: Free bytes that stay free on the file system: the index needs room to close its log.
+DISK_RESERVE = 256 << 20
+COPY_SIZE = 1 << 20  # bytes read at a time
+
+
+class BlobStore:
+    """Blobs below one directory, two levels by the first byte. Safe to use from several threads."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._temporary = root / "tmp"
+        for index in range(256):  # made once, so that a put has one directory to sync
+            (root / f"{index:02x}").mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self._temporary, ignore_errors=True)
+        self._temporary.mkdir()
+
+    def path(self, digest: bytes) -> Path:
+        """Where the blob is, or would be."""
+        name = digest.hex()
+        return self.root / name[:2] / name
+
+    def has(self, digest: bytes) -> bool:
+        return self.path(digest).exists()
+
+    def size(self, digest: bytes) -> int:
+        """Bytes. Raises `BlobUnknown`."""
+        try:
+            return self.path(digest).stat().st_size
+        except FileNotFoundError:
+            raise BlobUnknown(f"the blob {digest.hex()} is not here") from None
+
+    def writer(self, max_bytes: int, expected: bytes | None = None) -> BlobWriter:
+        """A writer for one blob of at most `max_bytes`; `expected` is the digest it must turn out to have."""
+        self.check_room(max_bytes)
+        return BlobWriter(self, self._temporary, max_bytes, expected)
+
+    def put_file(self, source: Path, expected: bytes | None = None) -> bytes:
+        """Copy a file in; its digest."""
+        with source.open("rb") as file, self.writer(source.stat().st_size, expected) as writer:
+            while block := file.read(COPY_SIZE):
+                writer.write(block)
+            return writer.commit()
+
+    def remove(self, digest: bytes) -> None:
+        self.path(digest).unlink(missing_ok=True)
+
+    def check_room(self, needed: int) -> None:
+        """Raises `DiskFull` when `needed` bytes would eat into the reserve."""
+        free = shutil.disk_usage(self.root).free
+        if free - needed < DISK_RESERVE:
+            raise DiskFull(
+                f"{needed / 1e6:.1f} MB are wanted, {free / 1e6:.0f} MB are free, {DISK_RESERVE / 1e6:.0f} MB stay free"
+            )
+
+
+class BlobWriter:
+    """Writes one blob. Leaving the block without `commit` leaves nothing behind."""
+
+    def __init__(self, store: BlobStore, temporary: Path, max_bytes: int, expected: bytes | None) -> None:
+        self._store = store
+        self._left = max_bytes
+        self._expected = expected
+        self._hash = hashlib.sha256()
+        descriptor, name = tempfile.mkstemp(dir=temporary)
+        self._path = Path(name)
+        self._file = os.fdopen(descriptor, "wb", buffering=0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        self._path.unlink(missing_ok=True)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Raises `DigestMismatch` beyond the promised size, `DiskFull` when the disk is."""
+        view = memoryview(data)
+        self._left -= view.nbytes
+        if self._left < 0:
+            raise DigestMismatch("more bytes came than were promised")
+        try:
+            while view.nbytes:
+                view = view[self._hash_and_write(view) :]
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DiskFull(f"no room for a blob below {self._store.root}") from None
+            raise
+
+    def _hash_and_write(self, view: memoryview) -> int:
+        written = self._file.write(view)
+        self._hash.update(view[:written])
+        return written
+
+    def commit(self) -> bytes:
+        """Make the blob visible; its digest. Raises `DigestMismatch` when it is not the expected one."""
+        digest = self._hash.digest()
+        if self._expected is not None and digest != self._expected:
+            raise DigestMismatch(f"the digest is {digest.hex()}, {self._expected.hex()} was signed")
+        target = self._store.path(digest)
+        os.fchmod(self._file.fileno(), 0o444)
+        os.fsync(self._file.fileno())
+        os.replace(self._path, target)
+        sync_directory(target.parent)
+        return digest
+
+
+def sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Atomic and durable: after a crash there is the old file or the new one, whole."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except OSError as error:
+        Path(name).unlink(missing_ok=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"no room to write {path.name}") from None
+        raise
+    sync_directory(path.parent)

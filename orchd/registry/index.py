@@ -1,0 +1,126 @@
+"""The DuckDB index: one writer, readers with a cursor each, migrations.
+
+What was measured about DuckDB 2.0 and is respected here: a connection used by two threads at once answers `[]` or an
+error; COMMIT after a caught error is a silent ROLLBACK; a FatalException kills every cursor of the database, and
+closing and opening it again loses nothing; extensions are fetched from the network unless that is turned off.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import duckdb
+
+from orchd.errors import IndexDamaged
+
+T = TypeVar("T")
+Cursor = duckdb.DuckDBPyConnection
+SETTINGS: dict[str, str | bool | int | float | list[str]] = {
+    "memory_limit": "256MB",
+    "threads": 1,
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+    # Files stay readable by DuckDB 1.5, so that there is a way back.
+    "storage_compatibility_version": "v1.5.0",
+}
+#: What lies outside its directory is closed to the database, for good.
+LOCK_DOWN = ("SET allowed_directories=['{}/']", "SET enable_external_access=false", "SET lock_configuration=true")
+
+
+class Index:
+    """A database file. `read` and `write` may be called from any thread."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._writer_lock = threading.Lock()
+        self._open()
+        self._migrate()
+
+    def _open(self) -> None:
+        self._readers: queue.SimpleQueue[Cursor] = queue.SimpleQueue()
+        try:
+            self._root = duckdb.connect(str(self.path), config=SETTINGS)
+            for statement in LOCK_DOWN:
+                self._root.execute(statement.format(str(self.path.parent).replace("'", "''")))
+        except duckdb.Error as error:
+            raise IndexDamaged(f"the index {self.path} can't be opened: {str(error)[:300]}") from None
+
+    def close(self) -> None:
+        with self._writer_lock:
+            self._root.close()
+
+    def read(self, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """All rows of one query, on a cursor that no other thread uses meanwhile."""
+        try:
+            cursor = self._readers.get_nowait()
+        except queue.Empty:
+            cursor = self._root.cursor()
+        try:
+            rows: list[tuple[Any, ...]] = cursor.execute(sql, list(params)).fetchall()
+        except duckdb.Error as error:
+            self._after(error, cursor)
+            raise
+        self._readers.put(cursor)
+        return rows
+
+    def write(self, change: Callable[[Cursor], T]) -> T:
+        """Run `change` in one transaction of the one writer. Any error rolls it back and is raised."""
+        with self._writer_lock:
+            try:
+                self._root.execute("BEGIN TRANSACTION")
+                result = change(self._root)
+                self._root.execute("COMMIT")
+            except BaseException as error:
+                with suppress(duckdb.Error):
+                    self._root.execute("ROLLBACK")
+                self._after(error, None)
+                raise
+            return result
+
+    def execute(self, sql: str, params: Sequence[Any] = ()) -> None:
+        """One statement in a transaction of its own."""
+        self.write(lambda cursor: cursor.execute(sql, list(params)))
+
+    def _after(self, error: BaseException, cursor: Cursor | None) -> None:
+        if cursor is not None:
+            with suppress(duckdb.Error):
+                cursor.close()
+        if isinstance(error, duckdb.FatalException):  # every cursor is dead; opening again loses nothing
+            with suppress(duckdb.Error):
+                self._root.close()
+            self._open()
+
+    def _migrate(self) -> None:
+        """Run the numbered files that have not run yet, one transaction each."""
+        self.execute("CREATE TABLE IF NOT EXISTS migration(number INTEGER PRIMARY KEY, name VARCHAR NOT NULL)")
+        done = {row[0] for row in self.read("SELECT number FROM migration")}
+        known = dict(_migrations())
+        if unknown := sorted(done - known.keys()):
+            raise IndexDamaged(
+                f"the index {self.path} was written by a newer orchd (migration {unknown[-1]})",
+                hint="Install that version again, or move the index away to have it rebuilt.",
+            )
+        for number, (name, sql) in sorted(known.items()):
+            if number not in done:
+                self.write(lambda cursor, n=number, m=name, s=sql: _run_migration(cursor, n, m, s))  # type: ignore[misc]
+                self._root.execute("CHECKPOINT")
+
+
+def _run_migration(cursor: Cursor, number: int, name: str, sql: str) -> None:
+    cursor.execute(sql)
+    cursor.execute("INSERT INTO migration VALUES (?, ?)", [number, name])
+
+
+def _migrations() -> list[tuple[int, tuple[str, str]]]:
+    folder = resources.files("orchd.registry") / "migrations"
+    return [
+        (int(entry.name[:4]), (entry.name, entry.read_text(encoding="utf-8")))
+        for entry in folder.iterdir()
+        if entry.name.endswith(".sql")
+    ]

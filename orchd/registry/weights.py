@@ -1,0 +1,127 @@
+"""Reading a safetensors file that a stranger made, without trusting it.
+
+The format is a little-endian u64 with the header's length, a JSON header, and the tensors' bytes
+(https://github.com/huggingface/safetensors). Taken here: F32, F16 and BF16, tensors that cover the data without holes
+or overlaps, unique names, at most a megabyte of header. No pickle is ever opened.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from orchd.errors import TensorsRefused
+
+HEADER_LIMIT = 1 << 20  # bytes
+ITEM_SIZE = {"F32": 4, "F16": 2, "BF16": 2}
+BLOCK = 1 << 20  # numbers looked at together when searching for NaN
+#: Exponent bits, all set in NaN and infinity, by dtype.
+_EXPONENT = {"F32": ("<u4", 0x7F80_0000), "F16": ("<u2", 0x7C00), "BF16": ("<u2", 0x7F80)}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of a file: `start` and `end` are offsets in bytes from the file's beginning."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+    @property
+    def parameters(self) -> int:
+        return math.prod(self.shape)
+
+
+def read_header(path: Path, header_limit: int = HEADER_LIMIT) -> dict[str, Tensor]:
+    """Name → tensor, in file order. Raises `TensorsRefused` saying what is wrong."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= min(header_limit, size - 8):
+            raise TensorsRefused(f"the header says it is {length} bytes long, in a file of {size}")
+        text = file.read(length)
+    try:
+        header = json.loads(text, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise TensorsRefused(f"the header is no JSON: {error}") from None
+    if not isinstance(header, dict):
+        raise TensorsRefused("the header is no JSON object")
+    header.pop("__metadata__", None)
+    tensors = sorted((_tensor(name, entry, 8 + length) for name, entry in header.items()), key=lambda t: t.start)
+    _check_cover(tensors, 8 + length, size)
+    return {tensor.name: tensor for tensor in tensors}
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name occurs twice")
+    return found
+
+
+def _tensor(name: str, entry: Any, offset: int) -> Tensor:
+    match entry:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(end)]} if len(entry) == 3:
+            pass
+        case _:
+            raise TensorsRefused(f"the entry of tensor {name[:80]!r} is not dtype, shape and offsets")
+    if dtype not in ITEM_SIZE:
+        raise TensorsRefused(f"tensor {name[:80]!r} is {dtype[:20]}; F32, F16 and BF16 are taken")
+    if len(shape) > 8 or not all(type(n) is int and 0 <= n < 2**40 for n in shape):
+        raise TensorsRefused(f"tensor {name[:80]!r} has the shape {str(shape)[:80]}")
+    if not 0 <= start <= end or end - start != math.prod(shape) * ITEM_SIZE[dtype]:
+        raise TensorsRefused(f"tensor {name[:80]!r}: {end - start} bytes do not fit {dtype} {shape}")
+    return Tensor(name, dtype, tuple(shape), offset + start, offset + end)
+
+
+def _check_cover(tensors: list[Tensor], begin: int, end: int) -> None:
+    if not tensors:
+        raise TensorsRefused("the file holds no tensor")
+    position = begin
+    for tensor in tensors:
+        if tensor.start != position:
+            kind = "overlaps the one before" if tensor.start < position else "leaves a hole before it"
+            raise TensorsRefused(f"tensor {tensor.name[:80]!r} {kind}")
+        position = tensor.end
+    if position != end:
+        raise TensorsRefused(f"{end - position} bytes follow the last tensor")
+
+
+@contextmanager
+def mapped(path: Path) -> Iterator[memoryview]:
+    """The file's bytes, mapped read-only."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        view = memoryview(data)
+        try:
+            yield view
+        finally:
+            view.release()
+
+
+def values(view: memoryview, tensor: Tensor) -> npt.NDArray[np.float32]:
+    """A tensor's numbers as float32 (a copy), in its shape."""
+    raw = view[tensor.start : tensor.end]
+    if tensor.dtype == "BF16":
+        wide = np.frombuffer(raw, "<u2").astype(np.uint32) << 16
+        return wide.view(np.float32).reshape(tensor.shape)
+    return np.frombuffer(raw, "<f4" if tensor.dtype == "F32" else "<f2").astype(np.float32).reshape(tensor.shape)
+
+
+def find_not_finite(view: memoryview, tensor: Tensor) -> bool:
+    """Whether a NaN or infinity is in the tensor, seen in the exponent bits alone."""
+    kind, exponent = _EXPONENT[tensor.dtype]
+    numbers = np.frombuffer(view[tensor.start : tensor.end], kind)
+    return any(
+        bool(((numbers[start : start + BLOCK] & exponent) == exponent).any()) for start in range(0, numbers.size, BLOCK)
+    )
