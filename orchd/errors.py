@@ -257,16 +257,202 @@ class JobNotRunning(BadRequest):
 # ---- 31xx importers and data sets ----------------------------------------------------------------------------
 
 
+class ImportUnreadable(BadRequest):
+    code = 3101
+    default_hint = "Give a chat export (zip or JSON), JSONL, or a JSON array of conversations."
+
+
+class ImportTooLarge(BadRequest):
+    code = 3102
+    default_hint = "Split the file, or export fewer conversations."
+
+
+class DatasetUnusable(BadRequest):
+    code = 3103
+    default_hint = "`orchctl dataset show` says how many rows each part has; import more or another split."
+
+
 # ---- 40xx network --------------------------------------------------------------------------------------------
+
+
+class ListenFailed(OrchdError):
+    code = 4001
+    default_hint = "Choose another port with `net.listen` (port 0 takes a free one), or stop the program that holds it."
+
+
+class AddressInvalid(BadRequest):
+    code = 4002
+    default_hint = "An address reads like /ip4/192.0.2.7/tcp/4001/p2p/12D3Koo..., as `orchctl net status` prints it."
+
+
+class PeerUnreachable(OrchdError):
+    code = 4003
+    default_hint = "Check that the other node runs and that its address and port are reachable from here."
+
+
+class NetworkDown(OrchdError):
+    code = 4004
+    default_hint = "`orchctl net status` tells why; the network is restarted by itself after a failure."
+
+
+class NoProvider(NotFound):
+    code = 4005
+    default_hint = "`orchctl net peers` shows who is connected; try again when a node that has it is online."
+
+
+class PeerMisbehaved(Refused):
+    code = 4006
+    default_hint = "What the peer sent was thrown away; nothing here has changed."
+
+
+class PeerTimeout(OrchdError):
+    code = 4007
+    default_hint = "The peer is slow or gone; try again, or fetch from another one."
+
+
+class TopicInvalid(BadRequest):
+    code = 4008
+    default_hint = "A topic's name has 1 to 120 characters in Unicode form NFC."
+
+
+class PeerRefused(OrchdError):
+    code = 4009
+    default_hint = "The peer answered, and said no; try again later or ask another one."
+
 
 
 # ---- 50xx training and language models -----------------------------------------------------------------------
 
 
+class BaseUnusable(BadRequest):
+    code = 5001
+    default_hint = "A base is a Hugging Face folder with config.json, safetensors files and a tokenizer."
+
+
+class TemplateUnusable(BadRequest):
+    code = 5002
+    default_hint = "The base's chat template does not show where an answer begins; use an instruct model's."
+
+
+class AdapterUnfit(BadRequest):
+    code = 5003
+    default_hint = "Only plain LoRA adapters (PEFT, safetensors) made for this very base can be loaded."
+
+
+class TrainingRefused(BadRequest):
+    code = 5004
+    default_hint = "Change the named setting and start again."
+
+
+class TrainingDiverged(OrchdError):
+    code = 5005
+    default_hint = "Halve the learning rate and start again."
+
+
 # ---- 60xx averaging ------------------------------------------------------------------------------------------
 
 
+class AverageSpecInvalid(BadRequest):
+    code = 6001
+    default_hint = "Name at least one adapter; weights are positive numbers, the rank is from 1 to 1024."
+
+
+class ShapesDiffer(Refused):
+    code = 6002
+    default_hint = "These adapters are not for the same base; average those that name the same base fingerprint."
+
+
+class AverageIsZero(OrchdError):
+    code = 6003
+    default_hint = "The adapters are zero or cancel each other; there is nothing to write."
+
+
+class AverageOverflows(OrchdError):
+    code = 6004
+    default_hint = "One adapter's weights are absurdly large; look at the norms, or write F32."
+
+
+class RecipeMismatch(Refused):
+    code = 6005
+    default_hint = "The published average is not what its recipe gives; ask its author, or average the leaves yourself."
+
+
+class LeavesUnknown(Refused):
+    code = 6006
+    default_hint = "Fetch the average's leaves first; without them it can't be recomputed."
+
+
 # ---- 70xx serving --------------------------------------------------------------------------------------------
+
+
+class WeightsUnreadable(OrchdError):
+    code = 7001
+    default_hint = "The weights file is damaged or not safetensors; fetch or make it again."
+
+
+class BaseNotSupported(OrchdError):
+    code = 7002
+    default_hint = "orchd writes GGUF for Llama bases with a byte-level BPE tokenizer (GPT-2 split)."
+
+
+class AdapterNotMergeable(Refused):
+    code = 7003
+    default_hint = "Only plain LoRA matrices can be folded into a base; train it again without the named setting."
+
+
+class QuantizeRefused(BadRequest):
+    code = 7004
+    default_hint = "Choose F32, F16 or Q8_0."
+
+
+class ParityFailed(Refused):
+    code = 7005
+    default_hint = "The file would not answer as the trained adapter does; try F16 or F32, or --force to deploy it anyway."
+
+
+class ModelNotLoaded(OrchdError):
+    code = 7006
+    default_hint = "Deploy it again; `orchctl job logs ID` shows what llama.cpp said."
+
+
+class DeploymentUnknown(NotFound):
+    code = 7007
+    default_hint = "`orchctl deployment list` shows the deployments."
+
+
+class AnswerInterrupted(OrchdError):
+    code = 7008
+    default_hint = "Ask again; the model's process is started anew."
+
+
+class PromptRefused(BadRequest):
+    code = 7009
+    default_hint = "Shorten the conversation, or ask for fewer tokens."
+
+
+class TargetUnreachable(OrchdError):
+    code = 7010
+    default_hint = "Start the server, or deploy with --target embedded, which needs none."
+
+
+class TargetRefused(OrchdError):
+    code = 7011
+    default_hint = "The server's own words are in the message; what it served before is unchanged."
+
+
+class TargetStreamBroken(OrchdError):
+    code = 7012
+    default_hint = "Whether the server kept it is unknown: look at its list of models, then deploy again."
+
+
+class TargetNameRefused(BadRequest):
+    code = 7013
+    default_hint = "Choose a name such as my-assistant:latest (letters, digits, '-', '_', '.'; at most 80)."
+
+
+class AnswerDiffers(Refused):
+    code = 7014
+    default_hint = "The server does not answer as the proof did (its own template or engine?); remove it there."
 
 
 # ---- 80xx demo and service -----------------------------------------------------------------------------------
