@@ -277,7 +277,7 @@ async def _wait_process(popen: subprocess.Popen[bytes]) -> None:
             await trio.sleep(POLL_SECONDS)
         return
     try:
-        while popen.poll() is None:  # noqa: ASYNC110 - the kernel gives no event here
+        while popen.poll() is None:
             await trio.lowlevel.wait_readable(descriptor)
     finally:
         os.close(descriptor)
