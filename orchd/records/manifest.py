@@ -103,10 +103,15 @@ class Leaf(_Record, frozen=True, kw_only=True):
 
 
 class Lineage(_Record, frozen=True, kw_only=True):
-    """Which leaves an average came from. `residual_ppm`: energy that truncation to the rank cut off."""
+    """Which leaves an average came from. `rank` is the one that was asked for.
+
+    `residual_ppm` is what truncation to the rank cut off, `tolerance_ppm` what the bytes may be off by besides,
+    both as shares of the exact average's Frobenius norm.
+    """
 
     recipe: Digest
     method: Label
+    rank: Annotated[int, Meta(ge=1, le=1024)]
     strength_ppm: Annotated[int, Meta(ge=0, le=10**9)]
     leaves: tuple[Leaf, ...]
     previous: Digest | None

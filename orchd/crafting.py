@@ -1,0 +1,125 @@
+"""From what a worker made to a signed manifest behind the door: the one way for adapters of our own."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchd.average.recipe import recipe_digest
+from orchd.average.specs import AverageResult
+from orchd.errors import TensorsRefused
+from orchd.identity import Identity
+from orchd.records import MICRO, BaseRef, Leaf, Lineage, Manifest, Metric, Training, Verified, sign
+from orchd.registry import Admission, Base, Registry
+from orchd.registry.describe import adapter_info, file_entries
+from orchd.train.specs import Score, TrainResult
+
+
+@dataclass(frozen=True)
+class Making:
+    """What an adapter of ours says about itself besides its files."""
+
+    name: str
+    description: str
+    base: Base
+    created_ms: int
+    licence: str = "CC0-1.0"
+
+
+def admit(
+    registry: Registry,
+    identity: Identity,
+    making: Making,
+    folder: Path,
+    *,
+    origin: str,
+    training: Training | None = None,
+    lineage: Lineage | None = None,
+    evaluation: tuple[Metric, ...] = (),
+) -> Admission:
+    """Describe, sign and admit the PEFT folder that a worker left."""
+    manifest = Manifest(
+        name=making.name,
+        description=making.description,
+        licence=making.licence,
+        tags=(),
+        created_ms=making.created_ms,
+        author=identity.public_key,
+        base=BaseRef(
+            fingerprint=making.base.digest, hint=making.base.name, architecture=making.base.architecture
+        ),
+        adapter=adapter_info(folder),
+        files=file_entries(folder),
+        training=training,
+        evaluation=evaluation,
+        leak=None,
+        lineage=lineage,
+        round=None,
+        routing=None,
+        supersedes=None,
+        extra={},
+    )
+    signed: Verified[Manifest] = sign(manifest, identity)
+    files = {entry.path: folder / entry.path for entry in manifest.files}
+    return registry.admit(signed.envelope, files, origin=origin)
+
+
+def training_record(result: TrainResult, *, initial: bytes | None, dataset: bytes, salt: bytes) -> Training:
+    """`dataset` is the digest of the data set's content, hidden behind `salt`."""
+    return Training(
+        method="sft",
+        initial=initial,
+        relative_to=None,
+        examples=result.examples,
+        tokens=result.tokens,
+        steps=result.steps,
+        seed=result.seed,
+        software=result.software,
+        data_commitment=hashlib.sha256(salt + dataset).digest(),
+    )
+
+
+def metrics(scores: tuple[Score, ...]) -> tuple[Metric, ...]:
+    """Loss and exact match by part, as a manifest states them. Raises `TensorsRefused` for a loss that is no number."""
+    found: list[Metric] = []
+    for score in scores:
+        for metric, value, base_value in (
+            ("loss", score.loss, score.base_loss),
+            ("exact_match", score.exact_match, score.base_exact_match),
+        ):
+            found.append(
+                Metric(
+                    metric=metric,
+                    value=_micro(value, metric),
+                    base_value=_micro(base_value, metric),
+                    examples=score.examples,
+                    split=score.split,
+                )
+            )
+    return tuple(found)
+
+
+def _micro(value: float, metric: str) -> int:
+    if not math.isfinite(value):
+        raise TensorsRefused(f"the trained adapter's {metric} is {value}: training went astray, nothing was kept")
+    return max(0, round(value * MICRO))
+
+
+def lineage_record(result: AverageResult, leaves: tuple[bytes, ...], *, method: str, rank: int) -> Lineage:
+    """The lineage of an average of `leaves`, in the order of the job's adapters; `rank` is the one that was asked for."""
+    weighted = sorted(zip(leaves, result.weights_ppm, strict=True))
+    return Lineage(
+        recipe=recipe_digest(
+            weighted, method=method, rank=rank, strength_ppm=result.strength_ppm, dtype=result.dtype
+        ),
+        method=method,
+        rank=rank,
+        strength_ppm=result.strength_ppm,
+        leaves=tuple(Leaf(id=leaf, weight_ppm=weight) for leaf, weight in weighted),
+        previous=None,
+        outer=None,
+        residual_ppm=result.residual_ppm,
+        tolerance_ppm=result.tolerance_ppm,
+    )
