@@ -1,0 +1,73 @@
+"""The `deploy` job: base + adapter → one GGUF in the work folder, with the proof that it answers the same."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from pathlib import Path
+
+from orchd.jobs.context import JobContext
+from orchd.serve.engine import Engine
+from orchd.serve.gguf import require_known, write_gguf
+from orchd.serve.parity import compare, golden_answers
+from orchd.serve.reference import Expected, answer_all
+from orchd.serve.specs import DEFAULT_PROMPTS, BuildResult, BuildSpec, Golden, Parity
+
+GGUF_NAME = "model.gguf"
+
+
+def run(spec: BuildSpec, job: JobContext) -> BuildResult:
+    """Write the GGUF and prove it. A proof that fails is a result (`parity.held` is False), not an error.
+
+    The current folder must be the job's own (`orchd.worker` sees to it). Raises QuantizeRefused, BaseNotSupported,
+    AdapterNotMergeable, WeightsUnreadable, ModelNotLoaded.
+    """
+    started = time.monotonic()
+    require_known(spec.quantize)
+    target = job.workdir / GGUF_NAME
+    base, adapter = Path(spec.base), Path(spec.adapter.path) if spec.adapter else None
+    write_gguf(
+        base,
+        adapter,
+        target,
+        name=spec.name,
+        quantize=spec.quantize,
+        progress=lambda done, total: job.progress(done, total, "tensors"),
+    )
+    job.log(f"{target.name}: {target.stat().st_size} bytes in {time.monotonic() - started:.1f} s")
+    prompts = spec.prompts or DEFAULT_PROMPTS
+    expected = answer_all(base, adapter, prompts, spec.max_new_tokens)
+    job.check()
+    parity, golden = _prove(spec, job, target, expected)
+    job.log(parity.detail)
+    return BuildResult(
+        gguf=GGUF_NAME,
+        size=target.stat().st_size,
+        sha256=_digest(target),
+        quantize=spec.quantize,
+        parity=parity,
+        golden=golden,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _prove(
+    spec: BuildSpec, job: JobContext, target: Path, expected: list[Expected]
+) -> tuple[Parity, tuple[Golden, ...]]:
+    engine = Engine(target, threads=job.threads, keep_socket=True)
+    try:
+        parity = compare(
+            engine,
+            expected,
+            quantize=spec.quantize,
+            max_new_tokens=spec.max_new_tokens,
+            progress=lambda done, total: job.progress(done, total, "prompts"),
+        )
+        return parity, golden_answers(engine, expected, spec.max_new_tokens)
+    finally:
+        engine.close()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,130 @@
+"""Does a GGUF answer as transformers + PEFT do? The comparison and its tolerances. Imported in workers only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from orchd.serve.engine import Engine
+from orchd.serve.reference import Expected
+from orchd.serve.specs import Golden, Parity
+
+TOLERANCES = {
+    "F32": 1e-3,  # two orders of adding floats; measured up to 5e-5 on the demo base
+    "F16": 5e-2,  # weights rounded to 11 bits
+    "Q8_0": 1.0,  # weights rounded to 8 bits in blocks of 32
+}
+"""Largest difference (nats) of a next token's log-probability that a file of this dtype may show."""
+
+TOP_TOKENS = 64
+"""Tokens whose log-probabilities are compared at each position: llama.cpp's most likely ones."""
+
+
+class _Compared(NamedTuple):
+    """One prompt. `parted` is the position where the greedy answers part, None if they don't."""
+
+    ids_equal: bool
+    parted: int | None
+    near_tie: bool
+    positions: int
+    difference: float
+
+
+def compare(
+    engine: Engine,
+    expected: Sequence[Expected],
+    *,
+    quantize: str,
+    max_new_tokens: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Parity:
+    """Ask `engine` (opened with keep_socket) every prompt and weigh its answers against `expected`."""
+    tolerance = TOLERANCES[quantize]
+    compared = []
+    for done, one in enumerate(expected):
+        progress(done, len(expected))
+        compared.append(_compare_one(engine, one, tolerance, max_new_tokens))
+    progress(len(expected), len(expected))
+    return _verdict(compared, quantize, tolerance)
+
+
+def golden_answers(
+    engine: Engine, expected: Sequence[Expected], max_new_tokens: int
+) -> tuple[Golden, ...]:
+    """The proven answers as text, for a target to be compared with after the upload."""
+    return tuple(
+        Golden(
+            messages=one.prompt,
+            rendered=engine.prompt_ids(one.prompt)[0],
+            answer=one.text,
+            max_new_tokens=max_new_tokens,
+        )
+        for one in expected
+    )
+
+
+def _compare_one(
+    engine: Engine, expected: Expected, tolerance: float, max_new_tokens: int
+) -> _Compared:
+    _, ids = engine.prompt_ids(expected.prompt)
+    if ids != expected.prompt_ids:
+        return _Compared(False, 0, False, 0, 0.0)
+    parted = _first_difference(engine.greedy(ids, max_new_tokens), expected.answer)
+    tie = parted is not None and _is_near_tie(engine, expected, parted, tolerance)
+    positions, difference = 0, 0.0
+    for position, measure in enumerate(expected.logprobs):
+        step = engine.next_token(ids + expected.answer[:position], TOP_TOKENS)
+        if step.logprobs:
+            positions += 1
+            differences = [abs(measure[token] - value) for token, value in step.logprobs.items()]
+            difference = max(difference, *(float(one) for one in differences))
+    return _Compared(True, parted, tie, positions, difference)
+
+
+def _first_difference(found: list[int], wanted: list[int]) -> int | None:
+    if found == wanted:
+        return None
+    pairs = enumerate(zip(found, wanted, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(found), len(wanted)))
+
+
+def _is_near_tie(engine: Engine, expected: Expected, position: int, tolerance: float) -> bool:
+    """Whether the measure holds the token that llama.cpp chose as likely as its own, within `tolerance`."""
+    measure = expected.logprobs[position]
+    ids = expected.prompt_ids + expected.answer[:position]
+    chosen = engine.next_token(ids, 1).token
+    return bool(measure.max() - measure[chosen] <= tolerance)
+
+
+def _verdict(compared: list[_Compared], quantize: str, tolerance: float) -> Parity:
+    prompts = len(compared)
+    ids_equal = sum(one.ids_equal for one in compared)
+    greedy_equal = sum(one.parted is None for one in compared)
+    near_ties = sum(one.near_tie for one in compared)
+    difference = max((one.difference for one in compared), default=0.0)
+    positions = sum(one.positions for one in compared)
+    held = (
+        prompts > 0
+        and positions > 0
+        and ids_equal == prompts
+        and greedy_equal + near_ties == prompts
+        and difference <= tolerance
+    )
+    ties = f" ({near_ties} more part at a tie)" if near_ties else ""
+    detail = (
+        f"{quantize}: prompt tokens equal in {ids_equal} of {prompts}, "
+        f"greedy answers equal in {greedy_equal} of {prompts}{ties}, "
+        f"largest log-probability difference {difference:.1e} over {positions} positions "
+        f"(at most {tolerance:g})"
+    )
+    return Parity(
+        held=held,
+        prompts=prompts,
+        token_ids_equal=ids_equal,
+        greedy_equal=greedy_equal,
+        near_ties=near_ties,
+        positions=positions,
+        max_logprob_diff=difference,
+        tolerance=tolerance,
+        detail=detail,
+    )

@@ -1,0 +1,102 @@
+"""What goes into and comes out of the serving workers. The daemon imports this: no torch, no llama.cpp."""
+
+from __future__ import annotations
+
+import msgspec
+
+from orchd.importers.conversation import Message
+
+QUANTIZE_NAMES = ("F32", "F16", "Q8_0")
+
+
+Prompt = tuple[Message, ...]
+
+
+def _ask(text: str) -> Prompt:
+    return (Message("user", text),)
+
+
+DEFAULT_PROMPTS: tuple[Prompt, ...] = (
+    _ask("Hello!"),
+    _ask("copy: cat sun key"),
+    _ask("What can you do?"),
+    _ask("Write one sentence about the sea."),
+)
+"""What is asked in a proof when the caller has no data set of the adapter's own."""
+
+
+class AdapterPath(msgspec.Struct, frozen=True, kw_only=True):
+    """An adapter's id (`adp_…`) and the PEFT folder where it lies."""
+
+    id: str
+    path: str
+
+
+class BuildSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Fold `adapter` (None: the plain base) into `base`, a Hugging Face folder, and prove that the file answers alike.
+
+    `name` goes into the file's metadata. `prompts` are answered by both sides, `max_new_tokens` tokens each;
+    empty stands for DEFAULT_PROMPTS.
+    """
+
+    base: str
+    adapter: AdapterPath | None
+    name: str
+    quantize: str = "F16"
+    prompts: tuple[Prompt, ...] = ()
+    max_new_tokens: int = 16
+
+
+class Parity(msgspec.Struct, frozen=True, kw_only=True):
+    """The verdict of a proof with its figures; transformers + PEFT in float32 is the measure.
+
+    `token_ids_equal`: prompts whose token ids agree (chat template and tokenizer). `greedy_equal`: prompts whose
+    greedy answers agree token by token; `near_ties`: prompts where they part at two tokens that the measure itself
+    holds equally likely within `tolerance`. `max_logprob_diff`: largest difference (nats) of a next token's
+    log-probability among those that llama.cpp names, over all `positions` compared; `tolerance` is what the
+    file's dtype may show.
+    """
+
+    held: bool
+    prompts: int
+    token_ids_equal: int
+    greedy_equal: int
+    near_ties: int
+    positions: int
+    max_logprob_diff: float
+    tolerance: float
+    detail: str
+
+
+class Golden(msgspec.Struct, frozen=True, kw_only=True):
+    """One proven answer, for a target to be compared with: the prompt as messages and as the rendered text."""
+
+    messages: Prompt
+    rendered: str
+    answer: str
+    max_new_tokens: int
+
+
+class BuildResult(msgspec.Struct, frozen=True, kw_only=True):
+    """`gguf` is relative to the job's work folder; `size` in bytes; `sha256` in hexadecimal."""
+
+    gguf: str
+    size: int
+    sha256: str
+    quantize: str
+    parity: Parity
+    golden: tuple[Golden, ...]
+    seconds: float
+
+
+class ChatSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """`context` (tokens, 0: what the model was trained with, at most CONTEXT_LIMIT) and `parallel` answers a model."""
+
+    context: int = 0
+    parallel: int = 4
+
+
+class ChatEnd(msgspec.Struct, frozen=True, kw_only=True):
+    """What a chat worker says in the end: how many answers it gave."""
+
+    answers: int
