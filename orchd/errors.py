@@ -254,6 +254,11 @@ class JobNotRunning(BadRequest):
     default_hint = "Only a queued or running job can be cancelled."
 
 
+class JobInterrupted(OrchdError):
+    code = 3006
+    default_hint = "Start it again; `orchctl job list` shows what else was interrupted."
+
+
 # ---- 31xx importers and data sets ----------------------------------------------------------------------------
 
 
