@@ -307,6 +307,29 @@ class Registry:
         )
         return [bytes(row[0]) for row in rows]
 
+    def announcements_after(
+        self, topics: Sequence[str], received_ms: int, id: str, limit: int
+    ) -> list[tuple[int, str, bytes]]:
+        """Announcements under any of `topics` that came here after a point of this record, oldest first.
+
+        Each as (when it came, its id, the signed bytes); the last one's first two are the next point.
+        """
+        rows = self.index.read(
+            "SELECT received, digest, envelope FROM announcement WHERE list_has_any(topics, $1)"
+            " AND (received > $2 OR (received = $2 AND digest > $3)) ORDER BY received, digest LIMIT $4",
+            (list(topics), received_ms, id, limit),
+        )
+        return [(received, digest, bytes(envelope)) for received, digest, envelope in rows]
+
+    def shared_manifest(self, id: str) -> bytes | None:
+        """The signed manifest of an adapter that is admitted and has been announced: what peers may ask for."""
+        rows = self.index.read(
+            "SELECT envelope FROM adapter WHERE digest = $1 AND state = $2"
+            " AND EXISTS (SELECT 1 FROM announcement n WHERE n.adapter = $1)",
+            (id, ADMITTED),
+        )
+        return bytes(rows[0][0]) if rows else None
+
     def next_seq(self) -> int:
         """The number of this node's next announcement."""
         rows = self.index.read("SELECT coalesce(max(seq), 0) + 1 FROM announcement WHERE author = ?", (self.author,))

@@ -1,0 +1,253 @@
+"""The libp2p host: this node's key, TCP, Noise, Yamux, a DHT server, and nothing else of the library.
+
+`run_host` is the only place that makes one. Reads are large and writes are 65,507 bytes at most: a Yamux header and
+that many bytes fill one Noise message exactly; 65,536 would make two of them.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+import trio
+from libp2p.crypto.ed25519 import Ed25519PublicKey
+from libp2p.crypto.ed25519 import create_new_key_pair as new_ed25519_key_pair
+from libp2p.host.basic_host import BasicHost
+from libp2p.kad_dht.kad_dht import DHTMode, KadDHT
+from libp2p.network.config import RetryConfig
+from libp2p.network.swarm import Swarm
+from libp2p.peer.id import ID
+from libp2p.peer.peerstore import PeerStore
+from libp2p.tools.anyio_service import background_trio_service
+from libp2p.transport.tcp.tcp import TCP
+from libp2p.transport.upgrader import TransportUpgrader
+from multiaddr import Multiaddr  # type: ignore[import-untyped]
+from multiaddr.utils import get_thin_waist_addresses  # type: ignore[import-untyped]
+
+from orchd.errors import AddressInvalid, ListenFailed, PeerUnreachable
+from orchd.identity import Identity
+from orchd.net import hardening
+from orchd.net.capture import Capture
+
+log = logging.getLogger(__name__)
+
+#: Bytes of one write: 65,519 of a Noise message less 12 of a Yamux header.
+WRITE_SIZE = 65_507
+READ_SIZE = 1 << 20
+#: How long one address may take to be reached, and how long before the next one is tried beside it, in seconds.
+DIAL_TIMEOUT_S, DIAL_STAGGER_S = 10.0, 1.0
+#: How long an address of a peer is remembered, in seconds.
+ADDRESS_TTL_S = 3600
+#: Addresses of one peer that are tried.
+ADDRESSES_PER_PEER = 8
+WILDCARDS = ("0.0.0.0", "::")
+
+
+@dataclass
+class Host:
+    """A running host with its DHT."""
+
+    basic: BasicHost
+    dht: KadDHT
+    swarm: Any
+    _dialling: WeakValueDictionary[ID, trio.Lock] = field(default_factory=WeakValueDictionary)
+
+    @property
+    def id(self) -> ID:
+        return self.basic.get_id()
+
+    def addresses(self) -> list[str]:
+        """Where this node can be reached, each with its peer id."""
+        return [str(address) for address in self.basic.get_addrs()]
+
+    def connected(self, peer: ID) -> bool:
+        return any(not connection.is_closed for connection in self.swarm.get_connections(peer))
+
+    def peers(self) -> list[ID]:
+        """Peers with an open connection."""
+        return [peer for peer in self.swarm.connections if self.connected(peer)]
+
+    async def connect(self, peer: ID, addresses: Sequence[Multiaddr]) -> None:
+        """Reach `peer` at the first address that answers. Raises `PeerUnreachable`."""
+        lock = self._dialling.setdefault(peer, trio.Lock())  # a lock goes when nobody dials the peer any more
+        async with lock:
+            if not self.connected(peer):
+                await self._dial(peer, addresses[:ADDRESSES_PER_PEER])
+
+    async def _dial(self, peer: ID, addresses: Sequence[Multiaddr]) -> None:
+        hardening.forget_failed_dial(self.swarm, peer)
+        if addresses:
+            self.basic.get_peerstore().add_addrs(peer, list(addresses), ADDRESS_TTL_S)
+        failures: list[str] = []
+        async with trio.open_nursery() as nursery:
+
+            async def attempt(address: Multiaddr, failed: trio.Event) -> None:
+                try:
+                    with trio.fail_after(DIAL_TIMEOUT_S):
+                        await self.swarm.dial_addr(address, peer)
+                    nursery.cancel_scope.cancel()
+                except trio.TooSlowError:
+                    failures.append(f"{address}: no answer within {DIAL_TIMEOUT_S:.0f} s")
+                except Exception as error:
+                    failures.append(f"{address}: {error}")
+                failed.set()
+
+            for address in addresses:
+                failed = trio.Event()
+                nursery.start_soon(attempt, address, failed)
+                with trio.move_on_after(DIAL_STAGGER_S):
+                    await failed.wait()
+        if not self.connected(peer):
+            why = "; ".join(failures) or "no address is known"
+            raise PeerUnreachable(f"{peer} can't be reached: {why[:400]}")
+
+
+@asynccontextmanager
+async def run_host(identity: Identity, listen: Sequence[str], capture: Path | None = None) -> AsyncIterator[Host]:
+    """A host that listens, inside the block; everything of it is closed after.
+
+    `listen` are multiaddrs of TCP. Raises `AddressInvalid` or `ListenFailed`.
+    """
+    hardening.harden()
+    _quiet_library()
+    wanted = [listen_address(text) for text in listen]
+    for address in wanted:
+        _check_free(address)
+    basic = _make_host(identity)
+    swarm: Any = basic.get_network()
+    if capture is not None:
+        swarm.register_notifee(Capture(capture).notifee())
+    dht = KadDHT(basic, DHTMode.SERVER)
+    hardening.fill_routing_table(basic, dht)
+    async with basic.run(wanted):
+        try:
+            _check_listening(basic, wanted)
+            async with background_trio_service(dht):
+                yield Host(basic, dht, swarm)
+        finally:
+            await hardening.close_everything(basic)
+
+
+def _make_host(identity: Identity) -> BasicHost:
+    key_pair = new_ed25519_key_pair(identity.private_seed())
+    peer = ID.from_pubkey(key_pair.public_key)
+    peerstore = PeerStore()
+    peerstore.add_key_pair(peer, key_pair)
+    swarm = Swarm(
+        peer,
+        peerstore,
+        TransportUpgrader(hardening.noise_only(key_pair), hardening.yamux_only(), 10),
+        transports=[TCP()],
+        retry_config=RetryConfig(max_retries=0),
+        connection_config=hardening.connection_config(),
+    )
+    hardening.no_auto_connect(swarm)
+    return BasicHost(
+        network=swarm,
+        negotiate_timeout=10,
+        addrs_factory=_reachable,
+        # What a peer says it saw of us is the port of an outgoing connection, where nobody listens.
+        disable_identify_address_discovery=True,
+    )
+
+
+def peer_id_of(public_key: bytes) -> ID:
+    """The peer id of an Ed25519 public key of 32 bytes: an author and a node with the same key are one."""
+    return ID.from_pubkey(Ed25519PublicKey.from_bytes(public_key))
+
+
+def parse_peer_id(text: str) -> ID:
+    """Raises `AddressInvalid`."""
+    try:
+        return ID.from_string(text)
+    except Exception as error:
+        raise AddressInvalid(f"{text[:80]!r} is no peer id: {error}", field="peers") from None
+
+
+def parse_peer_address(text: str) -> tuple[ID, Multiaddr]:
+    """The peer and the way there of `/ip4/…/tcp/…/p2p/…`. Raises `AddressInvalid`."""
+    address = _parse(text)
+    try:
+        peer = ID.from_string(str(address.value_for_protocol("p2p")))
+    except Exception:
+        raise AddressInvalid(f"{text[:120]!r} names no peer: it lacks /p2p/ and an id", field="address") from None
+    return peer, address.decapsulate_code(0x01A5)
+
+
+def listen_address(text: str) -> Multiaddr:
+    """A multiaddr to listen on. Raises `AddressInvalid`."""
+    address = _parse(text)
+    names = [protocol.name for protocol in address.protocols()]
+    if names not in (["ip4", "tcp"], ["ip6", "tcp"]):
+        raise AddressInvalid(f"can't listen on {text[:120]!r}: only /ip4/…/tcp/… and /ip6/…/tcp/…", field="net.listen")
+    return address
+
+
+def _parse(text: str) -> Multiaddr:
+    try:
+        return Multiaddr(text)
+    except Exception as error:
+        raise AddressInvalid(f"{text[:120]!r} is no address: {str(error)[:200]}", field="address") from None
+
+
+def _host_and_port(address: Multiaddr) -> tuple[int, str, int]:
+    family, name = (socket.AF_INET6, "ip6") if "ip6" in str(address) else (socket.AF_INET, "ip4")
+    return family, str(address.value_for_protocol(name)), int(str(address.value_for_protocol("tcp")))
+
+
+def _check_free(address: Multiaddr) -> None:
+    """Two daemons on one port would silently share its connections, because the library sets SO_REUSEPORT."""
+    family, host, port = _host_and_port(address)
+    if port == 0:
+        return
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ListenFailed(f"port {port} of {host} is in use by another program", field="net.listen") from None
+        if family == socket.AF_INET:
+            raise ListenFailed(f"can't listen on {address}: {error.strerror}", field="net.listen") from None
+
+
+def _check_listening(basic: BasicHost, wanted: Sequence[Multiaddr]) -> None:
+    """IPv6 is missing on some machines: that alone is no failure."""
+    if wanted and not basic.get_transport_addrs():
+        text = ", ".join(str(address) for address in wanted)
+        raise ListenFailed(f"can't listen on any of {text}", field="net.listen")
+    for address in wanted:
+        if "/ip4/" in str(address) and str(address) not in basic.get_network().listeners:
+            raise ListenFailed(f"can't listen on {address}", field="net.listen")
+
+
+def _reachable(addresses: list[Multiaddr]) -> list[Multiaddr]:
+    """The concrete addresses behind wildcards; loopback only where nothing else is."""
+    found: list[Multiaddr] = []
+    for address in addresses:
+        _, host, port = _host_and_port(address)
+        if host in WILDCARDS:
+            found += get_thin_waist_addresses(address)
+        else:
+            found.append(address)
+    if not found and addresses:
+        _, _, port = _host_and_port(addresses[0])
+        found.append(Multiaddr(f"/ip4/127.0.0.1/tcp/{port}"))
+    return list(dict.fromkeys(found))
+
+
+def _quiet_library() -> None:
+    """The library logs a stranger's every mistake as an error, to standard error when nobody listens."""
+    logger = logging.getLogger("libp2p")
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())
+        logger.setLevel(logging.CRITICAL)

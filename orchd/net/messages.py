@@ -1,0 +1,181 @@
+"""The words of `/orchd/exchange/1`. Sans-I/O: bytes in, values out.
+
+A frame is its length in four bytes, big-endian, and that many bytes of msgpack: one map with a key `op`. A reader
+knows the largest frame it will take before it reads one, unknown fields are refused, and every field has bounds.
+Digests and topic keys are 32 bytes; a topic key is SHA-256 of `orchd/topic/` and the name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import unicodedata
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from orchd.errors import PeerMisbehaved, TopicInvalid
+from orchd.records.announcement import ANNOUNCEMENT_LIMIT
+from orchd.records.manifest import MANIFEST_LIMIT, Count, Digest
+
+PROTOCOL = "/orchd/exchange/1"
+#: Bytes of a blob in one answer, at most.
+RANGE_LIMIT = 1 << 20
+#: Announcements in one message, and topics of one node, at most.
+ANNOUNCEMENTS_LIMIT, TOPICS_LIMIT = 64, 256
+#: A frame's bytes, at most, in either direction.
+REQUEST_LIMIT = ANNOUNCEMENTS_LIMIT * (ANNOUNCEMENT_LIMIT + 8) + 4096
+REPLY_LIMIT = max(RANGE_LIMIT, MANIFEST_LIMIT, REQUEST_LIMIT) + 4096
+HEADER = struct.Struct(">I")
+TOPIC_NAME_LIMIT = 120
+
+Topics = Annotated[tuple[Digest, ...], Meta(max_length=TOPICS_LIMIT)]
+Announcements = Annotated[
+    tuple[Annotated[bytes, Meta(max_length=ANNOUNCEMENT_LIMIT)], ...], Meta(max_length=ANNOUNCEMENTS_LIMIT)
+]
+
+
+class _Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="op"):
+    pass
+
+
+# ---- requests ------------------------------------------------------------------------------------------------
+
+
+class Hello(_Message, frozen=True, kw_only=True, tag="hello"):
+    """These are my topics, all of them. Answered by `Hello`."""
+
+    topics: Topics
+
+
+class Push(_Message, frozen=True, kw_only=True, tag="push"):
+    """News: signed announcements. Answered by `Done`."""
+
+    announcements: Announcements
+
+
+class Pull(_Message, frozen=True, kw_only=True, tag="pull"):
+    """What do you have under these topics, after this point of *your* record? Answered by `Pulled`.
+
+    `since` and `after` come from the last answer; 0 and nothing ask for all.
+    """
+
+    topics: Topics
+    since: Count
+    after: Annotated[str, Meta(max_length=64)]
+
+
+class GetManifest(_Message, frozen=True, kw_only=True, tag="manifest"):
+    """The signed manifest of an adapter that is here. Answered by `Manifest` or `Failed`."""
+
+    adapter: Digest
+
+
+class GetRange(_Message, frozen=True, kw_only=True, tag="range"):
+    """Bytes of one file of an adapter. Answered by `Range` or `Failed`."""
+
+    adapter: Digest
+    blob: Digest
+    offset: Count
+    length: Annotated[int, Meta(ge=1, le=RANGE_LIMIT)]
+
+
+# ---- replies -------------------------------------------------------------------------------------------------
+
+
+class Done(_Message, frozen=True, kw_only=True, tag="done"):
+    pass
+
+
+class Pulled(_Message, frozen=True, kw_only=True, tag="pulled"):
+    """`since` and `after` for the next question; `more` when there is more at once."""
+
+    announcements: Announcements
+    since: Count
+    after: Annotated[str, Meta(max_length=64)]
+    more: bool
+
+
+class ManifestIs(_Message, frozen=True, kw_only=True, tag="manifest_is"):
+    envelope: Annotated[bytes, Meta(max_length=MANIFEST_LIMIT)]
+
+
+class Range(_Message, frozen=True, kw_only=True, tag="bytes"):
+    data: Annotated[bytes, Meta(max_length=RANGE_LIMIT)]
+
+
+class Failed(_Message, frozen=True, kw_only=True, tag="failed"):
+    """`reason` is one of unknown, busy, malformed, failed."""
+
+    reason: Annotated[str, Meta(max_length=40)]
+
+
+UNKNOWN, BUSY, MALFORMED, BROKEN = "unknown", "busy", "malformed", "failed"
+
+Request = Hello | Push | Pull | GetManifest | GetRange
+Reply = Hello | Done | Pulled | ManifestIs | Range | Failed
+_encoder = msgspec.msgpack.Encoder()
+_requests = msgspec.msgpack.Decoder(Request)
+_replies = msgspec.msgpack.Decoder(Reply)
+
+
+def encode(message: Request | Reply) -> bytes:
+    """A frame."""
+    body = _encoder.encode(message)
+    return HEADER.pack(len(body)) + body
+
+
+def decode_request(body: bytes) -> Request:
+    """The request in a frame's body. Raises `PeerMisbehaved`."""
+    try:
+        request: Request = _requests.decode(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise PeerMisbehaved(f"no request: {str(error)[:200]}") from None
+    return request
+
+
+def decode_reply(body: bytes) -> Reply:
+    """The reply in a frame's body. Raises `PeerMisbehaved`."""
+    try:
+        reply: Reply = _replies.decode(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise PeerMisbehaved(f"no reply: {str(error)[:200]}") from None
+    return reply
+
+
+class Frames:
+    """Cuts a stream of bytes into frames of at most `limit` bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        self._buffer += data
+
+    @property
+    def waiting(self) -> int:
+        """Bytes of an unfinished frame."""
+        return len(self._buffer)
+
+    def next(self) -> bytes | None:
+        """The next whole frame's body, or None. Raises `PeerMisbehaved` for one that says it is too large."""
+        if len(self._buffer) < HEADER.size:
+            return None
+        (length,) = HEADER.unpack_from(self._buffer)
+        if length > self._limit:
+            raise PeerMisbehaved(f"a frame of {length} bytes; at most {self._limit} are taken")
+        end = HEADER.size + length
+        if len(self._buffer) < end:
+            return None
+        body = bytes(memoryview(self._buffer)[HEADER.size : end])
+        del self._buffer[:end]
+        return body
+
+
+def topic_key(name: str) -> bytes:
+    """The 32 bytes under which a topic is on the DHT and between peers. Raises `TopicInvalid`."""
+    if not 1 <= len(name) <= TOPIC_NAME_LIMIT or not unicodedata.is_normalized("NFC", name):
+        raise TopicInvalid(f"{name[:40]!r} is no name for a topic", field="topic")
+    return hashlib.sha256(b"orchd/topic/" + name.encode()).digest()
