@@ -1,0 +1,84 @@
+"""What goes into an averaging job and what comes out. The daemon imports this: no numpy here."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Dtype = Literal["BF16", "F16", "F32"]
+
+
+class _Value(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class WeightedAdapter(_Value, frozen=True, kw_only=True):
+    """One leaf: its id (`adp_…`), the PEFT folder on this machine, its weight (only the ratio to the others counts)."""
+
+    id: str
+    path: str
+    weight: float = 1.0
+
+
+class AverageSpec(_Value, frozen=True, kw_only=True):
+    """Average `adapters` by `method` at `rank`, the whole times `strength`, and write it in `dtype`."""
+
+    adapters: tuple[WeightedAdapter, ...]
+    rank: int = 16
+    method: str = "mean"
+    strength: float = 1.0
+    dtype: Dtype = "BF16"
+
+
+class AverageResult(_Value, frozen=True, kw_only=True):
+    """A finished average.
+
+    `adapter` is the PEFT folder relative to the job's folder. `rank` is the largest rank of a module; it is smaller
+    than the wanted one where the leaves together have no more. `residual_ppm` is what truncation cut off,
+    ‖ΔW_rank − ΔW_exact‖ / ‖ΔW_exact‖ over all modules, in parts per million; `tolerance_ppm` what the bytes may be
+    off by besides, because of `dtype`. `cosines[i][j]` and `norms[i]` (Frobenius, of ΔWᵢ) are in the order of
+    the spec's adapters; `weights_ppm` too, they sum to a million.
+    """
+
+    adapter: str
+    rank: int
+    alpha: float
+    rslora: bool
+    target_modules: tuple[str, ...]
+    dtype: Dtype
+    parameters: int
+    residual_ppm: int
+    tolerance_ppm: int
+    weights_ppm: tuple[int, ...]
+    strength_ppm: int
+    norms: tuple[float, ...]
+    cosines: tuple[tuple[float, ...], ...]
+    seconds: float
+
+
+class VerifySpec(_Value, frozen=True, kw_only=True):
+    """Is the adapter in the folder `claimed` what the recipe says? `tolerance_ppm` is the one its lineage states."""
+
+    claimed: str
+    leaves: tuple[WeightedAdapter, ...]
+    rank: int
+    method: str = "mean"
+    strength: float = 1.0
+    tolerance_ppm: int = 5_000
+
+
+class VerifyResult(_Value, frozen=True, kw_only=True):
+    """What the recomputation found. All figures are shares of ‖ΔW_exact‖, the exact average of the leaves.
+
+    `distance` is ‖ΔW_claimed − ΔW_exact‖ and `residual` the smallest distance that any adapter of this rank can have
+    (Eckart-Young); `relative_error` = √(distance² − residual²) is what rounding or a lie added, and is compared with
+    `tolerance`. `detail` says in words why it does not hold.
+    """
+
+    relative_error: float
+    tolerance: float
+    holds: bool
+    distance: float
+    residual: float
+    detail: str
