@@ -42,6 +42,11 @@ class Grams:
     ranks: tuple[int, ...]
     scales: tuple[float, ...]
 
+    def first(self, count: int) -> Grams:
+        """The Gram matrices of the first `count` adapters alone."""
+        size = sum(self.ranks[:count])
+        return Grams(self.a[:size, :size], self.b[:size, :size], self.ranks[:count], self.scales[:count])
+
 
 def tall_gram(parts: Sequence[Single]) -> Matrix:
     """Tᵀ T of T = [parts₁ … parts_k], each (n, rᵢ) float32. Returns (R, R) float64."""

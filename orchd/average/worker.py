@@ -182,10 +182,12 @@ def _compare(
         present = [i for i, adapter in enumerate(everyone) if module.name in adapter.modules]
         grams = grams_of([everyone[i].factors(module.name) for i in present])
         sums.distance += squared_norm(inner_products(grams), [signs[i] for i in present])
-        leaves_only = [0.0 if i == len(leaves) else weights[i] for i in present]
-        best = best_rank(grams, mean_matrix(grams.ranks, grams.scales, leaves_only), rank)
-        sums.total += best.total
-        sums.cut += best.cut
+        own = [weights[i] for i in present if i < len(leaves)]
+        if own:
+            honest = grams.first(len(own))
+            best = best_rank(honest, mean_matrix(honest.ranks, honest.scales, own), rank)
+            sums.total += best.total
+            sums.cut += best.cut
     job.progress(len(union.modules), len(union.modules), "modules")
     return sums
 
