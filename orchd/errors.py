@@ -69,6 +69,15 @@ def from_wire(code: int, message: str, hint: str | None = None, field: str | Non
     return error_classes().get(code, OrchdError)(message, hint=hint, field=field)
 
 
+def numbered(error: BaseException) -> OrchdError | None:
+    """The numbered error in `error`: itself, or the first one inside an exception group (trio wraps them)."""
+    if isinstance(error, OrchdError):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        return next(filter(None, map(numbered, error.exceptions)), None)
+    return None
+
+
 # ---- groups by what `orchctl` returns ------------------------------------------------------------------------
 
 
@@ -275,6 +284,11 @@ class ImportTooLarge(BadRequest):
 class DatasetUnusable(BadRequest):
     code = 3103
     default_hint = "`orchctl dataset show` says how many rows each part has; import more or another split."
+
+
+class DatasetInUse(OrchdError):
+    code = 3104
+    default_hint = "Wait for that job, or cancel it with `orchctl job cancel`."
 
 
 # ---- 40xx network --------------------------------------------------------------------------------------------

@@ -175,11 +175,11 @@ class WorkerProcess:
         await self._ended.wait()
         return int(self._popen.returncode)
 
-    async def stop(self, grace: float = STOP_SECONDS) -> int:
-        """SIGTERM, after `grace` seconds SIGKILL. Returns the exit status. The process is gone even if cancelled."""
+    async def stop(self, grace: float | None = None) -> int:
+        """SIGTERM, after `grace` seconds (`STOP_SECONDS`) SIGKILL. Returns the exit status. The process is gone even if cancelled."""
         self.terminate()
         try:
-            with trio.move_on_after(grace):
+            with trio.move_on_after(STOP_SECONDS if grace is None else grace):
                 return await self.wait()
         finally:
             self.kill()

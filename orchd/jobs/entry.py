@@ -1,0 +1,74 @@
+"""One job that hasn't ended, as the queue holds it in memory."""
+
+from __future__ import annotations
+
+import base64
+import random
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import trio
+
+from orchd.jobs.context import Figure
+from orchd.jobs.eta import Estimate
+from orchd.jobs.process import WorkerProcess
+from orchd.jobs.states import Job, Progress, State
+
+
+class Entry:
+    """The job, and what is needed to run, stop and await it."""
+
+    def __init__(
+        self,
+        job: Job,
+        *,
+        resumable: bool,
+        on_result: Callable[[Any, Path], Awaitable[msgspec.Struct]] | None = None,
+    ) -> None:
+        self.job = job
+        self.resumable = resumable
+        self.on_result = on_result
+        self.scope = trio.CancelScope()
+        self.ended = trio.Event()
+        self.writing = trio.Lock()
+        self.worker: WorkerProcess | None = None
+        self.told: State | None = None
+        self.counted = False
+        self._estimate = Estimate()
+
+    def report(self, report: dict[str, Any], now_s: float) -> Progress | None:
+        """The progress that a report tells, with the time left; None when it is malformed."""
+        try:
+            plain = msgspec.convert(report, Progress)
+        except msgspec.ValidationError:
+            return None
+        left = self._estimate.seconds_left(now_s, plain.done, plain.total, plain.unit)
+        return msgspec.structs.replace(plain, eta_s=left)
+
+
+class LocalContext:
+    """What work in the daemon itself may tell about its job. Cancellation is trio's."""
+
+    def __init__(self, progress: Callable[[dict[str, Any]], None], log: Callable[[str], None]) -> None:
+        self._progress = progress
+        self._log = log
+        self._last = -1.0
+
+    def progress(self, done: float, total: float, unit: str, **figures: Figure) -> None:
+        """As `JobContext.progress`: cheap enough for every chunk. For the daemon's thread only."""
+        now = trio.current_time()
+        if done < total and now - self._last < 0.05:
+            return
+        self._last = now
+        self._progress({"done": done, "total": total, "unit": unit, "figures": figures})
+
+    def log(self, text: str) -> None:
+        self._log(text)
+
+
+def new_id(time_ms: int, rng: random.Random) -> str:
+    """`job_` and 16 characters: 48 bits of time, then 32 random bits, in an alphabet that sorts like the bytes."""
+    data = time_ms.to_bytes(6, "big") + rng.getrandbits(32).to_bytes(4, "big")
+    return "job_" + base64.b32hexencode(data).decode().lower()

@@ -1,0 +1,430 @@
+"""The queue: jobs wait, run in worker processes or in the daemon itself, and end in one of four ways.
+
+Every change of state goes through `states.TRANSITIONS`, is written to the index, and is then told as an event.
+A restart of the daemon marks what ran as `interrupted` and queues again what still waited.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import logging
+import random
+import shutil
+import traceback
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import trio
+
+from orchd.config import JobsConfig
+from orchd.errors import JobCancelled, JobFailed, JobInterrupted, JobNotRunning, OrchdError, WorkerLost, numbered
+from orchd.jobs import files
+from orchd.jobs.entry import Entry, LocalContext, new_id
+from orchd.jobs.events import EventLog
+from orchd.jobs.kinds import KINDS, Kinds, struct
+from orchd.jobs.process import COMMAND, WorkerProcess
+from orchd.jobs.rows import Index, JobRows
+from orchd.jobs.states import ErrorInfo, Job, State, move
+from orchd.jobs.warm import WarmPool
+
+LOG_BYTES = 2_000_000
+"""A job's log on disk."""
+
+LOG_TAIL = 20
+"""Lines of the log that go with the error of a failed job."""
+
+LEAVE_SECONDS = 5.0
+"""A worker that gave its result has this long to exit."""
+
+OnResult = Callable[[Any, Path], Awaitable[msgspec.Struct]]
+"""Makes the public result from the worker's and the working folder, in the daemon."""
+
+Finisher = Callable[[Job, Any, Path], Awaitable[msgspec.Struct]]
+"""The same for every job of a kind; what it needs to know is in `job.note`."""
+
+LocalWork = Callable[[LocalContext], Awaitable[msgspec.Struct]]
+
+log = logging.getLogger("orchd.jobs")
+
+
+class TaskStatus(Protocol):
+    """trio's, for `nursery.start`."""
+
+    def started(self) -> None: ...
+
+
+class Counts(msgspec.Struct, frozen=True, kw_only=True):
+    queued: int
+    running: int
+
+
+class Jobs:
+    """All jobs of this node. `run` has to be running in the daemon's nursery; the rest is for the daemon's thread.
+
+    `work` is where the jobs' working folders lie (default: beside the state); it is emptied at start.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        state_dir: Path,
+        config: JobsConfig,
+        events: EventLog,
+        *,
+        work: Path | None = None,
+        kinds: Kinds = KINDS,
+        command: Sequence[str] = COMMAND,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._rows = JobRows(index)
+        self._config = config
+        self._events = events
+        self._logs = state_dir / "jobs"
+        self._work = work or state_dir / "work"
+        self._kinds = kinds
+        self._command = command
+        self._rng = rng or random.SystemRandom()
+        self._finishers: dict[str, Finisher] = {}
+        self._live: dict[str, Entry] = {}
+        self._queue: deque[Entry] = deque()
+        self._running = 0
+        self._last_ms = 0
+        self._stopping = False
+        self._nursery: trio.Nursery | None = None
+        self._pool: WarmPool | None = None
+
+    def finisher(self, kind: str, finish: Finisher) -> None:
+        """Register what makes the public result of every `kind` job. Call it before `run`.
+
+        Only a job with a registered finisher (or none at all) can be queued again after a restart: a closure that
+        was given to `submit` is gone then.
+        """
+        self._finishers[kind] = finish
+
+    async def run(self, task_status: TaskStatus = trio.TASK_STATUS_IGNORED) -> None:
+        """Work off the queue until cancelled; running jobs are then interrupted and their workers killed."""
+        await trio.to_thread.run_sync(self._prepare_folders)
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                self._pool = WarmPool(
+                    nursery,
+                    threads=self._config.threads,
+                    idle_seconds=self._config.warm_seconds,
+                    command=self._command,
+                )
+                await self._recover()
+                nursery.start_soon(self._prune_daily)
+                task_status.started()
+                self._fill()
+        finally:
+            self._nursery = self._pool = None
+
+    # ---- what callers do ----------------------------------------------------------------------------------------
+
+    async def submit(
+        self,
+        kind: str,
+        spec: msgspec.Struct,
+        *,
+        title: str,
+        on_result: OnResult | None = None,
+        note: Any = None,
+    ) -> Job:
+        """Queue a job for a worker process and return at once.
+
+        `on_result` (or the kind's finisher) gets the worker's result as the Struct that the table of kinds names.
+        `note` is plain JSON or a Struct that is kept with the job.
+        """
+        if kind not in self._kinds:
+            raise ValueError(f"no job kind {kind!r}")
+        job = self._new(kind, title, spec=msgspec.to_builtins(spec), note=msgspec.to_builtins(note))
+        entry = Entry(job, resumable=on_result is None, on_result=on_result)
+        await self._add(entry)
+        self._queue.append(entry)
+        self._fill()
+        return entry.job
+
+    async def submit_local(self, kind: str, title: str, work: LocalWork, *, note: Any = None) -> Job:
+        """Run `work` in the daemon itself, at once and beside the queue: for what waits more than it computes."""
+        nursery = self._started()
+        entry = Entry(self._new(kind, title, note=msgspec.to_builtins(note)), resumable=False)
+        await self._add(entry)
+        nursery.start_soon(partial(self._run, entry, partial(self._work_locally, entry, work)))
+        return entry.job
+
+    async def wait(self, job_id: str) -> Job:
+        """The job, once it has ended. Cancelling the wait doesn't touch the job."""
+        entry = self._live.get(job_id)
+        if entry is None:
+            return await self.get(job_id)
+        await entry.ended.wait()
+        return entry.job
+
+    async def get(self, job_id: str) -> Job:
+        """The job as it stands, by its id or the beginning of it. Raises `JobUnknown`, `AmbiguousId`."""
+        entry = self._live.get(job_id)
+        if entry is not None:
+            return entry.job
+        job = await trio.to_thread.run_sync(self._rows.get, job_id)
+        return self._live[job.id].job if job.id in self._live else job
+
+    async def list(
+        self, state: State | None = None, limit: int = 50, cursor: str | None = None
+    ) -> tuple[builtins.list[Job], str | None]:
+        """Jobs, newest first, and the cursor of the next page (None: this was the last)."""
+        jobs = await trio.to_thread.run_sync(self._rows.newest, state, limit + 1, cursor)
+        page = [self._live[job.id].job if job.id in self._live else job for job in jobs[:limit]]
+        return page, page[-1].id if len(jobs) > limit else None
+
+    async def cancel(self, job_id: str) -> Job:
+        """Ask a job to stop; it gets 5 s before its worker is killed. Raises `JobNotRunning` when it has ended."""
+        job = await self.get(job_id)
+        entry = self._live.get(job.id)
+        if entry is None or entry.job.state.ended:
+            raise JobNotRunning(f"job {job.id} has ended already: {job.state}", field="job")
+        if entry.job.state is State.QUEUED:
+            with contextlib.suppress(ValueError):  # not there if it was about to start
+                self._queue.remove(entry)
+            await self._end(entry, State.CANCELLED)
+        elif entry.job.state is not State.CANCELLING:
+            await self._move(entry, State.CANCELLING)
+            self._stop(entry)
+        return entry.job
+
+    async def logs(self, job_id: str, limit: int = 200) -> builtins.list[str]:
+        """The last lines of a job's log."""
+        job = await self.get(job_id)
+        return await trio.to_thread.run_sync(files.tail, self._log_file(job.id), limit)
+
+    def counts(self) -> Counts:
+        return Counts(queued=len(self._queue), running=len(self._live) - len(self._queue))
+
+    # ---- one job ------------------------------------------------------------------------------------------------
+
+    async def _run(self, entry: Entry, work: Callable[[], Awaitable[msgspec.Struct]]) -> None:
+        """Take a job from queued to its end. Nothing that it raises gets out, but for the daemon's own shutdown."""
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            if entry.job.state.ended:
+                return
+            await self._move(entry, State.RUNNING)
+            result = msgspec.to_builtins(await work())
+        except trio.Cancelled:
+            self._stopping = True
+            with trio.CancelScope(shield=True):
+                await self._interrupt(entry)
+            raise
+        except Exception as error:
+            await self._fail(entry, numbered(error) or self._unforeseen(entry, error))
+        else:
+            await self._end(entry, State.DONE, result=result)
+
+    def _unforeseen(self, entry: Entry, error: Exception) -> OrchdError:
+        self._write_log(entry.job.id, "".join(traceback.format_exception(error)).encode())
+        return JobFailed(f"{type(error).__name__}: {error}")
+
+    async def _work_in_worker(self, entry: Entry) -> msgspec.Struct:
+        kind = self._kinds[entry.job.kind]
+        workdir = self._work / entry.job.id
+        try:
+            await trio.to_thread.run_sync(partial(workdir.mkdir, parents=True))
+            result = await self._ask_worker(entry, workdir, kind.warm)
+            typed = msgspec.convert(result, struct(kind.result))
+            if entry.on_result is not None:
+                return await entry.on_result(typed, workdir)
+            if entry.job.kind in self._finishers:
+                return await self._finishers[entry.job.kind](entry.job, typed, workdir)
+            return typed
+        finally:
+            if kind.warm and self._pool is not None:
+                self._pool.prepare()
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(partial(shutil.rmtree, workdir, ignore_errors=True))
+
+    async def _ask_worker(self, entry: Entry, workdir: Path, warm: bool) -> Any:
+        """Have a worker process do the job. Returns its result or raises its error."""
+        if self._pool is None:
+            raise WorkerLost("the daemon is stopping")
+        worker = await self._pool.take(warm=warm)
+        worker.on_stderr = partial(self._write_log, entry.job.id)
+        entry.worker = worker
+        try:
+            if entry.job.state is State.CANCELLING:
+                worker.kill()
+                raise JobCancelled("the job was cancelled before it began")
+            await worker.send(
+                {
+                    "kind": entry.job.kind,
+                    "spec": entry.job.spec,
+                    "workdir": str(workdir),
+                    "threads": self._config.threads,
+                }
+            )
+            return await self._listen(entry, worker)
+        finally:
+            entry.worker = None
+            await self._dismiss(worker)
+
+    async def _dismiss(self, worker: WorkerProcess) -> None:
+        """Let the worker exit, so that its last words are in the log."""
+        try:
+            with trio.move_on_after(LEAVE_SECONDS):
+                await worker.wait()
+        finally:
+            worker.kill()
+
+    async def _listen(self, entry: Entry, worker: WorkerProcess) -> Any:
+        """Take in what the worker says until it gives a result (returned) or an error (raised)."""
+        async for message in worker.messages():
+            match message:
+                case {"event": "progress"}:
+                    self._progress(entry, message)
+                case {"event": "log", "text": str(text)}:
+                    self._write_log(entry.job.id, text.encode() + b"\n")
+                case {"event": "result", "result": result}:
+                    return result
+                case {"event": "error"}:
+                    raise _worker_error(message)
+        await worker.wait()
+        raise worker.lost()
+
+    async def _work_locally(self, entry: Entry, work: LocalWork) -> msgspec.Struct:
+        context = LocalContext(
+            progress=partial(self._progress, entry),
+            log=lambda text: self._write_log(entry.job.id, text.encode() + b"\n"),
+        )
+        with entry.scope:
+            return await work(context)
+        raise JobCancelled("the job was cancelled")
+
+    # ---- changes of state ---------------------------------------------------------------------------------------
+
+    def _new(self, kind: str, title: str, **more: Any) -> Job:
+        self._last_ms = max(self._events.clock(), self._last_ms + 1)
+        identifier = new_id(self._last_ms, self._rng)
+        return Job(id=identifier, kind=kind, title=title, state=State.QUEUED, created_ms=self._last_ms, **more)
+
+    async def _add(self, entry: Entry) -> None:
+        """Make a job known. It is on disk when this returns."""
+        self._started()
+        await trio.to_thread.run_sync(self._rows.put, entry.job, entry.resumable)
+        self._live[entry.job.id] = entry
+        self._tell(entry.job)
+
+    async def _move(self, entry: Entry, state: State, **changes: Any) -> None:
+        """The one way from state to state: in memory, then on disk, then as an event."""
+        entry.job = move(entry.job, state, self._events.clock(), **changes)
+        with trio.CancelScope(shield=True):
+            async with entry.writing:
+                job = entry.job
+                try:
+                    await trio.to_thread.run_sync(self._rows.put, job, entry.resumable)
+                except Exception:  # a full disk or a broken index: the job itself goes on
+                    log.exception("job %s: its state %s could not be written", job.id, state)
+                if entry.told is not job.state:
+                    self._tell(job)
+                    entry.told = job.state
+
+    async def _end(self, entry: Entry, state: State, **changes: Any) -> None:
+        await self._move(entry, state, progress=None, **changes)
+        self._live.pop(entry.job.id, None)
+        entry.ended.set()
+        if entry.counted:
+            entry.counted = False
+            self._running -= 1
+        self._fill()
+
+    async def _fail(self, entry: Entry, error: OrchdError) -> None:
+        if isinstance(error, JobCancelled) or (isinstance(error, WorkerLost) and entry.job.state is State.CANCELLING):
+            await self._end(entry, State.CANCELLED)
+            return
+        tail = await trio.to_thread.run_sync(files.tail, self._log_file(entry.job.id), LOG_TAIL)
+        await self._end(entry, State.FAILED, error=ErrorInfo.of(error, tuple(tail)))
+
+    async def _interrupt(self, entry: Entry) -> None:
+        """The daemon stops. What still waits stays queued."""
+        if entry.job.state is State.QUEUED and entry.resumable:
+            return
+        await self._end(entry, State.INTERRUPTED, error=ErrorInfo.of(_interrupted(entry.job)))
+
+    def _stop(self, entry: Entry) -> None:
+        entry.scope.cancel()
+        if entry.worker is not None:
+            self._started().start_soon(entry.worker.stop)
+
+    def _progress(self, entry: Entry, report: dict[str, Any]) -> None:
+        progress = entry.report(report, trio.current_time())
+        if progress is not None:
+            entry.job = msgspec.structs.replace(entry.job, progress=progress)
+            self._events.emit("job.progress", msgspec.to_builtins(progress), job=entry.job.id)
+
+    def _tell(self, job: Job) -> None:
+        word = "started" if job.state is State.RUNNING else job.state.value
+        data: dict[str, Any] = {"kind": job.kind, "title": job.title}
+        if job.error is not None:
+            data["error"] = msgspec.to_builtins(job.error)
+        self._events.emit(f"job.{word}", data, job=job.id)
+
+    # ---- the queue ----------------------------------------------------------------------------------------------
+
+    def _fill(self) -> None:
+        """Start what may start."""
+        if self._nursery is None or self._stopping:
+            return
+        while self._queue and self._running < self._config.parallel:
+            entry = self._queue.popleft()
+            self._running += 1
+            entry.counted = True
+            self._nursery.start_soon(self._run, entry, partial(self._work_in_worker, entry))
+
+    async def _recover(self) -> None:
+        """After a restart: what ran was interrupted, what waited waits again."""
+        for job, resumable in await trio.to_thread.run_sync(self._rows.unfinished):
+            if job.id in self._live:
+                continue
+            self._last_ms = max(self._last_ms, job.created_ms)
+            entry = Entry(job, resumable=resumable)
+            if job.state is State.QUEUED and resumable and job.kind in self._kinds:
+                self._live[job.id] = entry
+                self._queue.append(entry)
+            else:
+                await self._end(entry, State.INTERRUPTED, error=ErrorInfo.of(_interrupted(job)))
+
+    async def _prune_daily(self) -> None:
+        while True:
+            await trio.sleep(24 * 3600)
+            self._events.prune()
+
+    def _prepare_folders(self) -> None:
+        shutil.rmtree(self._work, ignore_errors=True)
+        self._work.mkdir(parents=True, exist_ok=True)
+        self._logs.mkdir(parents=True, exist_ok=True)
+
+    # ---- small things -------------------------------------------------------------------------------------------
+
+    def _started(self) -> trio.Nursery:
+        if self._nursery is None:
+            raise RuntimeError("Jobs.run is not running")
+        return self._nursery
+
+    def _log_file(self, job_id: str) -> Path:
+        return self._logs / f"{job_id}.log"
+
+    def _write_log(self, job_id: str, data: bytes) -> None:
+        with contextlib.suppress(OSError):
+            files.append(self._log_file(job_id), data, LOG_BYTES)
+
+
+def _worker_error(message: dict[str, Any]) -> OrchdError:
+    info = msgspec.convert({"name": "", **message}, ErrorInfo, strict=False)
+    return info.exception()
+
+
+def _interrupted(job: Job) -> OrchdError:
+    return JobInterrupted(f"the daemon stopped while job {job.id} ({job.title}) was {job.state}")

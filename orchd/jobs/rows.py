@@ -1,0 +1,113 @@
+"""Job rows in the node's index: the table `job`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+
+from orchd.errors import AmbiguousId, JobUnknown
+from orchd.jobs.states import ErrorInfo, Job, State
+
+T = TypeVar("T")
+
+COLUMNS = "id, kind, state, title, spec, result, error, created, started, finished"
+ENDED = tuple(state for state in State if state.ended)
+
+
+class Index(Protocol):
+    """What jobs need of `orchd.registry`'s index: thread-safe reads and writes in transactions."""
+
+    def read(self, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]: ...
+
+    def write(self, change: Callable[[Any], T]) -> T: ...
+
+
+class Stored(msgspec.Struct, frozen=True, kw_only=True):
+    """What column `spec` holds. `resumable`: the job can be started again after a restart of the daemon."""
+
+    spec: Any = None
+    note: Any = None
+    resumable: bool = False
+
+
+class JobRows:
+    """Jobs in the index. Every method reads or writes the disk: for a thread."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+
+    def put(self, job: Job, resumable: bool) -> None:
+        row = (
+            job.id,
+            job.kind,
+            job.state.value,
+            job.title,
+            _json(Stored(spec=job.spec, note=job.note, resumable=resumable)),
+            None if job.result is None else _json(job.result),
+            None if job.error is None else _json(job.error),
+            job.created_ms,
+            job.started_ms,
+            job.finished_ms,
+        )
+        marks = ", ".join("?" * len(row))
+        self._index.write(
+            lambda cursor: cursor.execute(f"INSERT OR REPLACE INTO job ({COLUMNS}) VALUES ({marks})", row)
+        )
+
+    def get(self, id_or_prefix: str) -> Job:
+        """One job by its id or the unique beginning of it. Raises `JobUnknown`, `AmbiguousId`."""
+        wanted = id_or_prefix if id_or_prefix.startswith("job_") else "job_" + id_or_prefix
+        rows = self._index.read(
+            f"SELECT {COLUMNS} FROM job WHERE id >= ? AND id < ? ORDER BY id LIMIT 2", (wanted, wanted + "~")
+        )
+        if not rows:
+            raise JobUnknown(f"no job {id_or_prefix!r}", field="job")
+        if len(rows) > 1 and rows[0][0] != wanted:
+            raise AmbiguousId(f"several jobs begin with {id_or_prefix!r}", field="job")
+        return _job(rows[0])[0]
+
+    def newest(self, state: State | None, limit: int, before: str | None) -> list[Job]:
+        """At most `limit` jobs, newest first, older than the job `before`."""
+        conditions, params = ["id < ?"], [before or "job_~"]
+        if state is not None:
+            conditions.append("state = ?")
+            params.append(state.value)
+        rows = self._index.read(
+            f"SELECT {COLUMNS} FROM job WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT ?",
+            (*params, limit),
+        )
+        return [_job(row)[0] for row in rows]
+
+    def unfinished(self) -> list[tuple[Job, bool]]:
+        """Jobs that had not ended, oldest first, each with whether it can be started again."""
+        marks = ", ".join("?" * len(ENDED))
+        rows = self._index.read(
+            f"SELECT {COLUMNS} FROM job WHERE state NOT IN ({marks}) ORDER BY id",
+            [state.value for state in ENDED],
+        )
+        return [_job(row) for row in rows]
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _job(row: tuple[Any, ...]) -> tuple[Job, bool]:
+    identifier, kind, state, title, spec, result, error, created, started, finished = row
+    stored = msgspec.json.decode(spec, type=Stored)
+    job = Job(
+        id=identifier,
+        kind=kind,
+        state=State(state),
+        title=title,
+        spec=stored.spec,
+        note=stored.note,
+        result=None if result is None else msgspec.json.decode(result),
+        error=None if error is None else msgspec.json.decode(error, type=ErrorInfo),
+        created_ms=created,
+        started_ms=started,
+        finished_ms=finished,
+    )
+    return job, stored.resumable
