@@ -16,9 +16,8 @@ import msgspec
 
 from orchd.errors import ConfigInvalid
 
+#: Variables are settings when they hold `__` too: `ORCHD_HOME` is none.
 ENV_PREFIX = "ORCHD_"
-#: Variables of the same prefix that are not settings.
-NOT_SETTINGS = frozenset({"ORCHD_HOME", "ORCHD_SYSTEM"})
 
 
 class NetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -74,7 +73,7 @@ def load(
 ) -> tuple[Config, tuple[Setting, ...]]:
     """The settings and where each came from.
 
-    `overrides` are flags, as dotted keys with text values. Raises `ConfigInvalid` naming file, key and value.
+    `overrides` are flags, as dotted keys with text values. Raises `ConfigInvalid` naming origin, key and value.
     """
     known = _known_keys()
     values: dict[str, Any] = {}
@@ -91,7 +90,7 @@ def load(
     for key, value in _file_values(config_file).items():
         put(key, value, str(config_file))
     for name in sorted(environ):
-        if name.startswith(ENV_PREFIX) and "__" in name and name not in NOT_SETTINGS:
+        if name.startswith(ENV_PREFIX) and "__" in name:
             key = name.removeprefix(ENV_PREFIX).lower().replace("__", ".")
             put(key, environ[name], f"${name}")
     for key, value in (overrides or {}).items():
@@ -102,7 +101,7 @@ def load(
         section, _, name = key.partition(".")
         nested.setdefault(section, {})[name] = value
     config = msgspec.convert(nested, Config)
-    _check(config)
+    _check(config, origins)
     settings = tuple(
         Setting(key=key, value=_get(config, key), origin=origins.get(key, "default")) for key in sorted(known)
     )
@@ -140,6 +139,8 @@ def _file_values(config_file: Path) -> dict[str, Any]:
 
 
 def _convert(key: str, value: Any, wanted: Any, origin: str) -> Any:
+    if value == "" and wanted == str | None:
+        return None
     if isinstance(value, str) and wanted == tuple[str, ...]:
         value = [part.strip() for part in value.split(",") if part.strip()]
     try:
@@ -148,20 +149,24 @@ def _convert(key: str, value: Any, wanted: Any, origin: str) -> Any:
         raise ConfigInvalid(f"{origin}: {key} = {value!r}: {error}", field=key) from None
 
 
-def _check(config: Config) -> None:
+def _check(config: Config, origins: Mapping[str, str]) -> None:
     """Bounds that a type does not state."""
-    bounds = {
-        "jobs.parallel": (1, 64),
-        "jobs.threads": (1, 1024),
-        "jobs.warm_seconds": (0, 86_400),
-        "net.announce_interval_s": (5, 86_400),
-        "net.lookup_interval_s": (1, 86_400),
-    }
-    for key, (low, high) in bounds.items():
+    for key, (low, high) in _BOUNDS.items():
         value = _get(config, key)
         if not low <= value <= high:
-            raise ConfigInvalid(f"{key} = {value} is outside {low} to {high}", field=key)
-    if config.log.format not in ("auto", "text", "json"):
-        raise ConfigInvalid(f"log.format = {config.log.format!r} is not auto, text or json")
-    if config.log.level not in ("debug", "info", "warning", "error"):
-        raise ConfigInvalid(f"log.level = {config.log.level!r} is not debug, info, warning or error")
+            raise ConfigInvalid(f"{origins.get(key, 'default')}: {key} = {value} is outside {low} to {high}", field=key)
+    for key, words in _WORDS.items():
+        value = _get(config, key)
+        if value not in words:
+            listed = f"{', '.join(words[:-1])} or {words[-1]}"
+            raise ConfigInvalid(f"{origins.get(key, 'default')}: {key} = {value!r} is not {listed}", field=key)
+
+
+_BOUNDS = {
+    "jobs.parallel": (1, 64),
+    "jobs.threads": (1, 1024),
+    "jobs.warm_seconds": (0, 86_400),
+    "net.announce_interval_s": (5, 86_400),
+    "net.lookup_interval_s": (1, 86_400),
+}
+_WORDS = {"log.format": ("auto", "text", "json"), "log.level": ("debug", "info", "warning", "error")}

@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import base64
 import os
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from orchd.errors import IdentityInvalid
 
 KEY_PREFIX = "key_"
+#: y of the points of small order (p and p + 1 are other forms of 0 and 1). With such a key anybody's bytes verify:
+#: an all-zero signature holds over every text. RFC 8032 does not forbid them, OpenSSL takes them.
+_P = 2**255 - 19
+_ORDER_8 = 2707385501144840649318225287225658788936804267575313519463743609750303402022
+SMALL_ORDER = frozenset({0, 1, _P - 1, _P, _P + 1, _ORDER_8, _P - _ORDER_8})
 
 
 @dataclass(frozen=True)
@@ -42,21 +48,28 @@ class Identity:
             return cls._load(path)
         except FileNotFoundError:
             pass
-        private = Ed25519PrivateKey.generate()
-        _write_key(path, private)
-        return cls._load(path)
+        _write_key(path, Ed25519PrivateKey.generate())
+        try:
+            return cls._load(path)
+        except FileNotFoundError:
+            raise IdentityInvalid(f"the key file {path} is a link to nothing") from None
 
     @classmethod
     def _load(cls, path: Path) -> Identity:
-        mode = path.stat().st_mode & 0o777
+        try:
+            mode, text = path.stat().st_mode & 0o777, path.read_bytes()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise IdentityInvalid(f"the key file {path} can't be read: {error.strerror}") from None
         if mode & 0o077:
             raise IdentityInvalid(
                 f"the key file {path} is readable by others (mode {mode:o})",
                 hint=f"Run `chmod 600 {path}`, and consider whether somebody has copied it.",
             )
         try:
-            key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-        except (ValueError, TypeError) as error:
+            key = serialization.load_pem_private_key(text, password=None)
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise IdentityInvalid(f"the key file {path} is no key: {error}") from None
         if not isinstance(key, Ed25519PrivateKey):
             raise IdentityInvalid(f"the key file {path} holds no Ed25519 key")
@@ -80,7 +93,9 @@ class Identity:
 
 
 def verify(public_key: bytes, signature: bytes, data: bytes) -> bool:
-    """Whether `signature` (64 bytes) over `data` is by `public_key` (32 bytes)."""
+    """Whether `signature` (64 bytes) over `data` is by `public_key` (32 bytes), a key that only one can sign with."""
+    if int.from_bytes(public_key, "little") & (2**255 - 1) in SMALL_ORDER:
+        return False
     try:
         Ed25519PublicKey.from_public_bytes(public_key).verify(signature, data)
     except (InvalidSignature, ValueError):
@@ -101,8 +116,8 @@ def _write_key(path: Path, key: Ed25519PrivateKey) -> None:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    # A name of its own (mode 0600): two creators, or what a crash left, are never in the way.
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(pem)
@@ -112,7 +127,7 @@ def _write_key(path: Path, key: Ed25519PrivateKey) -> None:
     except FileExistsError:
         pass
     finally:
-        temporary.unlink(missing_ok=True)
+        os.unlink(temporary)
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)

@@ -56,7 +56,7 @@ def _fitting(runtime: Path, key: str) -> Path:
 
 
 def _short_runtime(key: str) -> Path:
-    digest = hashlib.sha256(key.encode()).hexdigest()[:12]
+    digest = hashlib.sha256(os.fsencode(key)).hexdigest()[:12]
     return Path(f"/tmp/orchd-{os.getuid()}-{digest}")
 
 
