@@ -9,7 +9,7 @@ from pathlib import Path
 from orchd.jobs.context import JobContext
 from orchd.serve.engine import Engine
 from orchd.serve.gguf import require_known, write_gguf
-from orchd.serve.parity import compare, golden_answers
+from orchd.serve.parity import compare
 from orchd.serve.reference import Expected, answer_all
 from orchd.serve.specs import DEFAULT_PROMPTS, BuildResult, BuildSpec, Golden, Parity
 
@@ -56,14 +56,13 @@ def _prove(
 ) -> tuple[Parity, tuple[Golden, ...]]:
     engine = Engine(target, threads=job.threads, keep_socket=True)
     try:
-        parity = compare(
+        return compare(
             engine,
             expected,
             quantize=spec.quantize,
             max_new_tokens=spec.max_new_tokens,
             progress=lambda done, total: job.progress(done, total, "prompts"),
         )
-        return parity, golden_answers(engine, expected, spec.max_new_tokens)
     finally:
         engine.close()
 

@@ -64,6 +64,7 @@ class Engine:
         self._socket = Path(name)  # relative: a socket's path must be shorter than 104 bytes
         params = _params(path, threads, parallel, context)
         params.hostnames = [name]
+        self._socket.unlink(missing_ok=True)  # of a process that was killed here
         mask = os.umask(0o077)
         try:
             self._server: Any = xllamacpp.Server(params)
@@ -109,9 +110,7 @@ class Engine:
         """The rendered prompt and its token ids, as `chat` would see them. Needs `keep_socket`."""
         plain = _plain(messages)
         text = str(self._post("/apply-template", {"messages": plain})["prompt"])
-        found = self._post(
-            "/tokenize", {"content": text, "add_special": True, "parse_special": True}
-        )
+        found = self._post("/tokenize", {"content": text, "add_special": True, "parse_special": True})
         return text, [int(token) for token in found["tokens"]]
 
     def greedy(self, ids: Sequence[int], max_new_tokens: int) -> list[int]:
@@ -137,9 +136,7 @@ class Engine:
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         connection = _UnixConnection(self._socket)
         try:
-            connection.request(
-                "POST", path, msgspec.json.encode(body), {"Content-Type": "application/json"}
-            )
+            connection.request("POST", path, msgspec.json.encode(body), {"Content-Type": "application/json"})
             response = connection.getresponse()
             # not msgspec: llama.cpp may cut a character in two, which strict UTF-8 refuses
             text = response.read().decode("utf-8", errors="replace")

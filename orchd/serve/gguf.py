@@ -110,9 +110,7 @@ def _type_for(slot: Slot, shape: tuple[int, ...], quantize: str) -> Type:
             if shape[1] % K_BLOCK
             else f"orchd writes {', '.join(QUANTIZE_NAMES)}"
         )
-        raise QuantizeRefused(
-            f"{quantize} can't be written: {why}", hint="Choose Q8_0.", field="quantize"
-        )
+        raise QuantizeRefused(f"{quantize} can't be written: {why}", hint="Choose Q8_0.", field="quantize")
     if quantize == "Q8_0" and shape[1] % Q8_BLOCK:
         raise QuantizeRefused(
             f"Q8_0 can't be written: {slot.module} has rows of {shape[1]}, no multiple of {Q8_BLOCK}",

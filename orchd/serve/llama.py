@@ -184,9 +184,7 @@ def read_vocabulary(folder: Path, config: LlamaConfig) -> Vocabulary:
     """
     try:
         tokenizer = msgspec.json.decode((folder / "tokenizer.json").read_bytes(), type=_Tokenizer)
-        settings = msgspec.json.decode(
-            (folder / "tokenizer_config.json").read_bytes(), type=_TokenizerConfig
-        )
+        settings = msgspec.json.decode((folder / "tokenizer_config.json").read_bytes(), type=_TokenizerConfig)
         template_file = folder / "chat_template.jinja"
         template = settings.chat_template
         if template_file.exists():
@@ -240,9 +238,7 @@ def _tokens(tokenizer: _Tokenizer, size: int) -> tuple[list[str], list[int]]:
     return tokens, types
 
 
-def _special_ids(
-    tokenizer: _Tokenizer, settings: _TokenizerConfig, tokens: list[str]
-) -> dict[str, int]:
+def _special_ids(tokenizer: _Tokenizer, settings: _TokenizerConfig, tokens: list[str]) -> dict[str, int]:
     by_text = {text: index for index, text in enumerate(tokens)}
     named = {
         "bos": settings.bos_token,

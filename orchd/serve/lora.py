@@ -87,8 +87,6 @@ def _update(config: PeftConfig, module: str, pair: dict[str, str], weights: Weig
     stated = config.rank_of(module)
     rank_of_a, rank_of_b = weights[pair["A"]].shape[0], weights[pair["B"]].shape[1]
     if not stated == rank_of_a == rank_of_b:
-        raise AdapterNotMergeable(
-            f"{module}: rank {stated} in the settings, A has {rank_of_a}, B has {rank_of_b}"
-        )
+        raise AdapterNotMergeable(f"{module}: rank {stated} in the settings, A has {rank_of_a}, B has {rank_of_b}")
     scale = config.alpha_of(module) / (math.sqrt(stated) if config.rslora else stated)
     return Update(scale, pair["A"], pair["B"])

@@ -9,6 +9,8 @@ from orchd.serve.engine import Engine
 from orchd.serve.reference import Expected
 from orchd.serve.specs import Golden, Parity
 
+REPLACEMENT = "\ufffd"  # what both sides write for bytes that are no character, but not equally often
+
 TOLERANCES = {
     "F32": 1e-3,  # two orders of adding floats; measured up to 5e-5 on the demo base
     "F16": 5e-2,  # weights rounded to 11 bits
@@ -21,9 +23,11 @@ TOP_TOKENS = 64
 
 
 class _Compared(NamedTuple):
-    """One prompt. `parted` is the position where the greedy answers part, None if they don't."""
+    """One prompt. `parted` is the position where the greedy answers part, None if they don't; `text` is what
+    the chat itself answered."""
 
     ids_equal: bool
+    text_equal: bool
     parted: int | None
     near_tie: bool
     positions: int
@@ -37,40 +41,47 @@ def compare(
     quantize: str,
     max_new_tokens: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Parity:
-    """Ask `engine` (opened with keep_socket) every prompt and weigh its answers against `expected`."""
+) -> tuple[Parity, tuple[Golden, ...]]:
+    """Ask `engine` (opened with keep_socket) every prompt and weigh its answers against `expected`.
+
+    Returns the verdict, and the answers of the chat itself for a target to be compared with after the upload.
+    """
     tolerance = TOLERANCES[quantize]
-    compared = []
+    compared, golden = [], []
     for done, one in enumerate(expected):
         progress(done, len(expected))
-        compared.append(_compare_one(engine, one, tolerance, max_new_tokens))
+        rendered, ids = engine.prompt_ids(one.prompt)
+        text = _chat(engine, one, max_new_tokens)
+        compared.append(_compare_one(engine, one, ids, text, tolerance, max_new_tokens))
+        golden.append(Golden(messages=one.prompt, rendered=rendered, answer=text, max_new_tokens=max_new_tokens))
     progress(len(expected), len(expected))
-    return _verdict(compared, quantize, tolerance)
+    return _verdict(compared, quantize, tolerance), tuple(golden)
 
 
-def golden_answers(
-    engine: Engine, expected: Sequence[Expected], max_new_tokens: int
-) -> tuple[Golden, ...]:
-    """The proven answers as text, for a target to be compared with after the upload."""
-    return tuple(
-        Golden(
-            messages=one.prompt,
-            rendered=engine.prompt_ids(one.prompt)[0],
-            answer=one.text,
-            max_new_tokens=max_new_tokens,
-        )
-        for one in expected
-    )
+def _chat(engine: Engine, expected: Expected, max_new_tokens: int) -> str:
+    pieces: list[str] = []
+
+    def take(text: str) -> bool:
+        pieces.append(text)
+        return True
+
+    engine.chat(expected.prompt, max_tokens=max_new_tokens, temperature=0.0, on_text=take)
+    return "".join(pieces)
 
 
 def _compare_one(
-    engine: Engine, expected: Expected, tolerance: float, max_new_tokens: int
+    engine: Engine,
+    expected: Expected,
+    ids: list[int],
+    text: str,
+    tolerance: float,
+    max_new_tokens: int,
 ) -> _Compared:
-    _, ids = engine.prompt_ids(expected.prompt)
     if ids != expected.prompt_ids:
-        return _Compared(False, 0, False, 0, 0.0)
+        return _Compared(False, False, 0, False, 0, 0.0)
     parted = _first_difference(engine.greedy(ids, max_new_tokens), expected.answer)
     tie = parted is not None and _is_near_tie(engine, expected, parted, tolerance)
+    text_equal = text == expected.text or REPLACEMENT in expected.text
     positions, difference = 0, 0.0
     for position, measure in enumerate(expected.logprobs):
         step = engine.next_token(ids + expected.answer[:position], TOP_TOKENS)
@@ -78,7 +89,7 @@ def _compare_one(
             positions += 1
             differences = [abs(measure[token] - value) for token, value in step.logprobs.items()]
             difference = max(difference, *(float(one) for one in differences))
-    return _Compared(True, parted, tie, positions, difference)
+    return _Compared(True, text_equal, parted, tie, positions, difference)
 
 
 def _first_difference(found: list[int], wanted: list[int]) -> int | None:
@@ -99,7 +110,7 @@ def _is_near_tie(engine: Engine, expected: Expected, position: int, tolerance: f
 def _verdict(compared: list[_Compared], quantize: str, tolerance: float) -> Parity:
     prompts = len(compared)
     ids_equal = sum(one.ids_equal for one in compared)
-    greedy_equal = sum(one.parted is None for one in compared)
+    greedy_equal = sum(one.parted is None and one.text_equal for one in compared)
     near_ties = sum(one.near_tie for one in compared)
     difference = max((one.difference for one in compared), default=0.0)
     positions = sum(one.positions for one in compared)

@@ -40,7 +40,7 @@ def answer_all(
     expected = []
     for prompt, ids, answer in zip(prompts, prompt_ids, answers, strict=True):
         rows = min(len(answer) + 1, max_new_tokens)
-        text = base.tokenizer.decode(answer)
+        text = base.tokenizer.decode(answer, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         expected.append(Expected(prompt, ids, answer, text, _logprobs(model, ids, answer, rows)))
     return expected
 
@@ -55,9 +55,7 @@ def _stop_ids(model: object, tokenizer: object) -> set[int]:
 
 
 @torch.inference_mode()
-def _logprobs(
-    model: torch.nn.Module, prompt_ids: list[int], answer: list[int], rows: int
-) -> FloatArray:
+def _logprobs(model: torch.nn.Module, prompt_ids: list[int], answer: list[int], rows: int) -> FloatArray:
     """Log-probabilities of the tokens after the prompt, the answer given: float32 (rows, vocabulary)."""
     ids = torch.tensor([prompt_ids + answer], dtype=torch.long)
     logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt_ids) - 1 :][:rows]
