@@ -12,7 +12,6 @@ import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -24,7 +23,7 @@ from libp2p.kad_dht.kad_dht import DHTMode, KadDHT
 from libp2p.network.config import RetryConfig
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
-from libp2p.peer.peerstore import PeerStore
+from libp2p.peer.peerstore import PeerStore, PeerStoreError
 from libp2p.tools.anyio_service import background_trio_service
 from libp2p.transport.tcp.tcp import TCP
 from libp2p.transport.upgrader import TransportUpgrader
@@ -74,6 +73,13 @@ class Host:
         """Peers with an open connection."""
         return [peer for peer in self.swarm.connections if self.connected(peer)]
 
+    def known_addresses(self, peer: ID) -> list[Multiaddr]:
+        """Addresses of a peer that have not expired."""
+        try:
+            return list(self.basic.get_peerstore().addrs(peer))
+        except PeerStoreError:
+            return []
+
     async def connect(self, peer: ID, addresses: Sequence[Multiaddr]) -> None:
         """Reach `peer` at the first address that answers. Raises `PeerUnreachable`."""
         lock = self._dialling.setdefault(peer, trio.Lock())  # a lock goes when nobody dials the peer any more
@@ -110,7 +116,7 @@ class Host:
 
 
 @asynccontextmanager
-async def run_host(identity: Identity, listen: Sequence[str], capture: Path | None = None) -> AsyncIterator[Host]:
+async def run_host(identity: Identity, listen: Sequence[str], capture: Capture | None = None) -> AsyncIterator[Host]:
     """A host that listens, inside the block; everything of it is closed after.
 
     `listen` are multiaddrs of TCP. Raises `AddressInvalid` or `ListenFailed`.
@@ -123,7 +129,7 @@ async def run_host(identity: Identity, listen: Sequence[str], capture: Path | No
     basic = _make_host(identity)
     swarm: Any = basic.get_network()
     if capture is not None:
-        swarm.register_notifee(Capture(capture).notifee())
+        swarm.register_notifee(capture.notifee())
     dht = KadDHT(basic, DHTMode.SERVER)
     hardening.fill_routing_table(basic, dht)
     async with basic.run(wanted):

@@ -1,0 +1,65 @@
+"""What this node's registry shows to peers. Synchronous; the network calls it in threads.
+
+Only admitted adapters that have been announced are shown: an adapter that the user has not published can't be had by
+somebody who learnt its id from the lineage of another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from orchd.records import Manifest, text_id, verify
+from orchd.records.ids import ADAPTER
+from orchd.registry.registry import Registry
+
+#: Adapters whose files are remembered, so that not every range reads the index.
+REMEMBERED = 64
+
+
+class Known(NamedTuple):
+    """An announcement, and the point of this node's record where it stands."""
+
+    received_ms: int
+    id: str
+    envelope: bytes
+
+
+class Library:
+    """Reads for peers. A subclass that lies makes a hostile node: the demo and the attack tests do that."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._blobs: dict[bytes, frozenset[bytes]] = {}
+
+    def announcements(self, topics: Sequence[str], received_ms: int, id: str, limit: int) -> list[Known]:
+        """At most `limit` announcements under any of `topics` after a point of the record."""
+        rows = self._registry.announcements_after(topics, received_ms, id, limit)
+        return [Known(*row) for row in rows]
+
+    def manifest(self, adapter: bytes) -> bytes | None:
+        """The signed manifest, or None for what is not here or not shared."""
+        return self._registry.shared_manifest(text_id(ADAPTER, adapter))
+
+    def read(self, adapter: bytes, blob: bytes, offset: int, length: int) -> bytes | None:
+        """Bytes of one of the adapter's files; fewer at the file's end, None for what is not shared."""
+        if blob not in self._files(adapter):
+            return None
+        try:
+            with self._registry.blobs.path(blob).open("rb") as file:
+                file.seek(offset)
+                return file.read(length)
+        except OSError:
+            self._blobs.pop(adapter, None)
+            return None
+
+    def _files(self, adapter: bytes) -> frozenset[bytes]:
+        if adapter not in self._blobs:
+            envelope = self.manifest(adapter)
+            if envelope is None:
+                return frozenset()
+            if len(self._blobs) >= REMEMBERED:
+                self._blobs.clear()
+            files = verify(envelope, Manifest).record.files
+            self._blobs[adapter] = frozenset(entry.sha256 for entry in files)
+        return self._blobs[adapter]
