@@ -1,0 +1,153 @@
+"""`orchctl demo`: the arguments, the run, and an end that leaves nothing behind however it comes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from orchd.demo.cast import Cast, CastClosed
+from orchd.demo.examples import Examples
+from orchd.demo.players import Plan
+from orchd.demo.prompt import side_by_side
+from orchd.demo.report import write_report
+from orchd.demo.results import Results
+from orchd.demo.screen import Screen, standard_screen
+from orchd.demo.story import Story
+from orchd.errors import EXIT_FAILED, EXIT_INTERRUPTED, DemoFailed, OrchdError
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+MOST_ROUNDS = 8
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Play the demo. Returns 0 only when every check held, 130 when it was interrupted."""
+    options = parser().parse_args(argv)
+    screen = standard_screen(json=options.json, quiet=options.quiet)
+    signals = _Signals()
+    try:
+        examples = Examples.find(options.examples)
+        if options.out is not None:
+            options.out.mkdir(parents=True, exist_ok=True)
+        cast = Cast(keep=options.keep)
+    except OrchdError as error:
+        screen.failed(error)
+        return error.exit_code
+    except OSError as error:
+        screen.failed(DemoFailed(str(error), hint="Name a folder that can be written with --out or $TMPDIR."))
+        return EXIT_FAILED
+    story = Story(Plan(examples=examples, rounds=options.rounds, seed=options.seed), cast, screen)
+    try:
+        return _Run(options, screen, signals, cast, story).play()
+    finally:
+        cast.close()
+        if options.keep:
+            screen.kept(cast.root)
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="orchctl demo",
+        description="Two people teach one model a language, and neither shows the other a sentence: the whole loop "
+        "with real daemons on this machine, in two or three minutes.",
+        epilog="exit codes: 0 every check held, 1 one did not or a step failed, 2 usage, 5 the examples are missing, "
+        "130 interrupted",
+    )
+    made.add_argument("--out", type=Path, metavar="DIR", help="write report.html and demo.svg there")
+    made.add_argument("--rounds", type=_rounds, default=3, metavar="N", help="rounds of training (3)")
+    made.add_argument("--seed", type=int, default=0, metavar="N", help="of every random choice (0)")
+    made.add_argument("--examples", type=Path, metavar="DIR", help="where the three files of sentences lie")
+    made.add_argument("--no-prompt", action="store_true", help="do not ask for sentences in the end")
+    made.add_argument("--json", action="store_true", help="one JSON object on standard output, the story beside it")
+    made.add_argument("--quiet", action="store_true", help="do not tell the story")
+    made.add_argument("--keep", action="store_true", help="keep the homes of the daemons, and say where they are")
+    return made
+
+
+def _rounds(text: str) -> int:
+    if not (text.isdigit() and 1 <= int(text) <= MOST_ROUNDS):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {MOST_ROUNDS}")
+    return int(text)
+
+
+class _Signals:
+    """SIGINT, SIGTERM and SIGHUP as messages, so that none of them breaks off a clean-up halfway."""
+
+    def __init__(self) -> None:
+        self.messages: queue.SimpleQueue[object] = queue.SimpleQueue()  # its `put` may be called in a handler
+        for number in SIGNALS:
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.messages.put(signal.Signals(number))
+
+
+class _Run:
+    """The story runs in a thread; the main thread waits for its end or for a signal, whichever comes first."""
+
+    def __init__(
+        self, options: argparse.Namespace, screen: Screen, signals: _Signals, cast: Cast, story: Story
+    ) -> None:
+        self.options = options
+        self.screen = screen
+        self.signals = signals
+        self.cast = cast
+        self.story = story
+        self.outcome: Results | BaseException
+
+    def play(self) -> int:
+        thread = threading.Thread(target=self._tell, name="story", daemon=True)
+        thread.start()
+        if isinstance(self.signals.messages.get(), signal.Signals):
+            return self._interrupted()
+        if isinstance(self.outcome, BaseException):
+            return self._failed(self.outcome)
+        return self._ended(self.outcome)
+
+    def _tell(self) -> None:
+        try:
+            self.outcome = self.story.run()
+        except BaseException as error:  # handed to the main thread, which tells it
+            self.outcome = error
+        self.signals.messages.put(None)
+
+    def _interrupted(self) -> int:
+        self.screen.quiet = True
+        self.cast.close()
+        self.screen.interrupted(kept=self.cast.root if self.options.keep else None)
+        return EXIT_INTERRUPTED
+
+    def _failed(self, error: BaseException) -> int:
+        if isinstance(error, OrchdError):
+            self.screen.failed(error)
+            return error.exit_code
+        if isinstance(error, CastClosed):
+            return EXIT_INTERRUPTED
+        raise error
+
+    def _ended(self, results: Results) -> int:
+        report = None if self.options.out is None else write_report(results, self.options.out)
+        self.screen.finale(results, report)
+        if self.options.json:
+            print(json.dumps(results.to_json(), ensure_ascii=False), flush=True)
+        elif not self.options.no_prompt and sys.stdin.isatty() and self.screen.terminal.is_terminal:
+            self._prompt()
+        return 0 if results.ok else EXIT_FAILED
+
+    def _prompt(self) -> None:
+        """Only C is needed for it; the others go first. Ctrl-C and Ctrl-D end it."""
+        for peer in self.story.peers:
+            self.cast.stop(peer.node)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            side_by_side(self.story, self.screen)
+        except (KeyboardInterrupt, EOFError):
+            self.screen.terminal.line()
+        finally:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
