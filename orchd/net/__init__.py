@@ -1,0 +1,6 @@
+"""The network: find peers under topics, hear of adapters, fetch and verify them. `Network` is all of it."""
+
+from orchd.net.library import Library
+from orchd.net.network import Network, NetworkStatus, PeerStatus, TopicStatus
+
+__all__ = ["Library", "Network", "NetworkStatus", "PeerStatus", "TopicStatus"]

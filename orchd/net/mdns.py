@@ -11,6 +11,7 @@ import logging
 import random
 import string
 from collections.abc import Callable
+from contextlib import suppress
 
 import trio
 from libp2p.peer.id import ID
@@ -39,10 +40,8 @@ async def run(node: Node, capture: Capture | None = None) -> None:
 
     def found(peer: ID, addresses: list[Multiaddr]) -> None:
         """Called in a thread of zeroconf."""
-        try:
+        with suppress(trio.RunFinishedError):
             token.run_sync_soon(node.meet, peer, addresses)
-        except trio.RunFinishedError:
-            pass
 
     name = "".join(random.SystemRandom().choices(string.ascii_lowercase + string.digits, k=32))
     try:
@@ -54,7 +53,7 @@ async def run(node: Node, capture: Capture | None = None) -> None:
         await trio.sleep_forever()
     finally:
         with trio.CancelScope(shield=True), trio.move_on_after(GOODBYE_S):
-            await trio.to_thread.run_sync(service.close, abandon_on_cancel=True)
+            await trio.to_thread.run_sync(service.close, abandon_on_cancel=True)  # type: ignore[call-arg]
 
 
 def _start(name: str, addresses: list[str], found: Found, capture: Capture | None) -> Zeroconf:
