@@ -47,9 +47,7 @@ def admit(
         tags=(),
         created_ms=making.created_ms,
         author=identity.public_key,
-        base=BaseRef(
-            fingerprint=making.base.digest, hint=making.base.name, architecture=making.base.architecture
-        ),
+        base=BaseRef(fingerprint=making.base.digest, hint=making.base.name, architecture=making.base.architecture),
         adapter=adapter_info(folder),
         files=file_entries(folder),
         training=training,
@@ -108,12 +106,10 @@ def _micro(value: float, metric: str) -> int:
 
 
 def lineage_record(result: AverageResult, leaves: tuple[bytes, ...], *, method: str, rank: int) -> Lineage:
-    """The lineage of an average of `leaves`, in the order of the job's adapters; `rank` is the one that was asked for."""
+    """The lineage of an average of `leaves`, in the order of the job's adapters; `rank` is what was asked for."""
     weighted = sorted(zip(leaves, result.weights_ppm, strict=True))
     return Lineage(
-        recipe=recipe_digest(
-            weighted, method=method, rank=rank, strength_ppm=result.strength_ppm, dtype=result.dtype
-        ),
+        recipe=recipe_digest(weighted, method=method, rank=rank, strength_ppm=result.strength_ppm, dtype=result.dtype),
         method=method,
         rank=rank,
         strength_ppm=result.strength_ppm,

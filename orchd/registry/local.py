@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -54,7 +54,8 @@ class Datasets:
     def list(self) -> list[DatasetRow]:
         """Newest first."""
         rows = self._index.read(
-            "SELECT id, name, kind, train, validation, test, skipped, warnings, created FROM dataset ORDER BY created DESC"
+            "SELECT id, name, kind, train, validation, test, skipped, warnings, created FROM dataset"
+            " ORDER BY created DESC"
         )
         return [_dataset(row) for row in rows]
 
@@ -80,7 +81,7 @@ class Datasets:
             msgspec.structs.astuple(run),
         )
 
-    def adapters_from(self, id: str) -> list[str]:
+    def adapters_from(self, id: str) -> Sequence[str]:
         """Ids of the adapters that were trained here on a data set."""
         return [row[0] for row in self._index.read("SELECT adapter FROM run WHERE dataset = ? ORDER BY 1", (id,))]
 
@@ -98,7 +99,9 @@ class Topics:
         self._clock = clock
 
     def add(self, name: str) -> None:
-        self._index.execute("INSERT INTO topic(name, joined) VALUES (?, ?) ON CONFLICT DO NOTHING", (name, self._clock()))
+        self._index.execute(
+            "INSERT INTO topic(name, joined) VALUES (?, ?) ON CONFLICT DO NOTHING", (name, self._clock())
+        )
 
     def remove(self, name: str) -> None:
         self._index.execute("DELETE FROM topic WHERE name = ?", (name,))

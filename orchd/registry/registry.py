@@ -70,8 +70,6 @@ class Registry:
         try:
             index = Index(path)
         except IndexDamaged as error:
-            if "lock" in error.message or "newer orchd" in error.message:
-                raise
             rebuilt = error.message
             _set_aside(path, clock())
             index = Index(path)

@@ -1,0 +1,183 @@
+"""`orchd`: the daemon. One nursery holds every part, one path leads out.
+
+Order at start: the lock on the home, settings, identity, registry, event log, jobs, embedded runtime, network, then
+the RPC socket, and readiness is told. Order at the end: no new requests, then everything is cancelled at once; jobs
+that ran are marked interrupted. The process imports no torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import logging
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import trio
+
+import orchd
+from orchd import config as configuration
+from orchd.errors import HomeBusy, OrchdError
+from orchd.identity import Identity
+from orchd.jobs import EventLog, Jobs
+from orchd.log import set_up_logging
+from orchd.net import Network
+from orchd.node import Node, in_thread
+from orchd.notify import READY, STOPPING, notify, status
+from orchd.paths import Paths
+from orchd.registry import Registry
+from orchd.rpc import methods
+from orchd.rpc.server import RpcServer
+from orchd.rpc.sockets import bind
+from orchd.serve.embedded import EmbeddedRuntime
+
+LOG = logging.getLogger("orchd")
+#: From the first signal to the end; what has not left by then is left behind.
+STOP_SECONDS = 8.0
+EMBEDDED_BASE = "demo"
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run until SIGTERM, SIGINT or `daemon.stop`; the exit code."""
+    arguments = _arguments(argv)
+    paths = Paths.from_env(os.environ)
+    try:
+        overrides = dict(_setting(text) for text in arguments.set)
+        config, settings = configuration.load(paths.config_file, os.environ, overrides)
+        set_up_logging(config.log, os.environ)
+        with hold_home(paths):
+            trio.run(run, paths, config, settings)
+    except OrchdError as error:
+        print(f"orchd: {error.message} [E{error.code}]\n  {error.hint}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="orchd", description="The orchd daemon. `orchctl` talks to it.")
+    parser.add_argument("--version", action="version", version=f"orchd {orchd.__version__}")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting, e.g. net.mdns=false"
+    )
+    return parser.parse_args(argv)
+
+
+def _setting(text: str) -> tuple[str, str]:
+    key, _, value = text.partition("=")
+    return key, value
+
+
+@contextmanager
+def hold_home(paths: Paths) -> Iterator[None]:
+    """Lock the home for this process. Raises `HomeBusy` naming the process that holds it."""
+    os.umask(0o077)
+    for directory in (paths.data, paths.state, paths.cache):
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (paths.data / "lock").open("a+", encoding="ascii") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise HomeBusy(f"another orchd (process {holder}) holds {paths.data}") from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+async def run(paths: Paths, config: configuration.Config, settings: tuple[configuration.Setting, ...]) -> None:
+    """Compose the node, serve until it is told to stop, and take everything down again."""
+    with ExitStack() as stack:
+        bound = bind(paths.socket)
+        until_served = stack.enter_context(ExitStack())
+        until_served.callback(bound.release)
+        node = await in_thread(compose, stack, paths, config, settings)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(_watch_signals, node)
+            await nursery.start(node.jobs.run)
+            await nursery.start(node.runtime.run)
+            await in_thread(_restore_deployments, node)
+            if config.net.enabled:
+                await nursery.start(node.network.run)
+                for topic in await in_thread(node.topics.list):
+                    await node.network.join(topic)
+            until_served.pop_all()  # from here the server releases it
+            await nursery.start(RpcServer(bound, node, methods.TABLE).run)
+            LOG.info("ready: %s as %s", paths.socket, node.identity.author)
+            if node.registry.rebuilt:
+                LOG.warning("the index was made again from the manifests: %s", node.registry.rebuilt)
+            notify(READY, status(f"serving {paths.socket}"))
+            await node.stopping.wait()
+            notify(STOPPING)
+            LOG.info("stopping")
+            with trio.move_on_after(STOP_SECONDS):
+                await node.runtime.stop()
+            nursery.cancel_scope.deadline = trio.current_time() + STOP_SECONDS
+            nursery.cancel_scope.cancel()
+    LOG.info("stopped")
+
+
+def compose(
+    stack: ExitStack, paths: Paths, config: configuration.Config, settings: tuple[configuration.Setting, ...]
+) -> Node:
+    """Open everything that lies on disk, and put the parts together. `stack` closes it."""
+    identity = Identity.load_or_create(paths.identity_file)
+    registry = Registry.open(paths.data, now_ms, identity.author, {EMBEDDED_BASE: embedded_base()})
+    stack.callback(registry.close)
+    events = EventLog(paths.state, now_ms)
+    stack.callback(events.close)
+    jobs = Jobs(registry.index, paths.state, config.jobs, events, work=paths.data / "work")
+    network = Network(identity, config.net, registry, events, now_ms, random.SystemRandom())
+    runtime = EmbeddedRuntime(paths.runtime, threads=config.jobs.threads)
+    return Node(
+        paths=paths,
+        config=config,
+        settings=settings,
+        identity=identity,
+        registry=registry,
+        events=events,
+        jobs=jobs,
+        network=network,
+        runtime=runtime,
+        targets={},
+        clock=now_ms,
+        started_ms=now_ms(),
+    )
+
+
+def embedded_base() -> Path:
+    """The base model that ships in the package."""
+    return Path(str(resources.files("orchd.train") / "base" / "demo"))
+
+
+def _restore_deployments(node: Node) -> None:
+    for deployment in node.deployments.list():
+        if deployment.target == "embedded":
+            node.runtime.restore(deployment.name, node.registry.blobs.path(bytes.fromhex(deployment.blob)))
+
+
+async def _watch_signals(node: Node, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
+        async for number in signals:
+            LOG.info("signal %s", signal.Signals(number).name)
+            node.stopping.set()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,320 @@
+"""The node: every part of the daemon in one value, and what happens when a worker has finished.
+
+The capabilities do not know each other; they meet here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import msgspec
+import trio
+
+from orchd import crafting
+from orchd.average.recipe import recipe_digest
+from orchd.average.specs import AverageResult, VerifyResult
+from orchd.config import Config, Setting
+from orchd.crafting import Making
+from orchd.errors import AdapterUnknown, ParamsInvalid, ParityFailed
+from orchd.identity import Identity
+from orchd.jobs import EventLog, Job, Jobs, State
+from orchd.jobs.jobs import Finisher
+from orchd.net import Network
+from orchd.paths import Paths
+from orchd.records import Manifest, parse_id
+from orchd.records.ids import ADAPTER, DATASET
+from orchd.registry import AdapterRow, DatasetRow, Registry
+from orchd.registry.local import Datasets, Deployment, Deployments, Run, Topics
+from orchd.serve.embedded import EmbeddedRuntime
+from orchd.serve.specs import BuildResult, Golden
+from orchd.train.specs import EvaluateResult, ImportResult, Score, TrainResult
+
+P = ParamSpec("P")
+T = TypeVar("T")
+SALT_SIZE = 32  # bytes
+
+
+async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run what touches the disk in a thread, so that the daemon goes on answering."""
+    return await trio.to_thread.run_sync(partial(function, *args, **kwargs))
+
+
+class _Note(msgspec.Struct, frozen=True, kw_only=True):
+    """What a job keeps for the time when its worker is done."""
+
+
+class TrainNote(_Note, frozen=True, kw_only=True):
+    name: str
+    description: str
+    base: str
+    dataset: str
+    initial: str | None
+
+
+class AverageNote(_Note, frozen=True, kw_only=True):
+    """`leaves` are in the order of the job's adapters."""
+
+    name: str
+    base: str
+    leaves: tuple[str, ...]
+    method: str
+    rank: int
+
+
+class VerifyNote(_Note, frozen=True, kw_only=True):
+    adapter: str
+
+
+class DeployNote(_Note, frozen=True, kw_only=True):
+    name: str
+    adapter: str | None
+    target: str
+    base: str
+    force: bool
+
+
+class Trained(_Note, frozen=True, kw_only=True):
+    adapter: AdapterRow
+    scores: tuple[Score, ...]
+    train_loss: float
+    seconds: float
+
+
+class Averaged(_Note, frozen=True, kw_only=True):
+    adapter: AdapterRow
+    recipe: str
+    residual_ppm: int
+    cosines: tuple[tuple[float, ...], ...]
+    seconds: float
+
+
+class AverageVerified(_Note, frozen=True, kw_only=True):
+    """`recipe_matches`: the digest in the lineage is that of its leaves, method, rank, strength and dtype."""
+
+    adapter: AdapterRow
+    recipe: str
+    recipe_matches: bool
+    relative_error: float
+    tolerance: float
+    holds: bool
+    detail: str
+
+
+class DeploymentRow(_Note, frozen=True, kw_only=True):
+    """A deployment as it is shown. `adapter` is None for the plain base; `size` in bytes."""
+
+    name: str
+    adapter: AdapterRow | None
+    target: str
+    state: str
+    base: str
+    sha256: str
+    size: int
+    quantize: str
+    parity: Any
+    created_ms: int
+
+
+@dataclass
+class Node:
+    """One daemon. Everything that may block or wait is reached through `in_thread` or is async."""
+
+    paths: Paths
+    config: Config
+    settings: tuple[Setting, ...]
+    identity: Identity
+    registry: Registry
+    events: EventLog
+    jobs: Jobs
+    network: Network
+    runtime: EmbeddedRuntime
+    targets: dict[str, Any]
+    clock: Callable[[], int]
+    started_ms: int
+    stopping: trio.Event = field(default_factory=trio.Event)
+    random_bytes: Callable[[int], bytes] = os.urandom
+
+    def __post_init__(self) -> None:
+        self.datasets = Datasets(self.registry.index, self.paths.data / "datasets")
+        self.topics = Topics(self.registry.index, self.clock)
+        self.deployments = Deployments(self.registry.index)
+        finishers: dict[str, Finisher] = {
+            "dataset.import": self._imported,
+            "train": self._trained,
+            "evaluate": self._evaluated,
+            "average": self._averaged,
+            "average.verify": self._average_verified,
+            "deploy": self._deployed,
+        }
+        for kind, finish in finishers.items():
+            self.jobs.finisher(kind, finish)
+
+    def target(self, kind: str) -> Any:
+        """The serving target of a kind. Raises `ParamsInvalid`."""
+        try:
+            return self.targets[kind]
+        except KeyError:
+            raise ParamsInvalid(
+                f"no target {kind[:40]!r}; there is {', '.join(self.targets)}", field="target"
+            ) from None
+
+    async def unfinished_jobs(self) -> list[Job]:
+        """Jobs that wait or run."""
+        found: list[Job] = []
+        for state in (State.QUEUED, State.RUNNING, State.CANCELLING):
+            jobs, _ = await self.jobs.list(state, limit=10_000)
+            found.extend(jobs)
+        return found
+
+    def leaves(self, ids: Sequence[str]) -> list[Manifest]:
+        """The manifests of adapters that must be here. Raises `AdapterUnknown` naming the first that is not."""
+        return [self.registry.manifest(id).record for id in ids]
+
+    async def deployment_row(self, deployment: Deployment) -> DeploymentRow:
+        adapter = None
+        if deployment.adapter is not None:
+            try:
+                adapter = await in_thread(self.registry.adapter, deployment.adapter)
+            except AdapterUnknown:  # removed since; the deployment still answers
+                adapter = None
+        return DeploymentRow(
+            name=deployment.name,
+            adapter=adapter,
+            target=deployment.target,
+            state=deployment.state,
+            base=deployment.base,
+            sha256=deployment.blob,
+            size=deployment.size,
+            quantize=deployment.quantize,
+            parity=None if deployment.parity is None else msgspec.json.decode(deployment.parity),
+            created_ms=deployment.created,
+        )
+
+    # ---- finishers: a worker is done, its folder is still there -------------------------------------------------
+
+    async def _imported(self, job: Job, result: ImportResult, workdir: Path) -> DatasetRow:
+        row = DatasetRow(
+            id=result.id,
+            name=result.name,
+            kind=result.kind,
+            train=result.train,
+            validation=result.validation,
+            test=result.test,
+            skipped=result.skipped,
+            warnings=result.warnings,
+            created_ms=self.clock(),
+        )
+        return await in_thread(self.datasets.add, row, workdir / result.folder)
+
+    async def _trained(self, job: Job, result: TrainResult, workdir: Path) -> Trained:
+        note = msgspec.convert(job.note, TrainNote)
+        salt = self.random_bytes(SALT_SIZE)
+        initial = None if note.initial is None else parse_id(note.initial, ADAPTER)
+        admission = await in_thread(
+            crafting.admit,
+            self.registry,
+            self.identity,
+            self._making(note.name, note.description, note.base),
+            workdir / result.adapter,
+            origin="trained",
+            training=crafting.training_record(
+                result, initial=initial, dataset=parse_id(note.dataset, DATASET), salt=salt
+            ),
+            evaluation=crafting.metrics(result.heldout),
+        )
+        run = Run(adapter=admission.id, dataset=note.dataset, job=job.id, salt=salt)
+        await in_thread(self.datasets.add_run, run)
+        self.events.emit("adapter.admitted", {"id": admission.id, "origin": "trained"}, job.id)
+        return Trained(
+            adapter=admission.row, scores=result.heldout, train_loss=result.train_loss, seconds=result.seconds
+        )
+
+    async def _evaluated(self, job: Job, result: EvaluateResult, workdir: Path) -> EvaluateResult:
+        return result
+
+    async def _averaged(self, job: Job, result: AverageResult, workdir: Path) -> Averaged:
+        note = msgspec.convert(job.note, AverageNote)
+        leaves = tuple(parse_id(leaf, ADAPTER) for leaf in note.leaves)
+        lineage = crafting.lineage_record(result, leaves, method=note.method, rank=note.rank)
+        admission = await in_thread(
+            crafting.admit,
+            self.registry,
+            self.identity,
+            self._making(note.name, f"Average of {len(leaves)} adapters", note.base),
+            workdir / result.adapter,
+            origin="averaged",
+            lineage=lineage,
+        )
+        self.events.emit("adapter.admitted", {"id": admission.id, "origin": "averaged"}, job.id)
+        return Averaged(
+            adapter=admission.row,
+            recipe=lineage.recipe.hex(),
+            residual_ppm=result.residual_ppm,
+            cosines=result.cosines,
+            seconds=result.seconds,
+        )
+
+    async def _average_verified(self, job: Job, result: VerifyResult, workdir: Path) -> AverageVerified:
+        note = msgspec.convert(job.note, VerifyNote)
+        manifest = await in_thread(self.registry.manifest, note.adapter)
+        matches = recipe_matches(manifest.record)
+        row = await in_thread(self.registry.adapter, note.adapter)
+        return AverageVerified(
+            adapter=row,
+            recipe=row.lineage.recipe if row.lineage else "",
+            recipe_matches=matches,
+            relative_error=result.relative_error,
+            tolerance=result.tolerance,
+            holds=result.holds and matches,
+            detail=result.detail if matches else "the recipe's digest is not that of its leaves and settings",
+        )
+
+    async def _deployed(self, job: Job, result: BuildResult, workdir: Path) -> DeploymentRow:
+        note = msgspec.convert(job.note, DeployNote)
+        if not result.parity.held and not note.force:
+            raise ParityFailed(f"{note.name} would answer differently from what was trained: {result.parity.detail}")
+        blob = await in_thread(self.registry.blobs.put_file, workdir / result.gguf, bytes.fromhex(result.sha256))
+        golden = result.golden[0] if result.golden else None
+        await self._put(note, self.registry.blobs.path(blob), result.sha256, golden)
+        deployment = Deployment(
+            name=note.name,
+            adapter=note.adapter,
+            target=note.target,
+            state="ready",
+            base=note.base,
+            blob=result.sha256,
+            size=result.size,
+            quantize=result.quantize,
+            parity=msgspec.json.encode(result.parity).decode(),
+            created=self.clock(),
+        )
+        await in_thread(self.deployments.put, deployment)
+        self.events.emit("deployment.ready", {"name": note.name, "target": note.target}, job.id)
+        return await self.deployment_row(deployment)
+
+    async def _put(self, note: DeployNote, gguf: Path, sha256: str, golden: Golden | None) -> None:
+        await self.runtime.put(note.name, gguf)
+
+    def _making(self, name: str, description: str, base: str) -> Making:
+        return Making(name=name, description=description, base=self.registry.base(base), created_ms=self.clock())
+
+
+def recipe_matches(manifest: Manifest) -> bool:
+    """Whether the recipe's digest in a lineage is that of what the lineage says."""
+    lineage = manifest.lineage
+    if lineage is None:
+        return False
+    return lineage.recipe == recipe_digest(
+        [(leaf.id, leaf.weight_ppm) for leaf in lineage.leaves],
+        method=lineage.method,
+        rank=lineage.rank,
+        strength_ppm=lineage.strength_ppm,
+        dtype=manifest.adapter.dtype,
+        previous=lineage.previous,
+        outer=lineage.outer,
+    )

@@ -1,0 +1,25 @@
+"""The whole method table: importing the modules fills it."""
+
+from orchd.rpc import (
+    discover,
+    methods_adapters,
+    methods_data,
+    methods_jobs,
+    methods_network,
+    methods_node,
+    methods_serving,
+    methods_training,
+)
+from orchd.rpc.table import METHODS as TABLE
+
+MODULES = (
+    discover,
+    methods_adapters,
+    methods_data,
+    methods_jobs,
+    methods_network,
+    methods_node,
+    methods_serving,
+    methods_training,
+)
+__all__ = ["MODULES", "TABLE"]

@@ -1,0 +1,181 @@
+"""Adapters: what is here, what peers offer, publishing, fetching, checking."""
+
+from __future__ import annotations
+
+from orchd.errors import NotAdmitted, OrchdError, ParamsInvalid
+from orchd.jobs import LocalContext
+from orchd.node import Node, in_thread
+from orchd.records import Announcement, Verified, parse_id, sign
+from orchd.records.ids import ADAPTER
+from orchd.registry import ADMITTED, QUARANTINED, AdapterRow, AnnouncementRow
+from orchd.registry.admission import CHECKS, Candidate
+from orchd.rpc.methods_jobs import JobStarted
+from orchd.rpc.methods_network import check_topic
+from orchd.rpc.methods_training import AdapterNamed
+from orchd.rpc.table import Params, Result, method
+
+MAX_TOPICS = 16
+
+
+class AdapterList(Params, frozen=True, kw_only=True):
+    """`state` is admitted or quarantined."""
+
+    state: str | None = None
+    topic: str | None = None
+
+
+class AdapterRows(Result, frozen=True, kw_only=True):
+    """`adapters` are here; `announced` are offered by peers and not here."""
+
+    adapters: list[AdapterRow]
+    announced: list[AnnouncementRow]
+
+
+@method("adapter.list", AdapterList, AdapterRows, "Adapters that are here, and those that peers offer.")
+async def adapter_list(node: Node, p: AdapterList) -> AdapterRows:
+    if p.state not in (None, ADMITTED, QUARANTINED):
+        raise ParamsInvalid(f"state {p.state!r} is not {ADMITTED} or {QUARANTINED}", field="state")
+    adapters = await in_thread(node.registry.adapters, state=p.state, topic=p.topic)
+    announced = await in_thread(node.registry.announcements, p.topic)
+    offered = {row.adapter: row for row in announced if not row.here}
+    return AdapterRows(adapters=adapters, announced=list(offered.values()))
+
+
+@method("adapter.show", AdapterNamed, AdapterRow, "One adapter: what its author signed, and what was decided here.")
+async def adapter_show(node: Node, p: AdapterNamed) -> AdapterRow:
+    return await in_thread(node.registry.adapter, p.adapter)
+
+
+class AdapterPublish(Params, frozen=True, kw_only=True):
+    adapter: str
+    topics: list[str]
+
+
+class Published(Result, frozen=True, kw_only=True):
+    adapter: AdapterRow
+    announcement: str
+    topics: list[str]
+
+
+@method(
+    "adapter.publish", AdapterPublish, Published, "Sign an announcement of an adapter and tell the topic's members."
+)
+async def adapter_publish(node: Node, p: AdapterPublish) -> Published:
+    if not 1 <= len(p.topics) <= MAX_TOPICS:
+        raise ParamsInvalid(f"{len(p.topics)} topics; 1 to {MAX_TOPICS} are wanted", field="topics")
+    topics = tuple(dict.fromkeys(check_topic(topic) for topic in p.topics))
+    row = await in_thread(node.registry.adapter, p.adapter)
+    if row.state != ADMITTED:
+        raise NotAdmitted(f"{row.name} is quarantined: {row.reason}", field="adapter")
+    for topic in topics:
+        await in_thread(node.topics.add, topic)
+        await node.network.join(topic)
+    signed = await in_thread(_announce, node, row, topics)
+    await node.network.announce(signed)
+    shown = await in_thread(node.registry.adapter, row.id)
+    return Published(adapter=shown, announcement=signed.id, topics=list(topics))
+
+
+def _announce(node: Node, row: AdapterRow, topics: tuple[str, ...]) -> Verified[Announcement]:
+    manifest = node.registry.manifest(row.id)
+    record = Announcement(
+        manifest=manifest.digest,
+        topics=topics,
+        size=manifest.record.size,
+        created_ms=node.clock(),
+        base=manifest.record.base.fingerprint,
+        author=node.identity.public_key,
+        seq=node.registry.next_seq(),
+    )
+    signed = sign(record, node.identity)
+    node.registry.record_announcement(signed, node.network.peer_id)
+    return signed
+
+
+class AdapterFetch(Params, frozen=True, kw_only=True):
+    """`peers` restricts it to these peer ids. `adapter` is a whole id, or the beginning of an announced one."""
+
+    adapter: str
+    peers: tuple[str, ...] = ()
+
+
+class Fetched(Result, frozen=True, kw_only=True):
+    adapter: AdapterRow
+    new: bool
+
+
+@method("adapter.fetch", AdapterFetch, JobStarted, "Fetch an adapter from peers, check every chunk, and admit it.")
+async def adapter_fetch(node: Node, p: AdapterFetch) -> JobStarted:
+    adapter = await in_thread(_resolve_offered, node, p.adapter)
+
+    async def work(context: LocalContext) -> Fetched:
+        def progress(done: int, total: int) -> None:
+            context.progress(done, total, "bytes")
+
+        admission = await node.network.fetch(adapter, peers=p.peers, progress=progress)
+        if admission.new:
+            node.events.emit("adapter.admitted", {"id": admission.id, "origin": "fetched"})
+        return Fetched(adapter=admission.row, new=admission.new)
+
+    job = await node.jobs.submit_local("fetch", f"fetch {adapter[:12]}", work)
+    return JobStarted(job=job.id)
+
+
+def _resolve_offered(node: Node, text: str) -> str:
+    try:
+        return node.registry.resolve(text)
+    except OrchdError:
+        pass
+    offered = {row.adapter for row in node.registry.announcements() if row.adapter.startswith(text)}
+    if text.startswith(ADAPTER) and len(offered) == 1 and len(text) >= 8:
+        return str(offered.pop())
+    parse_id(text, ADAPTER)
+    return text
+
+
+class AdapterCheck(Result, frozen=True, kw_only=True):
+    name: str
+    ok: bool
+    detail: str
+
+
+class AdapterVerified(Result, frozen=True, kw_only=True):
+    adapter: AdapterRow
+    ok: bool
+    checks: list[AdapterCheck]
+
+
+@method(
+    "adapter.verify", AdapterNamed, AdapterVerified, "Check an adapter's signature and bytes again, as they lie here."
+)
+async def adapter_verify(node: Node, p: AdapterNamed) -> AdapterVerified:
+    row = await in_thread(node.registry.adapter, p.adapter)
+    checks = await in_thread(_verify, node, row.id)
+    return AdapterVerified(adapter=row, ok=all(check.ok for check in checks), checks=checks)
+
+
+def _verify(node: Node, id: str) -> list[AdapterCheck]:
+    manifest = node.registry.manifest(id)
+    files = node.registry.files(id)
+    base = next((base for base in node.registry.bases() if base.digest == manifest.record.base.fingerprint), None)
+    candidate = Candidate(manifest, files, base, node.clock())
+    found = [AdapterCheck(name="signature", ok=True, detail=f"signed by {manifest.author}")]
+    for check in CHECKS:
+        name = check.__name__.removeprefix("check_").replace("_", " ")
+        try:
+            reason = check(candidate)
+            found.append(AdapterCheck(name=name, ok=reason is None, detail=reason or "holds"))
+        except (OrchdError, OSError) as error:
+            found.append(AdapterCheck(name=name, ok=False, detail=str(error)))
+    return found
+
+
+class Removed(Result, frozen=True, kw_only=True):
+    adapter: str
+
+
+@method("adapter.remove", AdapterNamed, Removed, "Remove an adapter and the bytes that no other one shares.")
+async def adapter_remove(node: Node, p: AdapterNamed) -> Removed:
+    row = await in_thread(node.registry.adapter, p.adapter)
+    await in_thread(node.registry.remove, row.id)
+    return Removed(adapter=row.id)

@@ -1,0 +1,154 @@
+"""The daemon, its settings, its identity and its bases."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import msgspec
+
+import orchd
+from orchd.jobs import State
+from orchd.node import Node, in_thread
+from orchd.registry import Base
+from orchd.rpc.table import NoParams, Params, Result, method
+
+
+class JobCounts(Result, frozen=True, kw_only=True):
+    queued: int
+    running: int
+
+
+class DaemonStatus(Result, frozen=True, kw_only=True):
+    """`rss_mb` is the daemon's own memory, without its workers."""
+
+    version: str
+    pid: int
+    home: str
+    uptime_s: float
+    author: str
+    peer_id: str
+    network: str
+    addresses: list[str]
+    peers: int
+    topics: list[str]
+    adapters: int
+    bases: list[str]
+    jobs: JobCounts
+    rss_mb: float
+    notice: str
+
+
+@method("daemon.status", NoParams, DaemonStatus, "What the daemon is doing.")
+async def daemon_status(node: Node, _: NoParams) -> DaemonStatus:
+    adapters = await in_thread(node.registry.index.read, "SELECT count(*) FROM adapter")
+    network = node.network.status()
+    return DaemonStatus(
+        version=orchd.__version__,
+        pid=os.getpid(),
+        home=str(node.paths.data),
+        uptime_s=(node.clock() - node.started_ms) / 1000,
+        author=node.identity.author,
+        peer_id=node.network.peer_id,
+        network=network.state,
+        addresses=list(node.network.addresses()),
+        peers=len(node.network.peers()),
+        topics=[topic.name for topic in node.network.topics()],
+        adapters=adapters[0][0],
+        bases=[base.name for base in node.registry.bases()],
+        jobs=JobCounts(queued=await _count(node, State.QUEUED), running=await _count(node, State.RUNNING)),
+        rss_mb=resident_mb(),
+        notice=node.registry.rebuilt,
+    )
+
+
+async def _count(node: Node, state: State) -> int:
+    rows = await in_thread(node.registry.index.read, "SELECT count(*) FROM job WHERE state = ?", (state.value,))
+    return int(rows[0][0])
+
+
+def resident_mb() -> float:
+    """This process's resident memory in megabytes; 0 where the system does not tell."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    except OSError:
+        return 0.0
+
+
+class Stopping(Result, frozen=True, kw_only=True):
+    stopping: bool
+
+
+@method("daemon.stop", NoParams, Stopping, "Stop the daemon; running jobs are interrupted.")
+async def daemon_stop(node: Node, _: NoParams) -> Stopping:
+    node.stopping.set()
+    return Stopping(stopping=True)
+
+
+class SettingRow(Result, frozen=True, kw_only=True):
+    key: str
+    value: Any
+    origin: str
+
+
+class Settings(Result, frozen=True, kw_only=True):
+    settings: list[SettingRow]
+
+
+@method("config.show", NoParams, Settings, "Every setting, its value and where it comes from.")
+async def config_show(node: Node, _: NoParams) -> Settings:
+    rows = [SettingRow(key=s.key, value=msgspec.to_builtins(s.value), origin=s.origin) for s in node.settings]
+    return Settings(settings=rows)
+
+
+class IdentityShown(Result, frozen=True, kw_only=True):
+    author: str
+    peer_id: str
+
+
+@method("identity.show", NoParams, IdentityShown, "Who this node is: its key as author and as peer.")
+async def identity_show(node: Node, _: NoParams) -> IdentityShown:
+    return IdentityShown(author=node.identity.author, peer_id=node.network.peer_id)
+
+
+class BaseRow(Result, frozen=True, kw_only=True):
+    """`size` is in bytes. What lies outside the fingerprint's sample of the weights is not compared."""
+
+    name: str
+    fingerprint: str
+    architecture: str
+    parameters: int
+    size: int
+    licence: str
+    path: str
+
+
+class Bases(Result, frozen=True, kw_only=True):
+    bases: list[BaseRow]
+
+
+class BaseNamed(Params, frozen=True, kw_only=True):
+    base: str
+
+
+@method("base.list", NoParams, Bases, "The base models that this node has.")
+async def base_list(node: Node, _: NoParams) -> Bases:
+    return Bases(bases=[_base_row(base) for base in node.registry.bases()])
+
+
+@method("base.show", BaseNamed, BaseRow, "One base, by name or fingerprint.")
+async def base_show(node: Node, p: BaseNamed) -> BaseRow:
+    return _base_row(node.registry.base(p.base))
+
+
+def _base_row(base: Base) -> BaseRow:
+    return BaseRow(
+        name=base.name,
+        fingerprint=base.fingerprint,
+        architecture=base.architecture,
+        parameters=base.parameters,
+        size=base.size,
+        licence=base.licence,
+        path=str(base.path),
+    )

@@ -1,0 +1,162 @@
+"""Deployments, and talking to them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from orchd.errors import NotAdmitted, ParamsInvalid
+from orchd.importers.conversation import Message
+from orchd.node import DeploymentRow, DeployNote, Node, in_thread
+from orchd.registry import ADMITTED
+from orchd.registry.local import Deployment
+from orchd.rpc.connection import Session
+from orchd.rpc.methods_data import read_part
+from orchd.rpc.methods_jobs import JobStarted
+from orchd.rpc.table import NoParams, Params, Result, method
+from orchd.serve.specs import QUANTIZE_NAMES, AdapterPath, BuildSpec, Prompt
+
+PROOF_PROMPTS = 8
+MAX_TOKENS = 4096
+
+
+class DeployStart(Params, frozen=True, kw_only=True):
+    """`adapter` None deploys the plain base. `dataset`: the proof asks prompts from its test part.
+
+    `force` switches although the proof failed.
+    """
+
+    name: str
+    adapter: str | None = None
+    target: str = "embedded"
+    base: str = "demo"
+    quantize: str = "F16"
+    dataset: str | None = None
+    force: bool = False
+
+
+@method(
+    "deploy.start",
+    DeployStart,
+    JobStarted,
+    "Make an adapter usable in a serving target, and prove that it answers the same.",
+)
+async def deploy_start(node: Node, p: DeployStart) -> JobStarted:
+    target = node.target(p.target)
+    target.check_name(p.name)
+    if p.quantize not in QUANTIZE_NAMES:
+        raise ParamsInvalid(f"quantize {p.quantize!r} is not {', '.join(QUANTIZE_NAMES)}", field="quantize")
+    adapter, base_name = None, p.base
+    if p.adapter is not None:
+        row = await in_thread(node.registry.adapter, p.adapter)
+        if row.state != ADMITTED and not p.force:
+            raise NotAdmitted(f"{row.name} is quarantined: {row.reason}", field="adapter")
+        adapter = AdapterPath(id=row.id, path=str(await in_thread(node.registry.adapter_folder, row.id)))
+        base_name = row.base
+    base = node.registry.base(base_name)
+    spec = BuildSpec(
+        base=str(base.path),
+        adapter=adapter,
+        name=p.name,
+        quantize=p.quantize,
+        prompts=await _proof_prompts(node, p.dataset),
+    )
+    note = DeployNote(
+        name=p.name,
+        adapter=None if adapter is None else adapter.id,
+        target=p.target,
+        base=base.name,
+        force=p.force,
+    )
+    job = await node.jobs.submit("deploy", spec, title=f"deploy {p.name}", note=note)
+    return JobStarted(job=job.id)
+
+
+async def _proof_prompts(node: Node, dataset: str | None) -> tuple[Prompt, ...]:
+    if dataset is None:
+        return ()
+    row = await in_thread(node.datasets.get, dataset)
+    return await in_thread(_prompts, node.datasets.folder(row.id))
+
+
+def _prompts(folder: Path) -> tuple[Prompt, ...]:
+    """The first conversations of the test part, each up to its last answer."""
+    return tuple(tuple(messages[:-1]) for messages in read_part(folder, "test", PROOF_PROMPTS))
+
+
+class DeploymentNamed(Params, frozen=True, kw_only=True):
+    deployment: str
+
+
+class DeploymentRows(Result, frozen=True, kw_only=True):
+    deployments: list[DeploymentRow]
+
+
+@method("deployment.list", NoParams, DeploymentRows, "What is deployed, and where.")
+async def deployment_list(node: Node, _: NoParams) -> DeploymentRows:
+    rows = await in_thread(node.deployments.list)
+    return DeploymentRows(deployments=[await node.deployment_row(row) for row in rows])
+
+
+@method("deployment.show", DeploymentNamed, DeploymentRow, "One deployment with the figures of its proof.")
+async def deployment_show(node: Node, p: DeploymentNamed) -> DeploymentRow:
+    return await node.deployment_row(await in_thread(node.deployments.get, p.deployment))
+
+
+class DeploymentRemoved(Result, frozen=True, kw_only=True):
+    deployment: str
+
+
+@method("deployment.remove", DeploymentNamed, DeploymentRemoved, "Take a deployment out of its target.")
+async def deployment_remove(node: Node, p: DeploymentNamed) -> DeploymentRemoved:
+    deployment = await in_thread(node.deployments.get, p.deployment)
+    await node.target(deployment.target).remove(deployment.name)
+    await in_thread(node.deployments.remove, deployment.name)
+    await in_thread(_drop_blob, node, deployment)
+    return DeploymentRemoved(deployment=deployment.name)
+
+
+def _drop_blob(node: Node, gone: Deployment) -> None:
+    if all(other.blob != gone.blob for other in node.deployments.list()):
+        node.registry.blobs.remove(bytes.fromhex(gone.blob))
+
+
+class ChatComplete(Params, frozen=True, kw_only=True):
+    """`temperature` 0 is greedy. With `stream`, `chat.delta` notifications come before the answer."""
+
+    deployment: str
+    messages: list[Message]
+    max_tokens: int = 64
+    temperature: float = 0.0
+    stream: bool = False
+
+
+class ChatAnswer(Result, frozen=True, kw_only=True):
+    text: str
+    deployment: str
+
+
+class ChatDelta(Result, frozen=True, kw_only=True):
+    """The params of the notification `chat.delta`."""
+
+    deployment: str
+    text: str
+
+
+@method("chat.complete", ChatComplete, ChatAnswer, "Ask a deployment in the embedded runtime.")
+async def chat_complete(node: Node, p: ChatComplete, session: Session) -> ChatAnswer:
+    if not 1 <= p.max_tokens <= MAX_TOKENS:
+        raise ParamsInvalid(f"max_tokens {p.max_tokens} is not from 1 to {MAX_TOKENS}", field="max_tokens")
+    if not 0 <= p.temperature <= 2:
+        raise ParamsInvalid(f"temperature {p.temperature} is not from 0 to 2", field="temperature")
+    if not p.messages:
+        raise ParamsInvalid("there is no message to answer", field="messages")
+    await in_thread(node.deployments.get, p.deployment)
+    parts: list[str] = []
+    async with node.runtime.complete(
+        p.deployment, p.messages, max_tokens=p.max_tokens, temperature=p.temperature
+    ) as answer:
+        async for text in answer:
+            parts.append(text)
+            if p.stream:
+                await session.notify("chat.delta", ChatDelta(deployment=p.deployment, text=text))
+    return ChatAnswer(text="".join(parts), deployment=p.deployment)

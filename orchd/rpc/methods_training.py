@@ -1,0 +1,230 @@
+"""Training, averaging, evaluating: each starts a job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from orchd.average.recipe import Parent, check_plan, expand_leaves, strength_in_ppm
+from orchd.average.specs import AverageSpec, VerifySpec, WeightedAdapter
+from orchd.errors import AdapterUnknown, AverageSpecInvalid, LeavesUnknown, ParamsInvalid
+from orchd.node import AverageNote, Node, TrainNote, VerifyNote, in_thread
+from orchd.records import Manifest, Verified, text_id
+from orchd.records.ids import ADAPTER
+from orchd.registry import Base
+from orchd.rpc.methods_jobs import JobStarted
+from orchd.rpc.table import Params, method
+from orchd.train.specs import AdapterPath, EvaluateSpec, TrainSpec
+
+MILLION = 1_000_000
+DEFAULTS = TrainSpec(base="", dataset="")
+SPLITS = ("train", "validation", "test")
+
+
+class TrainStart(Params, frozen=True, kw_only=True):
+    """`steps` 0 chooses by the number of examples. `initial` is an adapter to go on from.
+
+    `schedule_total` and `schedule_offset` (steps) stretch one learning-rate schedule over several runs.
+    """
+
+    dataset: str
+    base: str = "demo"
+    name: str = ""
+    description: str = ""
+    initial: str | None = None
+    rank: int = DEFAULTS.rank
+    alpha: float | None = None
+    learning_rate: float = DEFAULTS.learning_rate
+    batch_size: int = DEFAULTS.batch_size
+    steps: int = 0
+    schedule_total: int = 0
+    schedule_offset: int = 0
+    seed: int = 0
+
+
+@method("train.start", TrainStart, JobStarted, "Train an adapter on a data set.")
+async def train_start(node: Node, p: TrainStart) -> JobStarted:
+    _check_train(p)
+    dataset = await in_thread(node.datasets.get, p.dataset)
+    base = node.registry.base(p.base)
+    initial = None if p.initial is None else await in_thread(node.registry.adapter, p.initial)
+    if initial is not None and initial.base != base.fingerprint:
+        raise ParamsInvalid(f"{initial.name} is for another base than {base.name}", field="initial")
+    name = p.name or dataset.name
+    spec = TrainSpec(
+        base=str(base.path),
+        dataset=str(node.datasets.folder(dataset.id)),
+        initial=None if initial is None else str(await in_thread(node.registry.adapter_folder, initial.id)),
+        rank=p.rank,
+        alpha=p.alpha,
+        learning_rate=p.learning_rate,
+        batch_size=p.batch_size,
+        steps=p.steps,
+        schedule_total=p.schedule_total,
+        schedule_offset=p.schedule_offset,
+        seed=p.seed,
+    )
+    note = TrainNote(
+        name=name,
+        description=p.description,
+        base=base.name,
+        dataset=dataset.id,
+        initial=None if initial is None else initial.id,
+    )
+    job = await node.jobs.submit("train", spec, title=f"train {name}", note=note)
+    return JobStarted(job=job.id)
+
+
+def _check_train(p: TrainStart) -> None:
+    bounds: Mapping[str, tuple[float, float]] = {
+        "rank": (1, 256),
+        "learning_rate": (1e-7, 1),
+        "batch_size": (1, 4096),
+        "steps": (0, 1_000_000),
+        "schedule_total": (0, 10_000_000),
+        "schedule_offset": (0, 10_000_000),
+        "seed": (0, 2**53),
+    }
+    for field, (low, high) in bounds.items():
+        value = getattr(p, field)
+        if not low <= value <= high:
+            raise ParamsInvalid(f"{field} {value} is not from {low:g} to {high:g}", field=field)
+    if p.alpha is not None and not 0 < p.alpha <= 100_000:
+        raise ParamsInvalid(f"alpha {p.alpha} is not above 0 and at most 100000", field="alpha")
+    if p.schedule_total and p.schedule_offset + p.steps > p.schedule_total:
+        raise ParamsInvalid(
+            f"steps {p.schedule_offset} to {p.schedule_offset + p.steps} do not fit a schedule of {p.schedule_total}",
+            field="schedule_total",
+        )
+
+
+class AverageStart(Params, frozen=True, kw_only=True):
+    """`weights` default to equal ones; only their ratio counts. `strength` multiplies the whole."""
+
+    adapters: list[str]
+    weights: list[float] | None = None
+    rank: int = 16
+    strength: float = 1.0
+    name: str = ""
+
+
+@method("average.start", AverageStart, JobStarted, "Make one adapter from several.")
+async def average_start(node: Node, p: AverageStart) -> JobStarted:
+    spec, note = await in_thread(_plan_average, node, p)
+    job = await node.jobs.submit("average", spec, title=f"average {note.name}", note=note)
+    return JobStarted(job=job.id)
+
+
+def _plan_average(node: Node, p: AverageStart) -> tuple[AverageSpec, AverageNote]:
+    check_plan("mean", p.rank)
+    strength_in_ppm(p.strength)
+    if p.weights is not None and len(p.weights) != len(p.adapters):
+        raise AverageSpecInvalid(f"{len(p.adapters)} adapters, {len(p.weights)} weights", field="weights")
+    parents = [node.registry.manifest(node.registry.resolve(text)) for text in p.adapters]
+    base = _one_base(node, parents)
+    weights = p.weights or [1.0] * len(parents)
+    expanded = expand_leaves(
+        [(parent.digest, weight) for parent, weight in zip(parents, weights, strict=True)],
+        {parent.digest: known for parent in parents if (known := _parent(parent.record))},
+    )
+    leaves = [(text_id(ADAPTER, leaf), ppm) for leaf, ppm in expanded.leaves]
+    spec = AverageSpec(
+        adapters=_weighted(node, leaves),
+        rank=p.rank,
+        strength=p.strength * expanded.strength_ppm / MILLION,
+    )
+    note = AverageNote(
+        name=p.name or f"average of {len(leaves)}",
+        base=base.name,
+        leaves=tuple(leaf for leaf, _ in leaves),
+        method=spec.method,
+        rank=p.rank,
+    )
+    return spec, note
+
+
+def _parent(manifest: Manifest) -> Parent | None:
+    lineage = manifest.lineage
+    if lineage is None:
+        return None
+    return Parent([(leaf.id, leaf.weight_ppm) for leaf in lineage.leaves], lineage.strength_ppm)
+
+
+def _one_base(node: Node, parents: Sequence[Verified[Manifest]]) -> Base:
+    found = {parent.record.base.fingerprint: parent.record.name for parent in parents}
+    if len(found) > 1:
+        raise AverageSpecInvalid(f"{' and '.join(sorted(found.values()))} are for different bases", field="adapters")
+    for base in node.registry.bases():
+        if base.digest in found:
+            return base
+    raise AverageSpecInvalid("the base of these adapters is not here", field="adapters")
+
+
+def _weighted(node: Node, leaves: Sequence[tuple[str, int]]) -> tuple[WeightedAdapter, ...]:
+    found = []
+    for leaf, ppm in leaves:
+        try:
+            folder = node.registry.adapter_folder(leaf)
+        except AdapterUnknown:
+            raise LeavesUnknown(f"the leaf {leaf} is not here", field="adapters") from None
+        found.append(WeightedAdapter(id=leaf, path=str(folder), weight=ppm))
+    return tuple(found)
+
+
+class AdapterNamed(Params, frozen=True, kw_only=True):
+    adapter: str
+
+
+@method("average.verify", AdapterNamed, JobStarted, "Recompute an average from its leaves and compare.")
+async def average_verify(node: Node, p: AdapterNamed) -> JobStarted:
+    spec, adapter = await in_thread(_plan_verify, node, p.adapter)
+    note = VerifyNote(adapter=adapter)
+    job = await node.jobs.submit("average.verify", spec, title=f"verify {adapter[:12]}", note=note)
+    return JobStarted(job=job.id)
+
+
+def _plan_verify(node: Node, text: str) -> tuple[VerifySpec, str]:
+    manifest = node.registry.manifest(node.registry.resolve(text))
+    lineage = manifest.record.lineage
+    if lineage is None:
+        raise ParamsInvalid(f"{manifest.record.name} is no average: it has no leaves", field="adapter")
+    spec = VerifySpec(
+        claimed=str(node.registry.adapter_folder(manifest.id)),
+        leaves=_weighted(node, [(text_id(ADAPTER, leaf.id), leaf.weight_ppm) for leaf in lineage.leaves]),
+        rank=lineage.rank,
+        method=lineage.method,
+        strength=lineage.strength_ppm / MILLION,
+        tolerance_ppm=lineage.tolerance_ppm,
+    )
+    return spec, manifest.id
+
+
+class AdapterEvaluate(Params, frozen=True, kw_only=True):
+    """Scores for each adapter, and for the base when `base` is true, on one part of a data set."""
+
+    adapters: list[str]
+    dataset: str
+    split: str = "test"
+    base: bool = True
+
+
+@method("adapter.evaluate", AdapterEvaluate, JobStarted, "Loss and exact match of adapters on a data set.")
+async def adapter_evaluate(node: Node, p: AdapterEvaluate) -> JobStarted:
+    if p.split not in SPLITS:
+        raise ParamsInvalid(f"split {p.split!r} is not {', '.join(SPLITS)}", field="split")
+    if not p.adapters and not p.base:
+        raise ParamsInvalid("nothing to evaluate", field="adapters")
+    dataset = await in_thread(node.datasets.get, p.dataset)
+    rows = [await in_thread(node.registry.adapter, text) for text in p.adapters]
+    if len({row.base for row in rows}) > 1:
+        raise ParamsInvalid("these adapters are for different bases", field="adapters")
+    base = node.registry.base(rows[0].base if rows else "demo")
+    paths = [AdapterPath(id=row.id, path=str(await in_thread(node.registry.adapter_folder, row.id))) for row in rows]
+    spec = EvaluateSpec(
+        base=str(base.path),
+        adapters=tuple(paths),
+        dataset=str(node.datasets.folder(dataset.id)),
+        split=p.split,
+        include_base=p.base,
+    )
+    job = await node.jobs.submit("evaluate", spec, title=f"evaluate {len(paths)} adapters")
+    return JobStarted(job=job.id)

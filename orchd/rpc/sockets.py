@@ -1,0 +1,118 @@
+"""The Unix socket: who may reach it, whether another daemon has it, and what a dead one left behind."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import stat
+import struct
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchd.errors import HomeBusy, SocketRefused
+
+BACKLOG = 128
+LOCAL_PEERCRED, LOCAL_PEERPID, SOL_LOCAL = 0x001, 0x002, 0
+"""macOS: sys/un.h"""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A listening socket and the lock that says it is ours. `release` when done."""
+
+    socket: socket.socket
+    path: Path
+    lock: int
+
+    def release(self) -> None:
+        """Remove the socket and let go of the lock, whose file stays: removing it would race with the next daemon."""
+        self.path.unlink(missing_ok=True)
+        self.socket.close()
+        os.close(self.lock)
+
+
+def bind(path: Path) -> Bound:
+    """Listen at `path`: mode 0600 in a directory of mode 0700 that this user owns.
+
+    A socket that nobody listens on any more is replaced. Raises `HomeBusy` naming the process that has it, and
+    `SocketRefused` when the place isn't safe.
+    """
+    _prepare_directory(path.parent)
+    lock = _lock(path)
+    try:
+        _remove_stale(path)
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            listening.bind(str(path))
+            os.chmod(path, 0o600)
+            listening.listen(BACKLOG)
+        except BaseException:
+            listening.close()
+            raise
+    except BaseException:
+        os.close(lock)
+        raise
+    return Bound(listening, path, lock)
+
+
+def peer_uid(connection: socket.socket) -> int:
+    """The user id of the process at the other end, from the kernel."""
+    if sys.platform == "linux":
+        return _linux_credentials(connection)[1]
+    data = connection.getsockopt(SOL_LOCAL, LOCAL_PEERCRED, struct.calcsize("IIh16I"))
+    return int(struct.unpack_from("II", data)[1])
+
+
+def peer_pid(connection: socket.socket) -> int:
+    """The process id at the other end."""
+    if sys.platform == "linux":
+        return _linux_credentials(connection)[0]
+    return int(connection.getsockopt(SOL_LOCAL, LOCAL_PEERPID))
+
+
+def _linux_credentials(connection: socket.socket) -> tuple[int, int, int]:
+    data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    pid, uid, gid = struct.unpack("3i", data)
+    return pid, uid, gid
+
+
+def _prepare_directory(folder: Path) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+        raise SocketRefused(f"{folder} is no directory of this user (uid {os.geteuid()})")
+    if stat.S_IMODE(status.st_mode) != 0o700:
+        os.chmod(folder, 0o700)
+
+
+def _lock(path: Path) -> int:
+    """Hold the lock file beside the socket for as long as this process lives."""
+    lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        holder = os.read(lock, 32).decode(errors="replace").strip()
+        os.close(lock)
+        raise HomeBusy(f"a daemon already runs here: process {holder or 'unknown'} holds {path}") from None
+    os.ftruncate(lock, 0)
+    os.write(lock, f"{os.getpid()}\n".encode())
+    return lock
+
+
+def _remove_stale(path: Path) -> None:
+    """Make room where a dead daemon left its socket. A living one is left alone, even if its lock file was removed."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(status.st_mode):
+        raise SocketRefused(f"{path} exists and is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+        raise HomeBusy(f"a daemon already runs here: process {peer_pid(probe)} listens on {path}")
