@@ -48,7 +48,7 @@ def loss_axis(values: Sequence[float]) -> Axis:
     """A logarithmic scale whose ticks enclose the values."""
     ladder = [mantissa * 10.0**power for power in range(-4, 2) for mantissa in (1, 3)]
     low = max((tick for tick in ladder if tick <= min(values)), default=ladder[0])
-    high = min((tick for tick in ladder if tick >= max(values)), default=ladder[-1])
+    high = min((tick for tick in ladder if tick >= max(values) and tick > low), default=ladder[-1])
     return Axis(ticks=tuple(round(tick, 6) for tick in ladder if low <= tick <= high), logarithmic=True)
 
 

@@ -68,7 +68,7 @@ class Finale:
         hostile.find_and_fetch(adapter.id)
         changed = tamper(hostile.home, adapter.size)
         hostile.publish(adapter.id, TOPIC)
-        self.c.find(adapter.id, publisher=hostile.peer_id)
+        self.c.find(adapter.id, announcer=hostile.author)
         try:
             self.c.fetch(adapter.id, peers=[hostile.peer_id])
         except Refused as refused:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import ipaddress
 import re
 from collections import Counter
@@ -69,12 +70,13 @@ def departure(capture: Capture, sentences: Iterable[str]) -> Departure:
 
 
 def is_local(connect: str) -> bool:
-    """Whether a line of `connects.txt` names a Unix socket or a loopback address."""
-    address = connect.split()[-1]
-    if address.startswith(("/", "unix:", "\0", "@")):
-        return True
-    host = address.rpartition(":")[0].strip("[]") or address
+    """Whether a line of `connects.txt` (`connect ('127.0.0.1', 4001)`, `resolve 'name'`) stays on this machine."""
+    _, _, target = connect.partition(" ")
+    address = ast.literal_eval(target)
+    host = address[0] if isinstance(address, tuple) else address
+    if not isinstance(address, tuple) and connect.startswith(("connect", "send")):
+        return True  # a path, or None on a socket that is connected already
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return host in (None, "localhost") or ipaddress.ip_address(str(host)).is_loopback
     except ValueError:
         return False

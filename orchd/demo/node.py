@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from orchd.demo.results import Score, Verification
-from orchd.errors import DemoFailed, NodeEnded, OrchdError
+from orchd.errors import DaemonUnreachable, DemoFailed, NodeEnded, OrchdError
 from orchd.rpc.client import Client, wait_job
 
 #: Told of a job's way: done, total, unit.
@@ -17,6 +17,9 @@ Progress = Callable[[float, float, str], None]
 
 #: A peer that is on the same machine and announced something is found long before this.
 FIND_SECONDS = 60.0
+#: From the end of a daemon's connections to the end of its process.
+END_SECONDS = 2.0
+LEARNING_RATE = 1e-2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,10 +93,8 @@ class Node:
         try:
             with Client(self.socket_path) as client:
                 return client.call(method, **params)
-        except (ConnectionError, EOFError) as gone:
-            raise self._lost() from gone
-        except OrchdError as error:
-            raise (self._lost() if self._ended.is_set() else error) from error
+        except DaemonUnreachable as gone:
+            raise self._lost(gone) from gone
 
     def job(self, method: str, progress: Progress = ignore, **params: Any) -> Any:
         """Start a job and return its result."""
@@ -105,8 +106,8 @@ class Node:
         try:
             with Client(self.socket_path) as client:
                 return wait_job(client, started["job"], report)
-        except (ConnectionError, EOFError) as gone:
-            raise self._lost() from gone
+        except DaemonUnreachable as gone:
+            raise self._lost(gone) from gone
 
     # ---- data and training -----------------------------------------------------------------------------------
 
@@ -122,7 +123,7 @@ class Node:
 
     def sentences(self, dataset: Dataset) -> list[Sentence]:
         """Every exchange of a data set, in its order."""
-        rows = self.call("dataset.preview", dataset=dataset.id, limit=1_000_000)["rows"]
+        rows = self.call("dataset.preview", dataset=dataset.id, limit=10_000)["rows"]
         return [_sentence(row) for row in rows]
 
     def train(
@@ -143,6 +144,7 @@ class Node:
             dataset=dataset.id,
             name=name,
             rank=rank,
+            learning_rate=LEARNING_RATE,
             steps=schedule.steps,
             schedule_total=schedule.total,
             schedule_offset=schedule.offset,
@@ -167,11 +169,11 @@ class Node:
     def publish(self, adapter: str, topic: str) -> None:
         self.call("adapter.publish", adapter=adapter, topics=[topic])
 
-    def find(self, adapter: str, *, publisher: str | None = None) -> None:
-        """Wait until this node has heard of the adapter (from `publisher`, a peer id, when given)."""
+    def find(self, adapter: str, *, announcer: str | None = None) -> None:
+        """Wait until this node has heard of the adapter (in an announcement by `announcer`, a key, when given)."""
 
         def heard(data: Mapping[str, Any]) -> bool:
-            return data["id"] == adapter and publisher in (None, data.get("peer"))
+            return data["id"] == adapter and announcer in (None, data["author"])
 
         self.wait_event("adapter.announced", heard)
 
@@ -186,16 +188,11 @@ class Node:
     def wait_event(self, kind: str, wanted: Callable[[Mapping[str, Any]], bool]) -> Mapping[str, Any]:
         """The first event of this kind that is wanted, past ones included."""
         try:
-            with Client(self.socket_path, timeout=FIND_SECONDS) as client:
-                for event in client.events(after=0):
-                    if event["kind"] == kind and wanted(event["data"]):
-                        found: Mapping[str, Any] = event["data"]
-                        return found
-        except TimeoutError:
-            raise DemoFailed(f"{self.name} waited {FIND_SECONDS:.0f} s for {kind} in vain") from None
-        except (ConnectionError, EOFError) as gone:
-            raise self._lost() from gone
-        raise self._lost()
+            with Client(self.socket_path) as client:
+                events = client.events(after=0, kinds=(kind,), idle=FIND_SECONDS)
+                return next(event["data"] for event in events if wanted(event["data"]))
+        except DaemonUnreachable as gone:
+            raise self._lost(gone, f"{self.name} waited {FIND_SECONDS:.0f} s for {kind} in vain") from gone
 
     # ---- averaging and serving -------------------------------------------------------------------------------
 
@@ -230,8 +227,11 @@ class Node:
         answer = self.call("chat.complete", deployment=deployment, messages=messages, max_tokens=48, temperature=0)
         return str(answer["text"]).strip()
 
-    def _lost(self) -> NodeEnded:
-        return NodeEnded(f"{self.name}'s daemon ended in the middle of the story")
+    def _lost(self, error: DaemonUnreachable, otherwise: str = "") -> OrchdError:
+        """What a broken connection means: the daemon has ended, or it only did not answer."""
+        if self._ended.wait(END_SECONDS):
+            return NodeEnded(f"{self.name}'s daemon ended in the middle of the story")
+        return DemoFailed(otherwise or f"{self.name}: {error.message}")
 
 
 def _adapter(row: Mapping[str, Any]) -> Adapter:
