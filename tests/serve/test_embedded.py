@@ -98,8 +98,8 @@ async def test_an_idle_worker_is_stopped(tmp_path: Path, merged: Path) -> None:
         for _ in range(2):
             completion = runtime.complete("mine", QUESTION, max_tokens=2)
             pieces = [await completion.__anext__()]
-            assert (pid := runtime.worker_pid) is not None
-            descriptor = os.pidfd_open(pid)
+            assert runtime.worker_pid is not None
+            descriptor = os.pidfd_open(runtime.worker_pid)
             pieces += [piece async for piece in completion]
             await trio.lowlevel.wait_readable(descriptor)  # the process has ended by itself
             os.close(descriptor)
@@ -119,8 +119,7 @@ async def test_stop_ends_what_is_asked(tmp_path: Path, merged: Path) -> None:
 
 
 async def test_what_llama_cpp_does_not_take(tmp_path: Path, merged: Path) -> None:
-    broken = tmp_path / "broken.gguf"
-    broken.write_bytes(merged.read_bytes()[:100_000])
+    broken = cut(merged, tmp_path / "broken.gguf")
     async with running(tmp_path) as runtime:
         await runtime.put("mine", merged)
         for path in (broken, tmp_path / "absent.gguf"):
@@ -147,12 +146,20 @@ async def test_nothing_listens(tmp_path: Path, merged: Path) -> None:
     """llama.cpp opens a socket a model: it must be no TCP port, and have no name left on the disk."""
     async with running(tmp_path) as runtime:
         await runtime.put("mine", merged)
-        descriptors = Path(f"/proc/{runtime.worker_pid}/fd")
-        inodes = {os.readlink(one) for one in descriptors.iterdir()}
-        listening = [
-            line.split()[9]
-            for kind in ("tcp", "tcp6")
-            for line in Path(f"/proc/net/{kind}").read_text().splitlines()[1:]
-        ]
-        assert not inodes & {f"socket:[{inode}]" for inode in listening}
-        assert list((tmp_path / "chat").iterdir()) == []
+        assert runtime.worker_pid is not None
+        assert not sockets(runtime.worker_pid) & listening_on_tcp()
+        assert os.listdir(tmp_path / "chat") == []
+
+
+def cut(path: Path, target: Path) -> Path:
+    target.write_bytes(path.read_bytes()[:100_000])
+    return target
+
+
+def sockets(pid: int) -> set[str]:
+    return {os.readlink(one) for one in Path(f"/proc/{pid}/fd").iterdir()}
+
+
+def listening_on_tcp() -> set[str]:
+    tables = [Path(f"/proc/net/{kind}").read_text().splitlines()[1:] for kind in ("tcp", "tcp6")]
+    return {f"socket:[{line.split()[9]}]" for table in tables for line in table}

@@ -51,7 +51,10 @@ def make_base(folder: Path, **config: Any) -> Path:
         "chat_template": TEMPLATE,
     }
     _write_json(folder / "tokenizer_config.json", settings)
-    write_safetensors(folder / "model.safetensors", dict(_weights(size)), "BF16")
+    weights = dict(_weights(size))
+    if not config.get("tie_word_embeddings", True):
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"][::-1].copy()
+    write_safetensors(folder / "model.safetensors", weights, "BF16")
     return folder
 
 
@@ -66,8 +69,8 @@ def make_adapter(
         for name, (rows, columns) in MATRICES.items():
             r = next((r for end, r in (ranks or {}).items() if name.endswith(end)), rank)
             place = f"base_model.model.model.layers.{layer}.{name}"
-            tensors[f"{place}.lora_A.weight"] = _normal(random, r, columns, scale=0.3)
-            tensors[f"{place}.lora_B.weight"] = _normal(random, rows, r, scale=0.3)
+            tensors[f"{place}.lora_A.weight"] = _normal(random, r, columns, scale=0.1)
+            tensors[f"{place}.lora_B.weight"] = _normal(random, rows, r, scale=0.1)
     settings = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
