@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import trio
@@ -50,12 +50,6 @@ Finisher = Callable[[Job, Any, Path], Awaitable[msgspec.Struct]]
 LocalWork = Callable[[LocalContext], Awaitable[msgspec.Struct]]
 
 log = logging.getLogger("orchd.jobs")
-
-
-class TaskStatus(Protocol):
-    """trio's, for `nursery.start`."""
-
-    def started(self) -> None: ...
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,7 +100,7 @@ class Jobs:
         """
         self._finishers[kind] = finish
 
-    async def run(self, task_status: TaskStatus = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Work off the queue until cancelled; running jobs are then interrupted and their workers killed."""
         await trio.to_thread.run_sync(self._prepare_folders)
         try:

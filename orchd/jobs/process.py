@@ -176,7 +176,7 @@ class WorkerProcess:
         return int(self._popen.returncode)
 
     async def stop(self, grace: float | None = None) -> int:
-        """SIGTERM, after `grace` seconds (`STOP_SECONDS`) SIGKILL. Returns the exit status. The process is gone even if cancelled."""
+        """SIGTERM, after `grace` (5 s) SIGKILL. Returns the exit status. The process is gone even when cancelled."""
         self.terminate()
         try:
             with trio.move_on_after(STOP_SECONDS if grace is None else grace):

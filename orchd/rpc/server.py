@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from socket import socket as Socket
 from typing import Any
 
 import trio
@@ -32,7 +31,7 @@ class RpcServer:
         bound: Bound,
         node: Any,
         table: Mapping[str, Method],
-        uid_of: Callable[[Socket], int] = peer_uid,
+        uid_of: Callable[[Any], int] = peer_uid,
     ) -> None:
         self._bound = bound
         self._node = node
@@ -66,7 +65,7 @@ class RpcServer:
 
     def _welcome(self, stream: trio.SocketStream) -> bool:
         """Whether the kernel says that the peer is this user or root. A stranger gets no word."""
-        uid = self._uid_of(Socket(fileno=os.dup(stream.socket.fileno())))
+        uid = self._uid_of(stream.socket)
         if uid in {os.geteuid(), 0}:
             return True
         log.warning("a process of uid %d was turned away", uid)

@@ -10,12 +10,19 @@ import struct
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from orchd.errors import HomeBusy, SocketRefused
 
 BACKLOG = 128
 LOCAL_PEERCRED, LOCAL_PEERPID, SOL_LOCAL = 0x001, 0x002, 0
 """macOS: sys/un.h"""
+
+
+class WithOptions(Protocol):
+    """A connected socket, the standard library's or trio's."""
+
+    def getsockopt(self, level: int, option: int, length: int, /) -> bytes: ...
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,7 @@ def bind(path: Path) -> Bound:
     return Bound(listening, path, lock)
 
 
-def peer_uid(connection: socket.socket) -> int:
+def peer_uid(connection: WithOptions) -> int:
     """The user id of the process at the other end, from the kernel."""
     if sys.platform == "linux":
         return _linux_credentials(connection)[1]
@@ -65,14 +72,14 @@ def peer_uid(connection: socket.socket) -> int:
     return int(struct.unpack_from("II", data)[1])
 
 
-def peer_pid(connection: socket.socket) -> int:
+def peer_pid(connection: WithOptions) -> int:
     """The process id at the other end."""
     if sys.platform == "linux":
         return _linux_credentials(connection)[0]
-    return int(connection.getsockopt(SOL_LOCAL, LOCAL_PEERPID))
+    return int(struct.unpack("i", connection.getsockopt(SOL_LOCAL, LOCAL_PEERPID, 4))[0])
 
 
-def _linux_credentials(connection: socket.socket) -> tuple[int, int, int]:
+def _linux_credentials(connection: WithOptions) -> tuple[int, int, int]:
     data = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     pid, uid, gid = struct.unpack("3i", data)
     return pid, uid, gid
