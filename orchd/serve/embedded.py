@@ -13,7 +13,7 @@ import math
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
 import trio
@@ -35,9 +35,6 @@ from orchd.serve.wire import (
     Unload,
 )
 
-if TYPE_CHECKING:
-    from orchd.jobs.jobs import TaskStatus
-
 IDLE_SECONDS = 600.0
 """A worker that nobody asked for this long is stopped; starting it again costs under a second."""
 
@@ -45,6 +42,13 @@ GOODBYE_SECONDS = 3.0
 """For a worker to leave by itself after its input was closed; then it is signalled."""
 
 TRIES = 2
+
+
+class TaskStatus(Protocol):
+    """trio's own, which its stubs lack."""
+
+    def started(self) -> None: ...
+
 
 StartWorker = Callable[[trio.Nursery], Awaitable[WorkerProcess]]
 log = logging.getLogger(__name__)

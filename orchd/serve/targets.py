@@ -1,0 +1,93 @@
+"""Where an adapter can be deployed to. One interface, one file a target; the daemon imports this."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from orchd.serve.specs import Golden
+
+Progress = Callable[[float, float, str], None]
+"""Called with (done, total, unit)."""
+
+
+def no_progress(done: float, total: float, unit: str) -> None:
+    """For callers that show none."""
+
+
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
+    """A target that answered: where it is and which version of which server it runs."""
+
+    kind: str
+    address: str
+    version: str
+
+
+class Artefact(msgspec.Struct, frozen=True, kw_only=True):
+    """A complete GGUF to deploy. `sha256` in hexadecimal, `size` in bytes.
+
+    `template` is the chat template as a Go template, for servers that don't read the one in the file; empty when
+    the base's template can't be said in that language.
+    """
+
+    path: Path
+    sha256: str
+    size: int
+    template: str = ""
+    system: str = ""
+    licence: str = ""
+    parameters: dict[str, float | int | str | list[str]] = {}
+
+
+class Deployed(msgspec.Struct, frozen=True, kw_only=True):
+    """What a target holds under a name. `digest` is the target's own, empty where it has none."""
+
+    name: str
+    digest: str
+    size: int
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """How a target's answers compare with the proven ones."""
+
+    held: bool
+    compared: int
+    equal: int
+    detail: str
+
+
+class DeployTarget(Protocol):
+    """A place where people run models. Every method raises numbered errors only (70xx)."""
+
+    @property
+    def kind(self) -> str: ...
+
+    async def probe(self) -> Capabilities:
+        """Is it there? Raises TargetUnreachable."""
+
+    async def put(self, name: str, artefact: Artefact, progress: Progress = no_progress) -> Deployed:
+        """Make `name` answer with `artefact`. The same again changes nothing; a failure leaves what was before."""
+
+    async def verify(self, name: str, golden: Sequence[Golden]) -> Verdict:
+        """Ask `name` for the proven answers."""
+
+    async def list(self) -> tuple[Deployed, ...]:
+        """Everything the target holds, whoever put it there."""
+
+    async def remove(self, name: str) -> None:
+        """Raises DeploymentUnknown."""
+
+
+def verdict(answers: Sequence[tuple[str, str]], what: str) -> Verdict:
+    """Compare (wanted, found) answers; blanks at the ends don't count, as servers trim them."""
+    differing = [(a, b) for a, b in answers if a.strip() != b.strip()]
+    equal = len(answers) - len(differing)
+    detail = f"{equal} of {len(answers)} {what} as proven"
+    if differing:
+        wanted, found = differing[0]
+        detail += f"; proven {wanted[:60]!r}, got {found[:60]!r}"
+    held = bool(answers) and not differing
+    return Verdict(held=held, compared=len(answers), equal=equal, detail=detail)
