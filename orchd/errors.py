@@ -154,6 +154,21 @@ class AmbiguousId(BadRequest):
     default_hint = "Give more characters of the id."
 
 
+class RequestInvalid(BadRequest):
+    code = 1106
+    default_hint = "A request is an object with `jsonrpc`: \"2.0\", `method`, `params` (an object) and `id`."
+
+
+class LineInvalid(BadRequest):
+    code = 1107
+    default_hint = "Send one JSON text a line, in UTF-8."
+
+
+class SocketRefused(OrchdError):
+    code = 1108
+    default_hint = "Move away what stands in the socket's place, or set ORCHD_HOME to a directory of your own."
+
+
 # ---- 20xx records --------------------------------------------------------------------------------------------
 
 
@@ -230,9 +245,24 @@ class ClaimRefused(Refused):
     default_hint = "The manifest says something that its files do not show; ask its author."
 
 
+class NotAdmitted(Refused):
+    code = 2116
+    default_hint = "`orchctl adapter show` says why it is in quarantine."
+
+
 class IndexDamaged(OrchdError):
     code = 2120
     default_hint = "The damaged index was set aside beside it; start the daemon again to make a new one."
+
+
+class IndexTooNew(OrchdError):
+    code = 2121
+    default_hint = "Install that version again, or move the index away to have it rebuilt."
+
+
+class IndexUnavailable(OrchdError):
+    code = 2122
+    default_hint = "The index itself was left as it is; mend the cause that is named and start again."
 
 
 # ---- 30xx jobs -----------------------------------------------------------------------------------------------
@@ -495,3 +525,13 @@ class NodeDidNotStart(OrchdError):
 class NodeEnded(OrchdError):
     code = 8004
     default_hint = "Run it again with --keep and read the end of daemon.log in that node's home."
+
+
+class ServiceRefused(OrchdError):
+    code = 8010
+    default_hint = "`orchctl service install --dry-run` shows what would be done."
+
+
+class ServiceManagerFailed(OrchdError):
+    code = 8011
+    default_hint = "Without a service manager, as in a container or over su, run `orchd` itself."
