@@ -42,6 +42,8 @@ WRITE_SIZE = 65_507
 READ_SIZE = 1 << 20
 #: How long one address may take to be reached, and how long before the next one is tried beside it, in seconds.
 DIAL_TIMEOUT_S, DIAL_STAGGER_S = 10.0, 1.0
+#: How long a host may take to close, in seconds; after that it is cancelled.
+STOP_S = 2.5
 #: How long an address of a peer is remembered, in seconds.
 ADDRESS_TTL_S = 3600
 #: Addresses of one peer that are tried.
@@ -132,13 +134,25 @@ async def run_host(identity: Identity, listen: Sequence[str], capture: Capture |
         swarm.register_notifee(capture.notifee())
     dht = KadDHT(basic, DHTMode.SERVER)
     hardening.fill_routing_table(basic, dht)
-    async with basic.run(wanted):
+    host, stop = Host(basic, dht, swarm), trio.Event()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_serve, host, wanted, stop)
         try:
-            _check_listening(basic, wanted)
-            async with background_trio_service(dht):
-                yield Host(basic, dht, swarm)
+            yield host
         finally:
-            await hardening.close_everything(basic)
+            stop.set()
+
+
+async def _serve(host: Host, wanted: Sequence[Multiaddr], stop: trio.Event, *, task_status: Any) -> None:
+    """Run the library until `stop`. Shielded: connections that are cancelled can't be closed any more."""
+    with trio.CancelScope(shield=True) as scope:
+        async with host.basic.run(wanted):
+            _check_listening(host.basic, wanted)
+            async with background_trio_service(host.dht):
+                task_status.started()
+                await stop.wait()
+                scope.deadline = trio.current_time() + STOP_S
+                await hardening.close_everything(host.basic)
 
 
 def _make_host(identity: Identity) -> BasicHost:

@@ -17,7 +17,7 @@ from orchd.config import NetConfig
 from orchd.errors import ListenFailed, NetworkDown, OrchdError
 from orchd.identity import Identity
 from orchd.net import fetch as fetching
-from orchd.net import messages
+from orchd.net import hardening, messages
 from orchd.net.capture import Capture
 from orchd.net.host import parse_peer_address, parse_peer_id, peer_id_of, run_host
 from orchd.net.library import Library
@@ -150,7 +150,10 @@ class Network:
                     nursery.start_soon(_run_mdns, node, self._capture)
                 self._node, self._error = node, None
                 is_up()
-                await trio.sleep_forever()
+                try:
+                    await trio.sleep_forever()
+                finally:  # first of all: whoever waits for a peer, shielded, stops waiting
+                    await hardening.close_everything(host.basic)
         finally:
             self._node = None
 
