@@ -1,0 +1,70 @@
+"""Load a base: a Hugging Face folder on this disk, never a network, a pickle or somebody's code."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+from orchd.errors import BaseUnusable
+
+logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+#: File endings that may hold pickled objects; a base with nothing but these is refused.
+_PICKLES: Final = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+
+
+@dataclass(frozen=True)
+class Base:
+    """A loaded base. ``model`` is a `transformers` causal language model in eval mode, ``tokenizer``
+    its tokenizer with a chat template. Loading an adapter changes ``model`` in place."""
+
+    model: Any
+    tokenizer: Any
+    path: Path
+
+
+def load_base(path: Path | str, dtype: torch.dtype = torch.float32) -> Base:
+    """Load the folder ``path`` in ``dtype`` (computing in float32 from BF16 files loses nothing).
+
+    Raises `BaseUnusable` when the folder is no usable base.
+    """
+    folder = Path(path)
+    _check_folder(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise BaseUnusable(f"{folder.name}: {_first_line(error)}", field="base") from error
+    if tokenizer.chat_template is None:
+        raise BaseUnusable(f"{folder.name}: its tokenizer has no chat template", field="base")
+    return Base(model.eval().requires_grad_(False), tokenizer, folder)
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise BaseUnusable(f"{folder.name}: no config.json in it", field="base")
+    if not any(folder.glob("*.safetensors")):
+        found = [path.name for path in folder.iterdir() if path.suffix in _PICKLES]
+        detail = f" ({', '.join(sorted(found))} could hold code)" if found else ""
+        raise BaseUnusable(f"{folder.name}: no safetensors file in it{detail}", field="base")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,74 @@
+"""Token losses on packed rows: several conversations in one row, none of which sees another.
+
+A row with positions that restart and *no* attention mask equals separate rows; an all-ones mask
+would let the conversations see each other. The head runs only where a token counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from orchd.lm.chat import Encoded
+
+DEFAULT_ROW_TOKENS = 1024
+
+
+def pack(lengths: Sequence[int], row_tokens: int = DEFAULT_ROW_TOKENS) -> list[list[int]]:
+    """Indexes of ``lengths`` by row, first fit decreasing. One that is longer than a row gets its own."""
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        for row, free in enumerate(room):
+            if lengths[index] <= free:
+                rows[row].append(index)
+                room[row] -= lengths[index]
+                break
+        else:
+            rows.append([index])
+            room.append(row_tokens - lengths[index])
+    return rows
+
+
+def token_losses(model: Any, row: Sequence[Encoded]) -> Tensor:
+    """Nats of each counted token of one packed row, in order: float32 (counted tokens,)."""
+    ids = [token for one in row for token in one.ids]
+    positions = [position for one in row for position in range(len(one.ids))]
+    targets = [i for i, counts in enumerate(_flat(row)) if counts]
+    tokens = torch.tensor([ids], dtype=torch.long, device=model.device)
+    where = torch.tensor(targets, dtype=torch.long, device=model.device)
+    logits = model(
+        input_ids=tokens,
+        position_ids=torch.tensor([positions], dtype=torch.long, device=model.device),
+        use_cache=False,
+        logits_to_keep=where - 1,
+    ).logits[0]
+    return torch.nn.functional.cross_entropy(logits.float(), tokens[0, where], reduction="none")
+
+
+@torch.inference_mode()
+def conversation_losses(
+    model: Any,
+    conversations: Sequence[Encoded],
+    row_tokens: int = DEFAULT_ROW_TOKENS,
+    check: Callable[[], None] = lambda: None,
+) -> list[float]:
+    """Nats of each conversation, summed over its counted tokens. ``check`` is called between rows and
+    may raise to stop."""
+    sums = [0.0] * len(conversations)
+    for indexes in pack([len(one.ids) for one in conversations], row_tokens):
+        check()
+        row = [conversations[i] for i in indexes]
+        losses = torch.split(token_losses(model, row), [one.counted_tokens for one in row])
+        for index, part in zip(indexes, losses, strict=True):
+            sums[index] = float(part.sum())
+    return sums
+
+
+def _flat(row: Sequence[Encoded]) -> Iterator[bool]:
+    for one in row:
+        yield False
+        yield from one.counted[1:]

@@ -1,0 +1,1 @@
+"""Training and evaluation of adapters, data sets, and the script that makes the embedded base."""

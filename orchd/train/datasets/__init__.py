@@ -1,0 +1,1 @@
+"""Data sets: conversations in three parts, as JSONL files in a folder. No torch."""

@@ -1,0 +1,113 @@
+"""Held-out loss and greedy exact match of a model on conversations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from orchd.lm.base import Base
+from orchd.lm.chat import Encoded, encode_conversation, encode_prompt
+from orchd.lm.generate import MAX_PROMPTS_AT_ONCE, greedy_ids
+from orchd.lm.losses import conversation_losses
+from orchd.train.datasets.store import Row
+
+MAX_ANSWER_TOKENS: Final = 256
+
+
+@dataclass(frozen=True)
+class Question:
+    """The messages up to the last answer that counts, as token ids, and that answer as text."""
+
+    prompt: tuple[int, ...]
+    answer: str
+    answer_tokens: int
+
+
+@dataclass(frozen=True)
+class Exam:
+    """Conversations made ready once, to be scored with any number of adapters."""
+
+    conversations: tuple[Encoded, ...]
+    questions: tuple[Question, ...]
+
+    @property
+    def examples(self) -> int:
+        return len(self.conversations)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """``loss``: mean nats per counted token. ``exact_match``: share from 0 to 1."""
+
+    loss: float
+    exact_match: float
+    examples: int
+
+
+def make_exam(base: Base, rows: Sequence[Row]) -> Exam:
+    """Encode ``rows``; those without an answer are left out."""
+    tokenizer = base.tokenizer
+    conversations: list[Encoded] = []
+    questions: list[Question] = []
+    for row in rows:
+        encoded = encode_row(tokenizer, row)
+        last = _last_answer(row)
+        if last is None or not encoded.counted_tokens:
+            continue
+        prompt = encode_prompt(tokenizer, row.messages[:last])
+        tokens = encode_conversation(tokenizer, row.messages[: last + 1], _only(last)).counted_tokens
+        conversations.append(encoded)
+        questions.append(Question(tuple(prompt), row.messages[last].content.strip(), tokens))
+    return Exam(tuple(conversations), tuple(questions))
+
+
+def encode_row(tokenizer: Any, row: Row) -> Encoded:
+    """The row's token ids with every answer counted that is to be learnt."""
+    return encode_conversation(tokenizer, row.messages, [one.counts for one in row.messages])
+
+
+def mark(
+    model: Any,
+    base: Base,
+    exam: Exam,
+    exact_match: bool = True,
+    check: Callable[[], None] = lambda: None,
+) -> Mark:
+    """Score ``model`` (in eval mode). ``check`` is called often and may raise to stop."""
+    losses = conversation_losses(model, exam.conversations, check=check)
+    tokens = sum(one.counted_tokens for one in exam.conversations)
+    right = _right_answers(model, base, exam, check) if exact_match else 0
+    return Mark(sum(losses) / max(1, tokens), right / max(1, exam.examples), exam.examples)
+
+
+def _right_answers(model: Any, base: Base, exam: Exam, check: Callable[[], None]) -> int:
+    stop = stop_tokens(base)
+    right = 0
+    questions = sorted(exam.questions, key=lambda one: len(one.prompt))
+    for start in range(0, len(questions), MAX_PROMPTS_AT_ONCE):
+        check()
+        part = questions[start : start + MAX_PROMPTS_AT_ONCE]
+        limit = min(MAX_ANSWER_TOKENS, max(one.answer_tokens for one in part) + 1)
+        answers = greedy_ids(model, [one.prompt for one in part], limit, stop)
+        for one, ids in zip(part, answers, strict=True):
+            right += base.tokenizer.decode(ids, skip_special_tokens=True).strip() == one.answer
+    return right
+
+
+def stop_tokens(base: Base) -> set[int]:
+    """The ids that end an answer, as the base's generation settings and tokenizer name them."""
+    named = base.model.generation_config.eos_token_id
+    found = set(named) if isinstance(named, list) else {named}
+    return {int(one) for one in found | {base.tokenizer.eos_token_id} if one is not None}
+
+
+def _last_answer(row: Row) -> int | None:
+    for index in range(len(row.messages) - 1, 0, -1):
+        if row.messages[index].role == "assistant" and row.messages[index].counts:
+            return index
+    return None
+
+
+def _only(index: int) -> list[bool]:
+    return [False] * index + [True]

@@ -1,0 +1,128 @@
+"""What the worker functions of this room take and give. Imports no torch: the daemon reads it too.
+
+Paths are strings. Losses are mean nats per counted token; exact match is a share from 0 to 1.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+
+class ImportSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Read ``source`` (a file) into a data set.
+
+    ``split``: ``auto`` puts ``test_share`` and ``validation_share`` of the rows aside, ``train`` puts
+    none aside, ``test`` makes every row one for scoring only. ``seed`` decides which row goes where.
+    """
+
+    source: str
+    name: str
+    kind: str = "auto"
+    split: Literal["auto", "train", "test"] = "auto"
+    seed: int = 0
+    test_share: float = 0.1
+    validation_share: float = 0.1
+
+
+class ImportResult(msgspec.Struct, frozen=True, kw_only=True):
+    """``folder`` (relative to the job's working folder) holds ``dataset.json`` and a JSONL file a part."""
+
+    id: str
+    name: str
+    kind: str
+    rows: int
+    train: int
+    validation: int
+    test: int
+    skipped: int
+    duplicates: int
+    folder: str
+    warnings: tuple[str, ...]
+
+
+class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Train one adapter on the ``train`` part of a data set.
+
+    ``initial`` is the PEFT folder to go on from. ``alpha`` None means 2 · rank. ``steps`` 0 means
+    round(25·√n) for n examples. With one learning-rate schedule over several rounds,
+    ``schedule_total`` is the length of all rounds in steps (0: this run's steps) and
+    ``schedule_offset`` the number of steps before this run.
+    """
+
+    base: str
+    dataset: str
+    initial: str | None = None
+    rank: int = 16
+    alpha: float | None = None
+    learning_rate: float = 5e-3
+    batch_size: int = 16
+    steps: int = 0
+    schedule_total: int = 0
+    schedule_offset: int = 0
+    seed: int = 0
+    dtype: str = "BF16"
+
+
+class Score(msgspec.Struct, frozen=True, kw_only=True):
+    """How well an adapter and the base alone do on one part of a data set."""
+
+    split: str
+    loss: float
+    base_loss: float
+    exact_match: float
+    base_exact_match: float
+    examples: int
+
+
+class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
+    """``adapter`` is a folder relative to the job's working folder. ``tokens`` counts what the steps
+    went through, prompts included; ``train_loss`` is the mean of the last tenth of the steps."""
+
+    adapter: str
+    rank: int
+    alpha: float
+    rslora: bool
+    target_modules: tuple[str, ...]
+    dtype: str
+    parameters: int
+    examples: int
+    tokens: int
+    steps: int
+    seed: int
+    train_loss: float
+    software: str
+    seconds: float
+    heldout: tuple[Score, ...]
+
+
+class AdapterPath(msgspec.Struct, frozen=True, kw_only=True):
+    """An adapter's id and the PEFT folder where it lies."""
+
+    id: str
+    path: str
+
+
+class EvaluateSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Score the base and any number of adapters on one part of a data set."""
+
+    base: str
+    adapters: tuple[AdapterPath, ...]
+    dataset: str
+    split: str = "test"
+    include_base: bool = True
+    exact_match: bool = True
+
+
+class EvaluationRow(msgspec.Struct, frozen=True, kw_only=True):
+    """``id`` None is the base alone. ``exact_match`` is 0 where it was not asked for."""
+
+    id: str | None
+    loss: float
+    exact_match: float
+    examples: int
+
+
+class EvaluateResult(msgspec.Struct, frozen=True, kw_only=True):
+    rows: tuple[EvaluationRow, ...]
