@@ -51,9 +51,12 @@ class Cast:
         self._leash = _Leash(None if keep else self.root)
 
     def start(self, name: str, *, bootstrap: str = "", settings: Mapping[str, str] | None = None) -> Node:
-        """A running daemon that answers. Raises `NodeDidNotStart` with the last line of its log."""
+        """A running daemon that answers, on a new home or on the one it had before.
+
+        Raises `NodeDidNotStart` with what the daemon said.
+        """
         home = self.root / name
-        home.mkdir(mode=0o700)
+        home.mkdir(mode=0o700, exist_ok=True)
         environ = node_environment(home, bootstrap=bootstrap, settings=settings or {})
         with self._lock:
             if self._closed:
@@ -164,16 +167,18 @@ class _Process:
                 if b"READY=1" in message.split(b"\n"):
                     return
                 if message == _ENDED:
-                    raise NodeDidNotStart(f"{self.name}'s daemon ended at once: {self.last_line()}")
+                    raise NodeDidNotStart(f"{self.name}'s daemon ended at once: {self.last_words()}")
         except TimeoutError:
             raise NodeDidNotStart(f"{self.name}'s daemon was not ready after {seconds:.0f} s") from None
         finally:
             self._ready.close()
             self._notify.unlink(missing_ok=True)
 
-    def last_line(self) -> str:
+    def last_words(self) -> str:
+        """What the daemon said of its end: the line that begins with its name, else its last one."""
         lines = self._log.read_text(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it wrote nothing"
+        told = [line.removeprefix("orchd: ") for line in lines if line.startswith("orchd: ")]
+        return (told or lines or ["it wrote nothing"])[-1]
 
     def terminate(self) -> None:
         if not self.ended.is_set():
