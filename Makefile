@@ -1,0 +1,49 @@
+# The words of this project: make demo, make test, make lint, make bench. Each installs into .venv what it needs, once.
+PY := .venv/bin/python
+N ?= 20
+
+.PHONY: help demo test test-repeat lint bench errors clean install install-demo
+
+help:
+	@echo 'make demo            install, then train, share, average and deploy on this machine (./demo/report.html)'
+	@echo 'make test            install the tests too, then run them'
+	@echo 'make test-repeat     end-to-end and network tests N=$(N) times'
+	@echo 'make lint            ruff and mypy --strict'
+	@echo 'make bench           every benchmark; make bench-NAME one of them'
+	@echo 'make errors          write docs/errors.md anew from orchd/errors.py'
+	@echo 'make clean           remove .venv and everything that these made'
+
+install-demo:
+	@sh tools/install.sh demo
+
+install:
+	@sh tools/install.sh test
+
+demo: install-demo
+	@.venv/bin/orchctl demo --out ./demo
+
+test: install
+	@$(PY) -m pytest
+
+# Network and processes are where luck could hide: these must be green every time.
+test-repeat: install
+	@for n in $$(seq 1 $(N)); do \
+		echo "run $$n of $(N)"; \
+		$(PY) -m pytest tests/e2e tests/net tests/rpc tests/attacks || exit 1; \
+	done
+
+lint: install
+	@.venv/bin/ruff check
+	@.venv/bin/mypy
+
+bench: $(patsubst benchmarks/%/__main__.py,bench-%,$(wildcard benchmarks/*/__main__.py))
+
+bench-%: install
+	@$(PY) -m benchmarks.$*
+
+errors: install-demo
+	@$(PY) tools/error_pages.py --write
+
+clean:
+	rm -rf .venv demo build dist orchd.egg-info benchmarks/results .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,47 @@
+"""Error numbers are unique, stand in their group, and each is explained in docs/errors.md."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from orchd.errors import OrchdError, error_classes, from_wire
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def all_classes() -> list[type[OrchdError]]:
+    found, waiting = [], [OrchdError]
+    while waiting:
+        cls = waiting.pop()
+        found.append(cls)
+        waiting += cls.__subclasses__()
+    return [cls for cls in found if "code" in vars(cls) and cls.__module__ == "orchd.errors"]
+
+
+def test_no_number_is_used_twice() -> None:
+    assert [code for code, times in Counter(cls.code for cls in all_classes()).items() if times > 1] == []
+
+
+def test_each_error_has_a_next_step_of_its_own() -> None:
+    hints = Counter(cls.default_hint for cls in all_classes())
+    assert [hint for hint, times in hints.items() if times > 1] == []
+    assert [cls.__name__ for cls in all_classes() if not cls.default_hint.endswith(".")] == []
+
+
+@pytest.mark.parametrize("cls", all_classes(), ids=lambda cls: cls.__name__)
+def test_an_error_comes_back_over_a_wire(cls: type[OrchdError]) -> None:
+    error = from_wire(cls.code, "what happened", "what to do", "field")
+    assert type(error) is cls is error_classes()[cls.code]
+    assert (str(error), error.hint, error.field) == ("what happened", "what to do", "field")
+
+
+def test_the_page_of_errors_is_up_to_date() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools" / "error_pages.py"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
