@@ -38,6 +38,8 @@ from orchd.rpc import methods
 from orchd.rpc.server import RpcServer
 from orchd.rpc.sockets import bind
 from orchd.serve.embedded import EmbeddedRuntime
+from orchd.serve.embedded_target import EmbeddedTarget
+from orchd.serve.ollama import OllamaTarget
 
 LOG = logging.getLogger("orchd")
 #: From the first signal to the end; what has not left by then is left behind.
@@ -154,7 +156,7 @@ def compose(
         jobs=jobs,
         network=network,
         runtime=runtime,
-        targets={},
+        targets={"embedded": EmbeddedTarget(runtime), "ollama": OllamaTarget()},
         clock=now_ms,
         started_ms=now_ms(),
     )

@@ -20,7 +20,7 @@ from orchd.average.recipe import recipe_digest
 from orchd.average.specs import AverageResult, VerifyResult
 from orchd.config import Config, Setting
 from orchd.crafting import Making
-from orchd.errors import AdapterUnknown, ParamsInvalid, ParityFailed
+from orchd.errors import AdapterUnknown, AnswerDiffers, ParamsInvalid, ParityFailed
 from orchd.identity import Identity
 from orchd.jobs import EventLog, Job, Jobs, State
 from orchd.jobs.jobs import Finisher
@@ -32,6 +32,7 @@ from orchd.registry import AdapterRow, DatasetRow, Registry
 from orchd.registry.local import Datasets, Deployment, Deployments, Run, Topics
 from orchd.serve.embedded import EmbeddedRuntime
 from orchd.serve.specs import BuildResult, Golden
+from orchd.serve.targets import Artefact, DeployTarget
 from orchd.train.specs import EvaluateResult, ImportResult, Score, TrainResult
 
 P = ParamSpec("P")
@@ -133,7 +134,7 @@ class Node:
     jobs: Jobs
     network: Network
     runtime: EmbeddedRuntime
-    targets: dict[str, Any]
+    targets: dict[str, DeployTarget]
     clock: Callable[[], int]
     started_ms: int
     stopping: trio.Event = field(default_factory=trio.Event)
@@ -154,7 +155,7 @@ class Node:
         for kind, finish in finishers.items():
             self.jobs.finisher(kind, finish)
 
-    def target(self, kind: str) -> Any:
+    def target(self, kind: str) -> DeployTarget:
         """The serving target of a kind. Raises `ParamsInvalid`."""
         try:
             return self.targets[kind]
@@ -279,8 +280,8 @@ class Node:
         if not result.parity.held and not note.force:
             raise ParityFailed(f"{note.name} would answer differently from what was trained: {result.parity.detail}")
         blob = await in_thread(self.registry.blobs.put_file, workdir / result.gguf, bytes.fromhex(result.sha256))
-        golden = result.golden[0] if result.golden else None
-        await self._put(note, self.registry.blobs.path(blob), result.sha256, golden)
+        artefact = Artefact(path=self.registry.blobs.path(blob), sha256=result.sha256, size=result.size)
+        await self._put(note, artefact, result.golden)
         deployment = Deployment(
             name=note.name,
             adapter=note.adapter,
@@ -297,8 +298,14 @@ class Node:
         self.events.emit("deployment.ready", {"name": note.name, "target": note.target}, job.id)
         return await self.deployment_row(deployment)
 
-    async def _put(self, note: DeployNote, gguf: Path, sha256: str, golden: Golden | None) -> None:
-        await self.runtime.put(note.name, gguf)
+    async def _put(self, note: DeployNote, artefact: Artefact, golden: tuple[Golden, ...]) -> None:
+        """Into the target, then ask it for a proven answer. Raises `AnswerDiffers` and takes it out again."""
+        target = self.target(note.target)
+        await target.put(note.name, artefact)
+        found = await target.verify(note.name, golden[:1])
+        if golden and not found.held and not note.force:
+            await target.remove(note.name)
+            raise AnswerDiffers(f"{note.name} in {note.target}: {found.detail}")
 
     def _making(self, name: str, description: str, base: str) -> Making:
         return Making(name=name, description=description, base=self.registry.base(base), created_ms=self.clock())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from orchd.errors import NotAdmitted, ParamsInvalid
+from orchd.errors import NotAdmitted, ParamsInvalid, TargetNameRefused
 from orchd.importers.conversation import Message
 from orchd.node import DeploymentRow, DeployNote, Node, in_thread
 from orchd.registry import ADMITTED
@@ -13,10 +14,12 @@ from orchd.rpc.connection import Session
 from orchd.rpc.methods_data import read_part
 from orchd.rpc.methods_jobs import JobStarted
 from orchd.rpc.table import NoParams, Params, Result, method
+from orchd.serve import ollama
 from orchd.serve.specs import QUANTIZE_NAMES, AdapterPath, BuildSpec, Prompt
 
 PROOF_PROMPTS = 8
 MAX_TOKENS = 4096
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,79}")
 
 
 class DeployStart(Params, frozen=True, kw_only=True):
@@ -41,8 +44,8 @@ class DeployStart(Params, frozen=True, kw_only=True):
     "Make an adapter usable in a serving target, and prove that it answers the same.",
 )
 async def deploy_start(node: Node, p: DeployStart) -> JobStarted:
-    target = node.target(p.target)
-    target.check_name(p.name)
+    node.target(p.target)
+    _check_name(p)
     if p.quantize not in QUANTIZE_NAMES:
         raise ParamsInvalid(f"quantize {p.quantize!r} is not {', '.join(QUANTIZE_NAMES)}", field="quantize")
     adapter, base_name = None, p.base
@@ -69,6 +72,13 @@ async def deploy_start(node: Node, p: DeployStart) -> JobStarted:
     )
     job = await node.jobs.submit("deploy", spec, title=f"deploy {p.name}", note=note)
     return JobStarted(job=job.id)
+
+
+def _check_name(p: DeployStart) -> None:
+    if not NAME.fullmatch(p.name):
+        raise TargetNameRefused(f"{p.name[:80]!r} is no name: letters, digits and _ . : - are taken", field="name")
+    if p.target == "ollama":
+        ollama.check_name(p.name)
 
 
 async def _proof_prompts(node: Node, dataset: str | None) -> tuple[Prompt, ...]:

@@ -13,7 +13,7 @@ import math
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import trio
@@ -42,12 +42,6 @@ GOODBYE_SECONDS = 3.0
 """For a worker to leave by itself after its input was closed; then it is signalled."""
 
 TRIES = 2
-
-
-class TaskStatus(Protocol):
-    """trio's own, which its stubs lack."""
-
-    def started(self) -> None: ...
 
 
 StartWorker = Callable[[trio.Nursery], Awaitable[WorkerProcess]]
@@ -80,7 +74,7 @@ class EmbeddedRuntime:
         self._nursery: trio.Nursery | None = None
         self._session: _Session | None = None
 
-    async def run(self, task_status: TaskStatus = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Hold the worker's tasks until cancelled. Cancelling kills the worker; `stop` first lets it leave."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
