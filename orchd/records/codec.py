@@ -1,12 +1,14 @@
 """Deterministic msgpack: one value, one sequence of bytes.
 
-Map keys sorted, smallest integer form, no floats, no extension types, UTF-8 NFC strings, depth at most 16. A reader
-decodes strictly and then asks that encoding the result gives the very bytes it was handed, so duplicate keys,
-non-minimal integers, reordered maps, missing fields and trailing bytes are all refused by one comparison.
+Map keys sorted, smallest integer form, no floats, no extension types, UTF-8 NFC strings without control characters,
+depth at most 16. A reader decodes strictly and then asks that encoding the result gives the very bytes it was handed,
+so duplicate keys, non-minimal integers, reordered maps, missing fields and trailing bytes are all refused by one
+comparison.
 """
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from typing import Any, TypeVar
 
@@ -15,15 +17,22 @@ import msgspec
 from orchd.errors import RecordMalformed, RecordNotDeterministic
 
 MAX_DEPTH = 16
+#: Names of strangers are shown on terminals, so no text may hold an escape sequence. Tab and line feed are taken.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 T = TypeVar("T")
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
 
 
 def encode(value: Any) -> bytes:
     """The bytes of a struct or plain value. Raises `RecordMalformed` for what the format can't hold."""
-    plain = msgspec.to_builtins(value, builtin_types=(bytes,))
-    _check_plain(plain, 0)
-    return _encoder.encode(plain)
+    try:
+        plain = msgspec.to_builtins(value, builtin_types=(bytes,))
+        _check_plain(plain, 0)
+        return _encoder.encode(plain)
+    except RecursionError:
+        raise RecordMalformed(f"nested deeper than {MAX_DEPTH}") from None
+    except (TypeError, OverflowError, UnicodeEncodeError) as error:
+        raise RecordMalformed(f"a record can't hold this: {error}") from None
 
 
 def decode(data: bytes, wanted: type[T]) -> T:
@@ -50,6 +59,8 @@ def _check_plain(value: Any, depth: int) -> None:
     if isinstance(value, str):
         if not unicodedata.is_normalized("NFC", value):
             raise RecordMalformed(f"the text {value[:40]!r} is not in Unicode form NFC")
+        if _CONTROL.search(value):
+            raise RecordMalformed(f"the text {value[:40]!r} holds control characters")
         return
     if isinstance(value, dict):
         for key, item in value.items():

@@ -65,7 +65,8 @@ class FileEntry(_Record, frozen=True, kw_only=True):
 class Training(_Record, frozen=True, kw_only=True):
     """How a trained adapter was made. `initial` is the adapter it went on from, `relative_to` makes it an increment.
 
-    `data_commitment` is a salted hash of the data set's content: it can prove later what was used and tells nothing now.
+    `data_commitment` is a salted hash of the data set's content: it can prove later what was used, and tells nothing
+    now.
     """
 
     method: Label

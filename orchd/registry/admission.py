@@ -14,7 +14,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchd.errors import ClaimRefused, DigestMismatch, FileListRefused, FromTheFuture, TensorsRefused
+from orchd.errors import (
+    AdapterConfigRefused,
+    ClaimRefused,
+    DigestMismatch,
+    FileListRefused,
+    FromTheFuture,
+    TensorsRefused,
+)
 from orchd.records import FileEntry, Manifest, Verified
 from orchd.registry import peft_config, weights
 from orchd.registry.bases import Base
@@ -22,8 +29,8 @@ from orchd.registry.bases import Base
 CLOCK_WINDOW_MS = 10 * 60 * 1000  # a manifest may be this far in the future
 CONFIG, WEIGHTS, README = "adapter_config.json", "adapter_model.safetensors", "README.md"
 SIZE_LIMITS = {CONFIG: peft_config.SIZE_LIMIT, WEIGHTS: 4 << 30, README: 1 << 20}  # bytes
-TENSOR_NAME = re.compile(r"\Abase_model\.model\.(?P<module>[A-Za-z0-9_.]+)\.lora_(?P<half>[AB])\.weight\Z")
-COPY_SIZE = 1 << 20  # bytes read at a time
+TENSOR_NAME = re.compile(r"\Abase_model\.model\.(?P<module>[A-Za-z0-9_.]{1,200})\.lora_(?P<half>[AB])\.weight\Z")
+FORMAT = "peft-lora"
 
 
 @dataclass(frozen=True)
@@ -92,8 +99,9 @@ def check_weights(candidate: Candidate) -> None:
     path = candidate.files[WEIGHTS]
     tensors = weights.read_header(path)
     modules = _pairs(tensors)
+    _check_settings_apply(config, modules)
     for module, (a, b) in modules.items():
-        _check_pair(module, a, b, config, candidate.base)
+        _check_pair(module, a, b, config.rank_of(module), candidate.base)
     with weights.mapped(path) as view:
         for tensor in tensors.values():
             if weights.find_not_finite(view, tensor):
@@ -114,12 +122,25 @@ def _pairs(tensors: Mapping[str, weights.Tensor]) -> dict[str, tuple[weights.Ten
     return {module: (pair["A"], pair["B"]) for module, pair in halves.items()}
 
 
-def _check_pair(
-    module: str, a: weights.Tensor, b: weights.Tensor, config: peft_config.PeftConfig, base: Base | None
-) -> None:
-    rank = config.rank_of(module)
-    if not any(module == name or module.endswith("." + name) for name in config.target_modules):
-        raise TensorsRefused(f"module {module} is not among the target modules")
+def _check_settings_apply(config: peft_config.PeftConfig, modules: Mapping[str, object]) -> None:
+    """Each module is a target, and each pattern is for a module.
+
+    PEFT reads a pattern's key as a regular expression. One that names no module by its letters might still fit some
+    there, and would give them another scale than it gives here.
+    """
+    targets, named = frozenset(config.target_modules), set[str]()
+    for module in modules:
+        names = peft_config.suffixes(module)
+        if targets.isdisjoint(names):
+            raise TensorsRefused(f"module {module} is not among the target modules")
+        named.update(names)
+    if strange := sorted((config.rank_pattern.keys() | config.alpha_pattern.keys()) - named):
+        raise AdapterConfigRefused(
+            f"rank_pattern or alpha_pattern names {strange[0]!r}, which is no module of the file"
+        )
+
+
+def _check_pair(module: str, a: weights.Tensor, b: weights.Tensor, rank: int, base: Base | None) -> None:
     if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != rank or b.shape[1] != rank:
         raise TensorsRefused(f"module {module}: A {list(a.shape)} and B {list(b.shape)} do not have rank {rank}")
     if base is None:
@@ -138,6 +159,7 @@ def _check_claims(
 ) -> None:
     claim = manifest.adapter
     shown = {
+        "format": (claim.format, FORMAT),
         "rank": (claim.rank, max([config.rank, *config.rank_pattern.values()])),
         "alpha": (claim.alpha_milli, round(config.alpha * 1000)),
         "rslora": (claim.rslora, config.rslora),

@@ -11,6 +11,8 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,6 +22,7 @@ from orchd.errors import BlobUnknown, DigestMismatch, DiskFull
 #: Free bytes that stay free on the file system: the index needs room to close its log.
 DISK_RESERVE = 256 << 20
 COPY_SIZE = 1 << 20  # bytes read at a time
+UNFINISHED = ".unfinished-"  # begins the name of a file that `write_durably` has not finished
 
 
 class BlobStore:
@@ -28,10 +31,8 @@ class BlobStore:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._temporary = root / "tmp"
-        for index in range(256):  # made once, so that a put has one directory to sync
-            (root / f"{index:02x}").mkdir(parents=True, exist_ok=True)
         shutil.rmtree(self._temporary, ignore_errors=True)
-        self._temporary.mkdir()
+        self._temporary.mkdir(parents=True)
 
     def path(self, digest: bytes) -> Path:
         """Where the blob is, or would be."""
@@ -80,7 +81,8 @@ class BlobWriter:
         self._left = max_bytes
         self._expected = expected
         self._hash = hashlib.sha256()
-        descriptor, name = tempfile.mkstemp(dir=temporary)
+        with _full_disk_told(store.root):
+            descriptor, name = tempfile.mkstemp(dir=temporary)
         self._path = Path(name)
         self._file = os.fdopen(descriptor, "wb", buffering=0)
 
@@ -99,13 +101,9 @@ class BlobWriter:
         self._left -= view.nbytes
         if self._left < 0:
             raise DigestMismatch("more bytes came than were promised")
-        try:
+        with _full_disk_told(self._store.root):
             while view.nbytes:
                 view = view[self._hash_and_write(view) :]
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise DiskFull(f"no room for a blob below {self._store.root}") from None
-            raise
 
     def _hash_and_write(self, view: memoryview) -> int:
         written = self._file.write(view)
@@ -118,11 +116,25 @@ class BlobWriter:
         if self._expected is not None and digest != self._expected:
             raise DigestMismatch(f"the digest is {digest.hex()}, {self._expected.hex()} was signed")
         target = self._store.path(digest)
-        os.fchmod(self._file.fileno(), 0o444)
-        os.fsync(self._file.fileno())
-        os.replace(self._path, target)
-        sync_directory(target.parent)
+        with _full_disk_told(self._store.root):
+            os.fchmod(self._file.fileno(), 0o444)
+            os.fsync(self._file.fileno())
+            if not target.parent.is_dir():
+                target.parent.mkdir(exist_ok=True)
+                sync_directory(self._store.root)
+            os.replace(self._path, target)
+            sync_directory(target.parent)
         return digest
+
+
+@contextmanager
+def _full_disk_told(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"no room to write below {place}") from None
+        raise
 
 
 def sync_directory(directory: Path) -> None:
@@ -135,16 +147,15 @@ def sync_directory(directory: Path) -> None:
 
 def write_durably(path: Path, data: bytes) -> None:
     """Atomic and durable: after a crash there is the old file or the new one, whole."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except OSError as error:
-        Path(name).unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(f"no room to write {path.name}") from None
-        raise
-    sync_directory(path.parent)
+    with _full_disk_told(path.parent):
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        sync_directory(path.parent)

@@ -8,9 +8,7 @@ from pathlib import Path
 from orchd.errors import TensorsRefused
 from orchd.records import AdapterInfo, FileEntry, chunk_size_for
 from orchd.registry import peft_config, weights
-from orchd.registry.admission import CONFIG, SIZE_LIMITS, WEIGHTS
-
-FORMAT = "peft-lora"
+from orchd.registry.admission import CONFIG, FORMAT, SIZE_LIMITS, WEIGHTS
 
 
 def file_entries(folder: Path) -> tuple[FileEntry, ...]:

@@ -113,7 +113,8 @@ class Topics:
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     """An adapter made usable in a target.
 
-    `blob` is the SHA-256 (hexadecimal) of its GGUF; `adapter` None stands for the plain base. `parity` is the verdict of the proof as JSON text; `state` is ready or removed.
+    `blob` is the SHA-256 (hexadecimal) of its GGUF; `adapter` None stands for the plain base.
+    `parity` is the verdict of the proof as JSON text; `state` is ready or removed.
     """
 
     name: str

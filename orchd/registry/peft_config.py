@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any, TypeVar
 
 from orchd.errors import AdapterConfigRefused
 
 SIZE_LIMIT = 64 << 10  # bytes
 MAX_RANK = 1024
+MAX_ALPHA = 1e9  # a manifest holds it times 1000 in 40 bits
 #: Settings that change what the adapter computes and are not taken yet; each must have its plain value.
 PLAIN = {
     "use_dora": (False, None),
     "bias": ("none", None),
+    # Others ("pissa", "olora", False, …) change the base when PEFT loads them, or leave noise in place of a missing B.
+    "init_lora_weights": (True, "gaussian"),
     "lora_bias": (False, None),
     "modules_to_save": (None, []),
     "fan_in_fan_out": (False, None),
@@ -40,23 +43,32 @@ PLAIN = {
     "lora_ga_config": (None,),
     "monteclora_config": (None,),
     "velora_config": (None,),
+    "megatron_core": ("megatron.core", None),  # the name of a module to import
+    "task_type": ("CAUSAL_LM", None),
 }
-#: Settings that only matter while training, or to people.
-FREE = {
+#: Settings that only matter while training, or to people, with the types that they may have.
+FREE: dict[str, tuple[type, ...]] = {
+    "inference_mode": (bool,),
+    "lora_dropout": (int, float),
+    "peft_version": (str, NoneType),
+    "qalora_group_size": (int,),
+    "revision": (str, NoneType),
+    "runtime_config": (NoneType,),
+}
+READ = {
     "base_model_name_or_path",
-    "inference_mode",
-    "init_lora_weights",
-    "lora_dropout",
-    "megatron_core",
-    "peft_version",
-    "qalora_group_size",
-    "revision",
-    "runtime_config",
-    "task_type",
+    "peft_type",
+    "r",
+    "lora_alpha",
+    "use_rslora",
+    "target_modules",
+    "rank_pattern",
+    "alpha_pattern",
 }
-READ = {"peft_type", "r", "lora_alpha", "use_rslora", "target_modules", "rank_pattern", "alpha_pattern"}
 N = TypeVar("N", int, float)
 MODULE_NAME = re.compile(r"\A[A-Za-z0-9_.]{1,120}\Z")
+#: `name` or `organisation/name` on a hub; never a path of somebody's machine.
+HUB_NAME = re.compile(r"\A[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,95})?\Z")
 
 
 @dataclass(frozen=True)
@@ -77,9 +89,18 @@ class PeftConfig:
         return _by_pattern(self.alpha_pattern, module, self.alpha)
 
 
+def suffixes(module: str) -> list[str]:
+    """The module's name and what follows each of its dots: by these PEFT's settings name it."""
+    parts = module.split(".")
+    return [".".join(parts[start:]) for start in range(len(parts))]
+
+
 def _by_pattern(pattern: dict[str, N], module: str, default: N) -> N:
     """PEFT takes the first key that is the module's name or the end of it after a dot."""
-    return next((value for key, value in pattern.items() if module == key or module.endswith("." + key)), default)
+    names = [name for name in suffixes(module) if name in pattern]
+    if len(names) > 1:
+        return next(value for key, value in pattern.items() if key in names)
+    return pattern[names[0]] if names else default
 
 
 def read(path: Path) -> PeftConfig:
@@ -88,41 +109,60 @@ def read(path: Path) -> PeftConfig:
     if size > SIZE_LIMIT:
         raise AdapterConfigRefused(f"adapter_config.json is {size} bytes; at most {SIZE_LIMIT} are taken")
     try:
-        tree = json.loads(path.read_bytes())
+        tree = json.loads(path.read_bytes().decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
-        raise AdapterConfigRefused(f"adapter_config.json is no JSON: {error}") from None
+        raise AdapterConfigRefused(f"adapter_config.json is no JSON: {str(error)[:200]}") from None
     if not isinstance(tree, dict):
         raise AdapterConfigRefused("adapter_config.json is no JSON object")
     _check_keys(tree)
     rank, alpha = tree.get("r"), tree.get("lora_alpha")
     if type(rank) is not int or not 1 <= rank <= MAX_RANK:
-        raise AdapterConfigRefused(f"r = {rank!r}; a whole number from 1 to {MAX_RANK} is wanted")
+        raise AdapterConfigRefused(f"r = {repr(rank)[:80]}; a whole number from 1 to {MAX_RANK} is wanted")
     return PeftConfig(
         rank=rank,
         alpha=_alpha("lora_alpha", alpha),
-        rslora=tree.get("use_rslora") is True,
+        rslora=_switch(tree, "use_rslora"),
         target_modules=_modules(tree.get("target_modules")),
         rank_pattern={_module(k): _rank(k, v) for k, v in _pattern(tree, "rank_pattern").items()},
         alpha_pattern={_module(k): _alpha(k, v) for k, v in _pattern(tree, "alpha_pattern").items()},
     )
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Readers differ in which of two equal keys they take."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return found
+
+
 def _check_keys(tree: dict[str, Any]) -> None:
     if tree.get("peft_type") != "LORA":
-        raise AdapterConfigRefused(f"peft_type = {tree.get('peft_type')!r}; LORA is taken")
+        raise AdapterConfigRefused(f"peft_type = {repr(tree.get('peft_type'))[:80]}; LORA is taken")
     for key, value in tree.items():
         if key in PLAIN:
             if not any(value == plain and type(value) is type(plain) for plain in PLAIN[key]):
                 raise AdapterConfigRefused(f"{key} = {str(value)[:80]!r} is not plain LoRA")
-        elif key not in FREE and key not in READ:
+        elif key in FREE:
+            if type(value) not in FREE[key]:
+                raise AdapterConfigRefused(f"{key} = {str(value)[:80]!r} is of the wrong type")
+        elif key not in READ:
             raise AdapterConfigRefused(f"the setting {key[:80]!r} is not known")
     base = tree.get("base_model_name_or_path")
-    if isinstance(base, str) and (base.startswith(("/", "~", ".")) or "\\" in base):
-        raise AdapterConfigRefused("base_model_name_or_path holds a path of somebody's machine")
+    if base is not None and base != "" and not (isinstance(base, str) and HUB_NAME.match(base)):
+        raise AdapterConfigRefused("base_model_name_or_path is no name but maybe a path of somebody's machine")
+
+
+def _switch(tree: dict[str, Any], key: str) -> bool:
+    value = tree.get(key)
+    if value is not None and not isinstance(value, bool):  # PEFT would take 1 or "no" for true
+        raise AdapterConfigRefused(f"{key} = {str(value)[:80]!r}; true or false is wanted")
+    return value is True
 
 
 def _pattern(tree: dict[str, Any], key: str) -> dict[str, Any]:
-    value = tree.get(key) or {}
+    value = tree.get(key)
+    value = {} if value is None else value
     if not isinstance(value, dict) or len(value) > 10_000:
         raise AdapterConfigRefused(f"{key} is no map of modules")
     return value
@@ -142,11 +182,11 @@ def _module(name: Any) -> str:
 
 def _rank(key: str, value: Any) -> int:
     if type(value) is not int or not 1 <= value <= MAX_RANK:
-        raise AdapterConfigRefused(f"rank_pattern[{key[:80]!r}] = {value!r}")
+        raise AdapterConfigRefused(f"rank_pattern[{key[:80]!r}] = {repr(value)[:80]}")
     return value
 
 
 def _alpha(key: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise AdapterConfigRefused(f"{key[:80]} = {value!r}; a number from 0 is wanted")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_ALPHA:
+        raise AdapterConfigRefused(f"{key[:80]} = {repr(value)[:80]}; a number from 0 to {MAX_ALPHA:.0f} is wanted")
     return float(value)

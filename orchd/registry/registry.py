@@ -7,27 +7,33 @@ or absent.
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import shutil
+import tempfile
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
 import msgspec
 
-from orchd.errors import AdapterUnknown, AmbiguousId, BaseUnknown, IndexDamaged, OrchdError
+from orchd.errors import AdapterUnknown, AmbiguousId, BaseUnknown, BlobUnknown, DigestMismatch, IndexDamaged, Refused
 from orchd.records import Announcement, Manifest, Verified, parse_id, text_id, verify
 from orchd.records.ids import ADAPTER, BASE
 from orchd.registry.admission import CHECKS, Candidate, Check
 from orchd.registry.bases import Base, load
-from orchd.registry.blobs import BlobStore, write_durably
+from orchd.registry.blobs import UNFINISHED, BlobStore, write_durably
 from orchd.registry.index import Cursor, Index
 from orchd.registry.rows import AdapterRow, AnnouncementRow, adapter_row, announcement_key
 
 ADMITTED, QUARANTINED = "admitted", "quarantined"
 SELF, STRANGER = "self", "stranger"
 MIN_PREFIX = len(ADAPTER) + 4
+MANIFEST_FILE = re.compile(r"\A[0-9a-f]{64}\Z")
+LOG = logging.getLogger(__name__)
 
 
 class Admission(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,8 +60,14 @@ class Registry:
         self._manifests = data / "manifests"
         self._folders = data / "adapters"
         self._bases: dict[str, Base] = {}
+        #: Held while an adapter's blobs are kept or thrown away: two adapters may share one.
+        self._keeping = threading.Lock()
         for directory in (self._manifests, self._folders):
             directory.mkdir(parents=True, exist_ok=True)
+        for unfinished in self._folders.glob(".*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
+        for unfinished in self._manifests.glob(UNFINISHED + "*"):
+            unfinished.unlink()
 
     @classmethod
     def open(
@@ -92,22 +104,35 @@ class Registry:
         `origin` is trained, averaged, fetched or imported; `checks` come after the built-in ones.
         """
         manifest = verify(envelope, Manifest)
-        with suppress(AdapterUnknown):
-            row = self._row(manifest.id)
-            return Admission(id=row.id, verdict=row.state, reason=row.reason, new=False, row=row)
-        reasons = self._judge(manifest, files, checks)
-        for entry in manifest.record.files:
-            if not self.blobs.has(entry.sha256):
-                self.blobs.put_file(files[entry.path], entry.sha256)
-        write_durably(self._manifests / manifest.digest.hex(), manifest.envelope)
-        self._insert(manifest, reasons, origin)
-        row = self._row(manifest.id)
-        return Admission(id=row.id, verdict=row.state, reason=row.reason, new=True, row=row)
+        if self.has_adapter(manifest.id):
+            return self._admission(manifest.id, new=False)
+        reasons = self._judge(manifest, files, checks, self._clock())
+        with self._keeping:
+            if new := not self.has_adapter(manifest.id):
+                self._keep(manifest, files)
+                self._insert(manifest, reasons, origin)
+        return self._admission(manifest.id, new=new)
 
-    def _judge(self, manifest: Verified[Manifest], files: Mapping[str, Path], checks: Sequence[Check]) -> list[str]:
+    def _admission(self, id: str, *, new: bool) -> Admission:
+        row = self._row(id)
+        return Admission(id=row.id, verdict=row.state, reason=row.reason, new=new, row=row)
+
+    def _judge(
+        self, manifest: Verified[Manifest], files: Mapping[str, Path], checks: Sequence[Check], now_ms: int
+    ) -> list[str]:
         """The reasons for quarantine, none for an adapter to admit. Raises the refusal."""
-        candidate = Candidate(manifest, files, self._base_of(manifest), self._clock())
+        candidate = Candidate(manifest, files, self._base_of(manifest), now_ms)
         return [reason for check in (*CHECKS, *checks) if (reason := check(candidate))]
+
+    def _keep(self, manifest: Verified[Manifest], files: Mapping[str, Path]) -> None:
+        """Blobs first, then the manifest; when one can't be written, no new blob stays."""
+        with ExitStack() as undo:
+            for entry in manifest.record.files:
+                if not self.blobs.has(entry.sha256):
+                    self.blobs.put_file(files[entry.path], entry.sha256)
+                    undo.callback(self.blobs.remove, entry.sha256)
+            write_durably(self._manifests / manifest.digest.hex(), manifest.envelope)
+            undo.pop_all()
 
     def _insert(self, manifest: Verified[Manifest], reasons: Sequence[str], origin: str) -> None:
         record = manifest.record
@@ -131,15 +156,25 @@ class Registry:
 
     def _put_back_missing(self) -> None:
         known = {row[0] for row in self.index.read("SELECT digest FROM adapter")}
-        for path in self._manifests.iterdir():
-            if path.name.startswith(".") or text_id(ADAPTER, bytes.fromhex(path.name)) in known:
+        for path in sorted(self._manifests.iterdir()):
+            if not MANIFEST_FILE.match(path.name) or text_id(ADAPTER, bytes.fromhex(path.name)) in known:
                 continue
             try:
-                manifest = verify(path.read_bytes(), Manifest)
-                files = {entry.path: self.blobs.path(entry.sha256) for entry in manifest.record.files}
-                self._insert(manifest, self._judge(manifest, files, ()), self._origin(manifest))
-            except (OrchdError, OSError):
+                self._put_back(path)
+            except (Refused, FileNotFoundError) as error:
+                LOG.warning("the adapter with the manifest %s is damaged and was set aside: %s", path, error)
                 path.rename(path.with_name(f".damaged-{path.name}"))
+            except OSError as error:
+                LOG.warning("the manifest %s was passed over: %s", path, error)
+
+    def _put_back(self, path: Path) -> None:
+        manifest = verify(path.read_bytes(), Manifest)
+        if manifest.digest.hex() != path.name:
+            raise DigestMismatch(f"{path} holds another manifest than its name says")
+        files = {entry.path: self.blobs.path(entry.sha256) for entry in manifest.record.files}
+        # It was let in once: a clock that stands too early now is no reason to throw it out.
+        reasons = self._judge(manifest, files, (), max(self._clock(), manifest.record.created_ms))
+        self._insert(manifest, reasons, self._origin(manifest))
 
     def _origin(self, manifest: Verified[Manifest]) -> str:
         if manifest.author != self.author:
@@ -158,13 +193,17 @@ class Registry:
         return self._row(self.resolve(text))
 
     def resolve(self, text: str) -> str:
-        """The whole id for an id, a unique prefix or a unique name."""
-        sql = "SELECT digest FROM adapter WHERE digest = $1 OR name = $1"
-        if text.startswith(ADAPTER) and len(text) >= MIN_PREFIX:
-            sql += " OR starts_with(digest, $1)"
+        """The whole id for an id, a unique prefix or a unique name.
+
+        What looks like an id is never taken as a name: names are chosen by strangers.
+        """
+        if not text.startswith(ADAPTER):
+            sql = "SELECT digest FROM adapter WHERE name = $1"
+        elif len(text) >= MIN_PREFIX:
+            sql = "SELECT digest FROM adapter WHERE starts_with(digest, $1)"
+        else:
+            sql = "SELECT digest FROM adapter WHERE digest = $1"
         found = {row[0] for row in self.index.read(sql, (text,))}
-        if text in found:
-            return text
         if len(found) > 1:
             raise AmbiguousId(f"{text!r} fits {len(found)} adapters", field="adapter")
         if not found:
@@ -186,30 +225,36 @@ class Registry:
         return {entry.path: self.blobs.path(entry.sha256) for entry in self.manifest(id).record.files}
 
     def adapter_folder(self, id: str) -> Path:
-        """A PEFT folder of links to the adapter's blobs, for workers. Read-only."""
+        """A PEFT folder of links to the adapter's blobs, for workers. Read-only. Raises `BlobUnknown`."""
         folder = self._folders / id
         if folder.is_dir():
             return folder
-        making = self._folders / f".{id}.{os.getpid()}.{self._clock()}"
-        making.mkdir()
-        for name, blob in self.files(id).items():
-            os.link(blob, making / name)
+        files = self.files(id)
+        making = Path(tempfile.mkdtemp(dir=self._folders, prefix="."))
         try:
+            for name, blob in files.items():
+                os.link(blob, making / name)
             making.rename(folder)
-        except OSError:  # another thread was first
-            shutil.rmtree(making)
+        except FileNotFoundError as error:
+            raise BlobUnknown(f"a file of the adapter {id} is gone: {error.filename}") from None
+        except OSError:
+            if not folder.is_dir():  # else another thread was first
+                raise
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
         return folder
 
     def remove(self, id: str) -> None:
         """Forget an adapter and the blobs that no other adapter has."""
-        digests = {entry.sha256 for entry in self.manifest(id).record.files}
-        self.index.execute("DELETE FROM adapter WHERE digest = ?", (id,))
-        for other in self._manifests_here():
-            digests -= {entry.sha256 for entry in other.record.files}
-        (self._manifests / _digest_hex(id)).unlink(missing_ok=True)
-        shutil.rmtree(self._folders / id, ignore_errors=True)
-        for digest in digests:
-            self.blobs.remove(digest)
+        with self._keeping:
+            digests = {entry.sha256 for entry in self.manifest(id).record.files}
+            self.index.execute("DELETE FROM adapter WHERE digest = ?", (id,))
+            for other in self._manifests_here():
+                digests -= {entry.sha256 for entry in other.record.files}
+            (self._manifests / _digest_hex(id)).unlink(missing_ok=True)
+            shutil.rmtree(self._folders / id, ignore_errors=True)
+            for digest in digests:
+                self.blobs.remove(digest)
 
     def _manifests_here(self) -> list[Verified[Manifest]]:
         return [verify(bytes(row[0]), Manifest) for row in self.index.read("SELECT envelope FROM adapter")]

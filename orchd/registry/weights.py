@@ -52,12 +52,14 @@ def read_header(path: Path, header_limit: int = HEADER_LIMIT) -> dict[str, Tenso
             raise TensorsRefused(f"the header says it is {length} bytes long, in a file of {size}")
         text = file.read(length)
     try:
-        header = json.loads(text, object_pairs_hook=_unique)
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
-        raise TensorsRefused(f"the header is no JSON: {error}") from None
-    if not isinstance(header, dict):
+        raise TensorsRefused(f"the header is no JSON: {str(error)[:200]}") from None
+    if not isinstance(header, dict) or not text.startswith(b"{"):
         raise TensorsRefused("the header is no JSON object")
-    header.pop("__metadata__", None)
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise TensorsRefused("__metadata__ is no map of texts")
     tensors = sorted((_tensor(name, entry, 8 + length) for name, entry in header.items()), key=lambda t: t.start)
     _check_cover(tensors, 8 + length, size)
     return {tensor.name: tensor for tensor in tensors}
@@ -80,7 +82,9 @@ def _tensor(name: str, entry: Any, offset: int) -> Tensor:
         raise TensorsRefused(f"tensor {name[:80]!r} is {dtype[:20]}; F32, F16 and BF16 are taken")
     if len(shape) > 8 or not all(type(n) is int and 0 <= n < 2**40 for n in shape):
         raise TensorsRefused(f"tensor {name[:80]!r} has the shape {str(shape)[:80]}")
-    if not 0 <= start <= end or end - start != math.prod(shape) * ITEM_SIZE[dtype]:
+    if not all(type(n) is int and 0 <= n < 2**53 for n in (start, end)):
+        raise TensorsRefused(f"tensor {name[:80]!r} has offsets that are none")
+    if end - start != math.prod(shape) * ITEM_SIZE[dtype]:
         raise TensorsRefused(f"tensor {name[:80]!r}: {end - start} bytes do not fit {dtype} {shape}")
     return Tensor(name, dtype, tuple(shape), offset + start, offset + end)
 
