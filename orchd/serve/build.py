@@ -36,9 +36,9 @@ def run(spec: BuildSpec, job: JobContext) -> BuildResult:
     )
     job.log(f"{target.name}: {target.stat().st_size} bytes in {time.monotonic() - started:.1f} s")
     prompts = spec.prompts or DEFAULT_PROMPTS
-    expected = answer_all(base, adapter, prompts, spec.max_new_tokens)
+    reference = answer_all(base, adapter, prompts, spec.max_new_tokens)
     job.check()
-    parity, golden = _prove(spec, job, target, expected)
+    parity, golden = _prove(spec, job, target, reference.expected)
     job.log(parity.detail)
     return BuildResult(
         gguf=GGUF_NAME,
@@ -47,6 +47,7 @@ def run(spec: BuildSpec, job: JobContext) -> BuildResult:
         quantize=spec.quantize,
         parity=parity,
         golden=golden,
+        template=reference.go_template,
         seconds=time.monotonic() - started,
     )
 

@@ -27,7 +27,7 @@ class EmbeddedTarget:
         return Deployed(name=name, digest=artefact.sha256, size=artefact.size)
 
     async def verify(self, name: str, golden: Sequence[Golden]) -> Verdict:
-        """Ask for the proven answers in the runtime's own settings, faster and less exact than the proof's."""
+        """Ask for the proven answers; the engine's settings are those of the proof."""
         answers = []
         for proven in golden:
             completion = self._runtime.complete(name, proven.messages, max_tokens=proven.max_new_tokens)

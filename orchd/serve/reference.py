@@ -11,8 +11,9 @@ import torch
 
 from orchd.lm.adapter import load_adapter
 from orchd.lm.base import load_base
-from orchd.lm.chat import encode_prompt
+from orchd.lm.chat import encode_prompt, render
 from orchd.lm.generate import greedy_ids
+from orchd.serve.go_template import go_template
 from orchd.serve.specs import Prompt
 from orchd.serve.weights import FloatArray
 
@@ -28,9 +29,14 @@ class Expected(NamedTuple):
     logprobs: FloatArray
 
 
-def answer_all(
-    base_folder: Path, adapter: Path | None, prompts: Sequence[Prompt], max_new_tokens: int
-) -> list[Expected]:
+class Reference(NamedTuple):
+    """The answers, and the base's chat template as a Go template ("" where it can't be said so)."""
+
+    expected: list[Expected]
+    go_template: str
+
+
+def answer_all(base_folder: Path, adapter: Path | None, prompts: Sequence[Prompt], max_new_tokens: int) -> Reference:
     """Greedy answers of at most `max_new_tokens` tokens. Raises what `orchd.lm` raises for unusable folders."""
     base = load_base(base_folder)
     model = load_adapter(base, adapter) if adapter else base.model
@@ -42,7 +48,8 @@ def answer_all(
         rows = min(len(answer) + 1, max_new_tokens)
         text = base.tokenizer.decode(answer, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         expected.append(Expected(prompt, ids, answer, text, _logprobs(model, ids, answer, rows)))
-    return expected
+    template = go_template(lambda messages, start: render(base.tokenizer, messages, start))
+    return Reference(expected, template)
 
 
 def _stop_ids(model: object, tokenizer: object) -> set[int]:

@@ -51,10 +51,10 @@ class Parity(msgspec.Struct, frozen=True, kw_only=True):
     """The verdict of a proof with its figures; transformers + PEFT in float32 is the measure.
 
     `token_ids_equal`: prompts whose token ids agree (chat template and tokenizer). `greedy_equal`: prompts whose
-    greedy answers agree token by token; `near_ties`: prompts where they part at two tokens that the measure itself
-    holds equally likely within `tolerance`. `max_logprob_diff`: largest difference (nats) of a next token's
-    log-probability among those that llama.cpp names, over all `positions` compared; `tolerance` is what the
-    file's dtype may show.
+    greedy answers agree token by token, and in the chat's text; `near_ties`: prompts where they part at two tokens
+    that the measure itself holds equally likely (within half the tolerance). `max_logprob_diff`: largest difference
+    (nats) of a next token's log-probability among those that llama.cpp names, over all `positions` compared;
+    `tolerance` is what the file's dtype may show.
     """
 
     held: bool
@@ -78,7 +78,10 @@ class Golden(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BuildResult(msgspec.Struct, frozen=True, kw_only=True):
-    """`gguf` is relative to the job's work folder; `size` in bytes; `sha256` in hexadecimal."""
+    """`gguf` is relative to the job's work folder; `size` in bytes; `sha256` in hexadecimal.
+
+    `template` is the base's chat template as a Go template, or empty where it can't be said so (`go_template.py`).
+    """
 
     gguf: str
     size: int
@@ -86,6 +89,7 @@ class BuildResult(msgspec.Struct, frozen=True, kw_only=True):
     quantize: str
     parity: Parity
     golden: tuple[Golden, ...]
+    template: str
     seconds: float
 
 
