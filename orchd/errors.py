@@ -164,6 +164,11 @@ class LineInvalid(BadRequest):
     default_hint = "Send one JSON text a line, in UTF-8."
 
 
+class UsageInvalid(BadRequest):
+    code = 1109
+    default_hint = "`orchctl --help` lists the commands."
+
+
 class SocketRefused(OrchdError):
     code = 1108
     default_hint = "Move away what stands in the socket's place, or set ORCHD_HOME to a directory of your own."

@@ -1,0 +1,102 @@
+"""`orchctl chat`: ask a deployment once, or talk with it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from typing import Any
+
+from orchd.cli.command import Command, Params, arg, opt
+from orchd.cli.context import Context
+
+PROMPT = "> "
+LEAVE = frozenset({"/quit", "/exit", "/q"})
+FRESH = "/new"
+HELP = "An empty line does nothing, /new starts afresh, /quit or Ctrl-D leaves, Ctrl-C breaks an answer off."
+
+Message = dict[str, str]
+
+
+def chat(context: Context, options: argparse.Namespace, params: Params) -> None:
+    text = params.pop("text", None)
+    before = [{"role": "system", "content": params.pop("system")}] if "system" in params else []
+    if text is not None:
+        _once(context, params, [*before, {"role": "user", "content": text}])
+    elif sys.stdin.isatty() and not context.json:
+        _talk(context, params, before)
+    else:
+        for line in sys.stdin:
+            if line.strip():
+                _once(context, params, [*before, {"role": "user", "content": line.strip()}])
+
+
+def _once(context: Context, params: Params, messages: list[Message]) -> None:
+    if context.json:
+        context.show(context.client.stream("chat.complete", _ignore, messages=messages, **params))
+    else:
+        _answer(context, params, messages)
+
+
+def _talk(context: Context, params: Params, before: list[Message]) -> None:
+    """A conversation: what was said goes along with every question."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 - input() edits its line when this is loaded
+    context.call("deployment.show", deployment=params["deployment"])
+    context.note(HELP)
+    messages = list(before)
+    while True:
+        try:
+            said = input(PROMPT).strip()
+        except EOFError:
+            print(file=context.out)
+            return
+        if said in LEAVE:
+            return
+        if said == FRESH:
+            messages = list(before)
+        elif said:
+            asked: list[Message] = [*messages, {"role": "user", "content": said}]
+            try:
+                answer = _answer(context, params, asked)
+            except KeyboardInterrupt:
+                context.close()  # the daemon stops answering when nobody listens
+                print(" ...", file=context.out)
+                continue
+            messages = [*asked, {"role": "assistant", "content": answer}]
+
+
+def _answer(context: Context, params: Params, messages: list[Message]) -> str:
+    """Print the answer while it comes."""
+    written: list[str] = []
+
+    def told(method: str, delta: dict[str, Any]) -> None:
+        if method == "chat.delta":
+            written.append(delta["text"])
+            print(delta["text"], end="", file=context.out, flush=True)
+
+    result = context.client.stream("chat.complete", told, messages=messages, stream=True, **params)
+    print(result["text"].removeprefix("".join(written)), file=context.out, flush=True)
+    return str(result["text"])
+
+
+def _ignore(method: str, params: dict[str, Any]) -> None:
+    """Deltas that nobody asked for."""
+
+
+COMMANDS = (
+    Command(
+        "complete",
+        "Ask a deployment; without TEXT, talk with it",
+        method="chat.complete",
+        run=chat,
+        more=f"Without TEXT, lines from a pipe are asked one by one. In a conversation: {HELP}",
+        arguments=(
+            arg("deployment", "its name"),
+            arg("text", "what to say", nargs="?"),
+            opt("--system", "what the model is told first"),
+            opt("--max-tokens", "the longest answer (64)", type=int, metavar="N"),
+            opt("--temperature", "0 (the default) always takes the likeliest", type=float, metavar="X"),
+        ),
+    ),
+)

@@ -1,0 +1,26 @@
+"""`orchctl deploy`."""
+
+from __future__ import annotations
+
+from orchd.cli.command import Command, arg, opt, switch
+from orchd.cli.nouns.deployment import human_row
+
+COMMANDS = (
+    Command(
+        "start",
+        "Make an adapter usable in a serving target, and prove that it answers the same",
+        human_row,
+        method="deploy.start",
+        job=True,
+        more="`orchctl chat NAME` asks it then. Without ADAPTER the plain base is deployed.",
+        arguments=(
+            arg("adapter", "its name, or its id or the beginning of it", nargs="?"),
+            opt("--name", "how to call the deployment", required=True),
+            opt("--target", "embedded (the default) or ollama"),
+            opt("--base", "which base, without an adapter (demo)"),
+            opt("--quantize", "of the file that is made (F16)"),
+            opt("--dataset", "the proof asks prompts from its test part"),
+            switch("--force", "deploy although the proof failed, or a quarantined adapter"),
+        ),
+    ),
+)

@@ -1,0 +1,70 @@
+"""`orchctl deployment`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchd.cli.command import Command, arg
+from orchd.cli.text import fields, size, table, when
+
+DEPLOYMENT = arg("deployment", "its name")
+
+
+def human_list(shown: dict[str, Any]) -> str:
+    return table(
+        ("name", "adapter", "target", "state", "size", "same answers", "made"),
+        [
+            (
+                d["name"],
+                d["adapter"]["name"] if d["adapter"] else "(plain base)",
+                d["target"],
+                d["state"],
+                size(d["size"]),
+                _held(d["parity"]),
+                when(d["created_ms"]),
+            )
+            for d in shown["deployments"]
+        ],
+    )
+
+
+def human_row(row: dict[str, Any]) -> str:
+    adapter, parity = row["adapter"], row["parity"]
+    return fields(
+        [
+            ("name", row["name"]),
+            ("adapter", f"{adapter['name']} ({adapter['id']})" if adapter else "(plain base)"),
+            ("base", row["base"]),
+            ("target", f"{row['target']}, {row['state']}"),
+            ("file", f"{row['quantize']}, {size(row['size'])}, sha256 {row['sha256']}"),
+            ("same answers", f"{_held(parity)}: {parity['detail']}" if parity else None),
+            ("made", when(row["created_ms"])),
+        ]
+    )
+
+
+def _held(parity: dict[str, Any] | None) -> str:
+    if not parity:
+        return "not tried"
+    return "yes" if parity["held"] else "NO"
+
+
+COMMANDS = (
+    Command("list", "What is deployed, and where", human_list, method="deployment.list"),
+    Command(
+        "show",
+        "One deployment with the figures of its proof",
+        human_row,
+        method="deployment.show",
+        arguments=(DEPLOYMENT,),
+    ),
+    Command(
+        "remove",
+        "Take a deployment out of its target",
+        lambda gone: f"removed {gone['deployment']}",
+        method="deployment.remove",
+        changes=True,
+        subject=("deployment.show", "deployment"),
+        arguments=(DEPLOYMENT,),
+    ),
+)

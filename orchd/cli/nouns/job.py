@@ -1,0 +1,125 @@
+"""`orchctl job`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from orchd.cli.command import Command, Params, arg, opt
+from orchd.cli.context import Context, Detached
+from orchd.cli.text import duration, fields, lines, table, when
+from orchd.errors import EXIT_FAILED
+
+JOB = arg("job", "its id or the beginning of it")
+STATES = ("queued", "running", "cancelling", "done", "failed", "cancelled", "interrupted")
+
+
+def human_list(shown: dict[str, Any]) -> str:
+    rows = [(j["id"], j["title"], j["state"], _how_far(j), when(j["created_ms"]), _took(j)) for j in shown["jobs"]]
+    more = f"\nmore: --cursor {shown['cursor']}" if shown["cursor"] else ""
+    return table(("id", "job", "state", "done", "asked for", "took"), rows) + more
+
+
+def human_row(job: dict[str, Any]) -> str:
+    error = job["error"]
+    return fields(
+        [
+            ("id", job["id"]),
+            ("job", f"{job['title']} ({job['kind']})"),
+            ("state", job["state"]),
+            ("progress", _how_far(job)),
+            ("asked for", when(job["created_ms"])),
+            ("took", _took(job)),
+            ("result", _short_json(job["result"])),
+            ("error", error and f"{error['message']} [E{error['code']}]\n{error['hint']}"),
+            ("log", error and "\n".join(error["log"])),
+        ]
+    )
+
+
+def watch(context: Context, options: argparse.Namespace, params: Params) -> int:
+    """Follow a job to its end. With --json, progress and the end are a line each."""
+    from orchd.rpc.client import job_error, watch_job
+
+    job = context.call("job.show", job=params["job"])
+    bar = context.bar(job["title"])
+    try:
+        ended = watch_job(context.client, job["id"], bar.update if bar else _telling(context))
+    except KeyboardInterrupt:
+        raise Detached(job["id"]) from None
+    finally:
+        if bar:
+            bar.clear()
+    if ended["state"] != "done" and not context.json:
+        raise job_error(ended)
+    context.show(ended, human_row)
+    if ended["state"] == "done":
+        return 0
+    return job_error(ended).exit_code or EXIT_FAILED
+
+
+def _telling(context: Context) -> Any:
+    if not context.json:
+        return None
+    return lambda progress: context.show({"progress": progress})
+
+
+def _how_far(job: dict[str, Any]) -> str:
+    progress = job["progress"]
+    if not progress:
+        return ""
+    left = f", {duration(progress['eta_s'])} left" if progress["eta_s"] else ""
+    return f"{progress['done']:g}/{progress['total']:g} {progress['unit']}{left}"
+
+
+def _took(job: dict[str, Any]) -> str:
+    if not (job["started_ms"] and job["finished_ms"]):
+        return ""
+    return duration((job["finished_ms"] - job["started_ms"]) / 1000)
+
+
+def _short_json(value: Any) -> str | None:
+    import json
+
+    return None if value is None else json.dumps(value, ensure_ascii=False, indent=2)
+
+
+COMMANDS = (
+    Command(
+        "list",
+        "Jobs of this node, newest first",
+        human_list,
+        method="job.list",
+        arguments=(
+            opt("--state", "only these", choices=STATES),
+            opt("--limit", "how many (50)", type=int, metavar="N"),
+            opt("--cursor", "go on from there", metavar="JOB"),
+        ),
+    ),
+    Command("show", "One job: its state, progress, result or error", human_row, method="job.show", arguments=(JOB,)),
+    Command(
+        "watch",
+        "Follow a job to its end",
+        human_row,
+        method="job.wait",
+        run=watch,
+        more="Draws a progress bar on a terminal. Ctrl-C leaves the job running. The exit code is the job's.",
+        arguments=(JOB,),
+    ),
+    Command(
+        "cancel",
+        "Ask a queued or running job to stop",
+        lambda job: f"{job['id']} is {job['state']}",
+        method="job.cancel",
+        changes=True,
+        subject=("job.show", "job"),
+        arguments=(JOB,),
+    ),
+    Command(
+        "logs",
+        "The last lines of a job's log",
+        lambda shown: lines(shown["lines"]),
+        method="job.logs",
+        arguments=(JOB, opt("--limit", "how many (200)", type=int, metavar="N")),
+    ),
+)

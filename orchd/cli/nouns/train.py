@@ -1,0 +1,57 @@
+"""`orchctl train`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchd.cli.command import Command, arg, opt
+from orchd.cli.nouns.adapter import human_row
+from orchd.cli.text import duration, number, percent, table
+
+
+def human(result: dict[str, Any]) -> str:
+    """The adapter, then its scores beside the base's."""
+    scores = table(
+        ("part", "loss", "base loss", "exact match", "base", "examples"),
+        [
+            (
+                score["split"],
+                number(score["loss"]),
+                number(score["base_loss"]),
+                percent(score["exact_match"]),
+                percent(score["base_exact_match"]),
+                score["examples"],
+            )
+            for score in result["scores"]
+        ],
+        empty="",
+    )
+    took = f"trained in {duration(result['seconds'])}, last training loss {number(result['train_loss'])}"
+    return "\n\n".join(filter(None, [human_row(result["adapter"]), scores, took]))
+
+
+COMMANDS = (
+    Command(
+        "start",
+        "Train an adapter on a data set",
+        human,
+        method="train.start",
+        job=True,
+        more="It follows the job and draws its progress. Ctrl-C leaves the job running; --detach doesn't wait at all.",
+        arguments=(
+            arg("dataset", "its name, or its id or the beginning of it"),
+            opt("--name", "how to call the adapter (default: like the data set)"),
+            opt("--description", "what it is good for"),
+            opt("--base", "which base model (demo)"),
+            opt("--initial", "an adapter to go on from"),
+            opt("--rank", "of the adapter (16)", type=int, metavar="N"),
+            opt("--alpha", "of the adapter", type=float, metavar="X"),
+            opt("--learning-rate", "at its height", type=float, metavar="X"),
+            opt("--batch-size", "rows a step", type=int, metavar="N"),
+            opt("--steps", "how many (default: by the number of rows)", type=int, metavar="N"),
+            opt("--schedule-total", "steps of the whole schedule, over several runs", type=int, metavar="N"),
+            opt("--schedule-offset", "steps of it that earlier runs did", type=int, metavar="N"),
+            opt("--seed", "of every random choice (0)", type=int, metavar="N"),
+        ),
+    ),
+)

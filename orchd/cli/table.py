@@ -1,0 +1,61 @@
+"""The nouns and verbs of `orchctl`, as plain data: `orchctl --help` and shell completion load nothing else.
+
+A test compares this with the commands of `orchd/cli/nouns/` and with the daemon's method table.
+"""
+
+from __future__ import annotations
+
+NOUNS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "status": ("what the daemon is doing", ()),
+    "demo": ("the whole loop on this machine, in about three minutes", ()),
+    "base": ("base models", ("list", "show")),
+    "dataset": ("what to train on", ("import", "list", "show", "preview", "delete")),
+    "train": ("train an adapter on a data set", ("start",)),
+    "job": ("long work: its progress, its log, its end", ("list", "show", "watch", "cancel", "logs")),
+    "adapter": (
+        "adapters that are here or that peers offer",
+        ("list", "show", "publish", "fetch", "evaluate", "verify", "remove"),
+    ),
+    "average": ("make one adapter from several", ("start", "verify")),
+    "topic": ("where adapters are announced and found", ("join", "leave", "list")),
+    "net": ("peers and addresses", ("status", "peers", "connect")),
+    "deploy": ("make an adapter usable, and prove that it answers the same", ()),
+    "deployment": ("what is deployed", ("list", "show", "remove")),
+    "chat": ("ask a deployment", ()),
+    "events": ("what happens, as it happens", ()),
+    "config": ("settings", ("show",)),
+    "identity": ("who this node is", ("show",)),
+    "daemon": ("the daemon itself", ("status", "stop")),
+    "service": ("orchd under systemd or launchd", ("install", "status", "uninstall")),
+    "rpc": ("the daemon's methods themselves", ("discover", "call")),
+    "completion": ("shell completion: bash or zsh", ("bash", "zsh")),
+}
+"""Noun → what it is, and its verbs (none: the noun is the command)."""
+
+EXIT_CODES = """\
+exit codes: 0 it worked, 1 the operation failed, 2 usage, 3 the daemon is not reachable,
+            4 refused by policy or verification, 5 not found, 130 interrupted"""
+
+JSON_NOTE = """\
+With --json, standard output gets one JSON document: the result, or {"error": {code, name, message, hint, page,
+field}}; streams (events, job watch, chat) get one a line. The exit code tells which."""
+
+
+def overview() -> str:
+    """The text of `orchctl --help`."""
+    width = max(map(len, NOUNS)) + 2
+    lines = ["usage: orchctl NOUN [VERB] [--json] [--quiet] ...", ""]
+    for noun, (summary, verbs) in NOUNS.items():
+        lines.append(f"  {noun:<{width}}{summary}")
+        if verbs:
+            lines.append(f"  {'':<{width}}  {' '.join(verbs)}")
+    lines += [
+        "",
+        "`orchctl NOUN --help` and `orchctl NOUN VERB --help` tell more. ORCHD_HOME=DIR talks to the daemon of that",
+        "home. Ids may be shortened as long as they stay unique. NO_COLOR is respected.",
+        "",
+        JSON_NOTE,
+        "",
+        EXIT_CODES,
+    ]
+    return "\n".join(lines)

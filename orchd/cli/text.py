@@ -1,0 +1,102 @@
+"""Text for people: tables, sizes, times, short ids."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TextIO
+
+ID_CHARACTERS = 10
+"""Of an id's own part, in tables; enough to be unique among thousands."""
+
+COLOURS = {"red": "31", "green": "32", "yellow": "33", "dim": "2"}
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[object]], empty: str = "nothing yet") -> str:
+    """Columns under headers, numbers to the right. `empty` stands there when there are no rows."""
+    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    if not cells:
+        return empty
+    widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
+    numeric = [all(_is_number(row[at]) for row in cells) for at in range(len(headers))]
+    lines = [_line([header.upper() for header in headers], widths, numeric)]
+    lines += [_line(row, widths, numeric) for row in cells]
+    return "\n".join(lines)
+
+
+def fields(pairs: Iterable[tuple[str, object]]) -> str:
+    """Names and values below each other; what is None or empty is left out."""
+    shown = [(name, str(value)) for name, value in pairs if value not in (None, "", [], ())]
+    width = max((len(name) for name, _ in shown), default=0) + 2
+    gap = "\n" + " " * width
+    return "\n".join(f"{name:<{width}}{value.replace(chr(10), gap)}" for name, value in shown)
+
+
+def short(identifier: str | None) -> str:
+    """An id as tables show it: its kind and the beginning."""
+    if not identifier:
+        return ""
+    prefix, underline, own = identifier.partition("_")
+    return f"{prefix}_{own[:ID_CHARACTERS]}" if underline else identifier[:ID_CHARACTERS]
+
+
+def size(count: float | None) -> str:
+    """Bytes: 987 B, 1.5 MB."""
+    if count is None:
+        return ""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def duration(seconds: float | None) -> str:
+    """8.2 s, 3 min 20 s, 2 h 5 min."""
+    if seconds is None:
+        return ""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def when(milliseconds: int | None) -> str:
+    """A time on this machine's clock."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(milliseconds / 1000)) if milliseconds else ""
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f} %"
+
+
+def painted(text: str, colour: str, stream: TextIO, environ: Mapping[str, str]) -> str:
+    """`text` in a colour, on a terminal whose owner hasn't said NO_COLOR."""
+    if not stream.isatty() or environ.get("NO_COLOR") or environ.get("TERM") == "dumb":
+        return text
+    return f"\x1b[{COLOURS[colour]}m{text}\x1b[0m"
+
+
+def _is_number(cell: str) -> bool:
+    return cell[:1].isdigit() and cell[-1:] not in "sn" and all(c in "0123456789.,% kMGB" for c in cell)
+
+
+def _line(cells: Sequence[str], widths: Sequence[int], numeric: Sequence[bool]) -> str:
+    aligned = [
+        cell.rjust(width) if right else cell.ljust(width)
+        for cell, width, right in zip(cells, widths, numeric, strict=True)
+    ]
+    return "  ".join(aligned).rstrip()
+
+
+def lines(value: Any) -> str:
+    """A list of lines as text."""
+    return "\n".join(value)
