@@ -58,24 +58,28 @@ Replacement = tuple[Any, str, Any]
 Correction = Callable[[], list[Replacement]]
 CORRECTIONS: list[Correction] = []
 _as_shipped: dict[tuple[int, str], Replacement] = {}
+_dropped: set[Correction] = set()
 
 
 def harden() -> None:
     """Apply every correction to the library in this process. Doing it again changes nothing."""
     for correction in CORRECTIONS:
-        _apply(correction)
+        if correction not in _dropped:
+            _apply(correction)
 
 
 @contextmanager
 def without(*dropped: Correction) -> Iterator[None]:
     """The hardened library less some corrections, inside the block: for the tests that show why each is there."""
     harden()
+    _dropped.update(dropped)
     for correction in dropped:
         for owner, name, _ in correction():
             setattr(owner, name, _as_shipped[id(owner), name][2])
     try:
         yield
     finally:
+        _dropped.difference_update(dropped)
         harden()
 
 

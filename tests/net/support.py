@@ -86,7 +86,13 @@ def make_adapter(folder: Path, width: int = 64, rank: int = 4, seed: int = 0) ->
         "base_model.model.model.q_proj.lora_B.weight": rng.standard_normal((width, rank)).astype(np.float32),
     }
     save_file(tensors, folder / "adapter_model.safetensors")
-    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": rank, "target_modules": ["q_proj"]}
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": rank,
+        "lora_alpha": rank,
+        "target_modules": ["q_proj"],
+    }
     (folder / "adapter_config.json").write_text(json.dumps(config))
     return folder
 
