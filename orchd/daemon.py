@@ -62,11 +62,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         with hold_home(paths):
             trio.run(run, paths, config, settings)
     except OrchdError as error:
-        print(f"orchd: {error.message} [E{error.code}]\n  {error.hint}", file=sys.stderr)
-        return error.exit_code
+        return _told(error)
+    except BaseExceptionGroup as group:  # a part that fell takes the nursery along
+        reason = _only_reason(group)
+        if reason is None:
+            raise
+        return _told(reason)
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _told(error: OrchdError) -> int:
+    """Say what is wrong and what to do, in two lines; the exit code."""
+    print(f"orchd: {error.message} [E{error.code}]\n  {error.hint}", file=sys.stderr)
+    return error.exit_code
+
+
+def _only_reason(group: BaseExceptionGroup[BaseException]) -> OrchdError | None:
+    """The one numbered error that a nursery fell of; None when there is another reason too."""
+    reason: BaseException = group
+    while isinstance(reason, BaseExceptionGroup):
+        if len(reason.exceptions) != 1:
+            return None
+        reason = reason.exceptions[0]
+    return reason if isinstance(reason, OrchdError) else None
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -138,7 +138,8 @@ class _Process:
         self.ended = threading.Event()
         self._log = home / "daemon.log"
         self._leash = on_leash
-        self._notify = home / "notify"
+        # Its own path: the end of an earlier process of this home is told to that one's socket.
+        self._notify = home / f"notify-{os.urandom(4).hex()}"
         self._ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._ready.bind(str(self._notify))
         with self._log.open("wb") as log:
