@@ -36,7 +36,7 @@ def run(spec: BuildSpec, job: JobContext) -> BuildResult:
     )
     job.log(f"{target.name}: {target.stat().st_size} bytes in {time.monotonic() - started:.1f} s")
     prompts = spec.prompts or DEFAULT_PROMPTS
-    reference = answer_all(base, adapter, prompts, spec.max_new_tokens)
+    reference = answer_all(base, adapter, prompts, spec.max_new_tokens, job.threads)
     job.check()
     parity, golden = _prove(spec, job, target, reference.expected)
     job.log(parity.detail)

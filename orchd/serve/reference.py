@@ -36,8 +36,15 @@ class Reference(NamedTuple):
     go_template: str
 
 
-def answer_all(base_folder: Path, adapter: Path | None, prompts: Sequence[Prompt], max_new_tokens: int) -> Reference:
+def answer_all(
+    base_folder: Path,
+    adapter: Path | None,
+    prompts: Sequence[Prompt],
+    max_new_tokens: int,
+    threads: int,
+) -> Reference:
     """Greedy answers of at most `max_new_tokens` tokens. Raises what `orchd.lm` raises for unusable folders."""
+    torch.set_num_threads(threads)
     base = load_base(base_folder)
     model = load_adapter(base, adapter) if adapter else base.model
     prompt_ids = [encode_prompt(base.tokenizer, prompt) for prompt in prompts]

@@ -10,6 +10,8 @@ import msgspec
 
 from orchd.serve.specs import Golden
 
+TRIMMED = " \t\n\ufffd"
+
 Progress = Callable[[float, float, str], None]
 """Called with (done, total, unit)."""
 
@@ -82,8 +84,9 @@ class DeployTarget(Protocol):
 
 
 def verdict(answers: Sequence[tuple[str, str]], what: str) -> Verdict:
-    """Compare (wanted, found) answers; blanks at the ends don't count, as servers trim them."""
-    differing = [(a, b) for a, b in answers if a.strip() != b.strip()]
+    """Compare (wanted, found) answers. Blanks at the ends don't count, as servers trim them, nor does the half of a
+    character that was cut at the end."""
+    differing = [(a, b) for a, b in answers if a.strip(TRIMMED) != b.strip(TRIMMED)]
     equal = len(answers) - len(differing)
     detail = f"{equal} of {len(answers)} {what} as proven"
     if differing:

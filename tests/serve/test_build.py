@@ -15,6 +15,7 @@ from orchd.importers.conversation import Message
 from orchd.jobs.context import JobContext
 from orchd.serve import build, parity
 from orchd.serve.build import run
+from orchd.serve.gguf import write_gguf
 from orchd.serve.specs import AdapterPath, BuildResult, BuildSpec
 from tests.serve import tiny
 
@@ -110,8 +111,7 @@ def test_another_chat_template_is_found_out(
     shutil.copytree(base, other)
     settings = other / "tokenizer_config.json"
     settings.write_text(settings.read_text().replace("'<|assistant|>'", "'<|system|>'"))
-    honest = build.write_gguf
-    monkeypatch.setattr(build, "write_gguf", lambda base, *rest, **more: honest(other, *rest, **more))
+    monkeypatch.setattr(build, "write_gguf", lambda base, *rest, **more: write_gguf(other, *rest, **more))
     result = built(job, base, None)
     assert not result.parity.held
     assert result.parity.token_ids_equal == 0
