@@ -1,0 +1,104 @@
+"""orchctl against a real daemon without a network: what needs no training."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchd.paths import Paths
+
+ROWS = "".join(
+    json.dumps({"messages": [{"role": "user", "content": f"say {n}"}, {"role": "assistant", "content": f"word {n}"}]})
+    + "\n"
+    for n in range(40)
+)
+
+
+class Daemon:
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.environment = {**os.environ, "ORCHD_HOME": str(home)}
+
+    def __call__(self, *words: str, code: int = 0) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "orchd.cli.main", *words],
+            capture_output=True,
+            text=True,
+            env=self.environment,
+            cwd=self.home,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == code, (words, done.stdout, done.stderr)
+        return done.stdout if code == 0 else done.stdout + done.stderr
+
+    def json(self, *words: str) -> Any:
+        return json.loads(self(*words, "--json"))
+
+
+@pytest.fixture(scope="module")
+def orchctl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    home = tmp_path_factory.mktemp("home")
+    made = Daemon(home)
+    reading, writing = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "orchd.daemon", "--set", "net.enabled=false"],
+        env=made.environment,
+        stderr=writing,
+    )
+    os.close(writing)
+    with os.fdopen(reading, encoding="utf-8") as log:
+        said = ""
+        while " ready: " not in said:
+            said = log.readline()
+            assert said, "the daemon ended before it was ready"
+        yield made
+        assert made("daemon", "stop") == "stopping\n"
+        assert process.wait(timeout=20) == 0
+    assert not Paths.from_env(made.environment).socket.exists()
+
+
+def test_the_node_shows_itself(orchctl: Daemon) -> None:
+    status = orchctl.json("status")
+    assert status["home"].startswith(str(orchctl.home))
+    assert orchctl.json("daemon", "status")["pid"] == status["pid"]
+    assert orchctl.json("identity", "show")["author"] == status["author"]
+    assert "demo" in orchctl("base", "list")
+    assert orchctl.json("base", "show", "demo")["path"]
+    assert "net.enabled" in orchctl("config", "show")
+    assert "off" in orchctl("net", "status")
+    assert orchctl("net", "peers") == "no peer is connected\n"
+    assert orchctl("adapter", "list") == "nothing yet\n"
+    assert orchctl("deployment", "list") == "nothing yet\n"
+    assert orchctl("topic", "list") == "in no topic yet\n"
+
+
+def test_a_data_set_from_file_to_bin(orchctl: Daemon) -> None:
+    (orchctl.home / "rows.jsonl").write_text(ROWS)
+    row = orchctl.json("dataset", "import", "rows.jsonl", "--name", "words")
+    assert row["train"] + row["validation"] + row["test"] == 40
+    assert "words" in orchctl("dataset", "list")
+    assert orchctl.json("dataset", "show", row["id"][:12])["id"] == row["id"]
+    assert "assistant: word" in orchctl("dataset", "preview", "words", "--limit", "1")
+    planned = orchctl("dataset", "delete", "words", "--dry-run")
+    assert planned.startswith("would delete a data set")
+    assert row["id"] in planned
+    orchctl("dataset", "delete", "words")
+    assert "[E2103]" in orchctl("dataset", "show", "words", code=5)
+    (job,) = orchctl.json("job", "list", "--state", "done")["jobs"]
+    assert job["title"] == "import words"
+    assert orchctl.json("job", "watch", job["id"])["state"] == "done"
+
+
+def test_errors_have_their_exit_codes(orchctl: Daemon) -> None:
+    assert "[E2101]" in orchctl("adapter", "show", "nobody", code=5)
+    assert "[E1102]" in orchctl("dataset", "import", "not-there.jsonl", code=2)
+    assert "[E2103]" in orchctl("train", "start", "nothing", code=5)
+    assert "nobody" in orchctl("chat", "nobody", "hello", code=5)

@@ -1,0 +1,81 @@
+"""Every command shows its method's real result: one is made from the result's type, full and as empty as it may be."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from orchd import node
+from orchd.cli.command import Command
+from orchd.cli.run import load
+from orchd.cli.table import NOUNS
+from orchd.registry import DatasetRow
+from orchd.rpc import methods_adapters
+from orchd.rpc.methods import TABLE
+from orchd.train.specs import EvaluateResult
+
+JOB_RESULTS: dict[str, Any] = {
+    "dataset.import": DatasetRow,
+    "train.start": node.Trained,
+    "average.start": node.Averaged,
+    "average.verify": node.AverageVerified,
+    "adapter.evaluate": EvaluateResult,
+    "adapter.fetch": methods_adapters.Fetched,
+    "deploy.start": node.DeploymentRow,
+}
+PARITY = {"held": True, "detail": "all equal"}
+OWN_WAYS = {"rpc.discover", "events.subscribe", "chat.complete"}
+"""Shown by code of their own, tested elsewhere."""
+
+COMMANDS = [
+    command
+    for noun in NOUNS
+    if noun != "demo"
+    for command in load(noun)
+    if command.method and command.method not in OWN_WAYS
+]
+
+
+def example(kind: Any, full: bool) -> Any:
+    """A plain value of a type; optional parts are there when `full`."""
+    match kind:
+        case msgspec.inspect.UnionType(types=types):
+            some = [t for t in types if not isinstance(t, msgspec.inspect.NoneType)]
+            return example(some[0], full) if full or len(some) == len(types) else None
+        case msgspec.inspect.StructType(fields=fields):
+            return {f.encode_name: example(f.type, full) for f in fields}
+        case msgspec.inspect.ListType(item_type=item) | msgspec.inspect.VarTupleType(item_type=item):
+            return [example(item, full)] if full else []
+        case msgspec.inspect.DictType(value_type=value):
+            return {"loss": example(value, full)} if full else {}
+        case msgspec.inspect.EnumType(cls=cls):
+            return next(iter(cls)).value
+        case msgspec.inspect.LiteralType(values=values):
+            return values[0]
+        case msgspec.inspect.IntType():
+            return 3
+        case msgspec.inspect.FloatType():
+            return 0.25
+        case msgspec.inspect.BoolType():
+            return full
+        case msgspec.inspect.StrType():
+            return "text" if full else ""
+        case msgspec.inspect.AnyType():
+            return PARITY if full else None
+    raise AssertionError(kind)
+
+
+@pytest.mark.parametrize("full", [True, False], ids=["full", "empty"])
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.method)
+def test_the_result_is_shown(command: Command, full: bool) -> None:
+    result_type = JOB_RESULTS.get(command.method) if command.job else TABLE[command.method].result
+    assert result_type is not None, f"{command.method} starts a job: add its result above"
+    made = json.loads(json.dumps(example(msgspec.inspect.type_info(result_type), full)))
+    msgspec.convert(made, result_type)
+    shown = command.human(made)
+    assert shown or not full
+    assert "None" not in shown
+    assert command.verdict is None or command.verdict(made) == (0 if full else 4)

@@ -1,0 +1,106 @@
+"""What people read: tables, bars, times."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from orchd.cli import text
+from orchd.cli.context import Context
+from orchd.cli.nouns.completion import script
+from orchd.cli.nouns.events import human
+from orchd.cli.progress import Bar
+
+
+class Screen(io.StringIO):
+    """A terminal."""
+
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_tables_align_numbers_to_the_right() -> None:
+    shown = text.table(("name", "rows"), [("a", 5), ("long", 1234)])
+    assert shown.splitlines() == ["NAME  ROWS", "a        5", "long  1234"]
+    assert text.table(("name",), []) == "nothing yet"
+    assert text.table(("a", "b"), [(None, "x")]).splitlines()[1] == "   x"
+
+
+def test_fields_leave_out_what_is_empty_and_indent_what_is_long() -> None:
+    shown = text.fields([("name", "x"), ("gone", None), ("list", "a\nb"), ("zero", 0)])
+    assert shown == "name  x\nlist  a\n      b\nzero  0"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(None, ""), (1.25, "1.2 s"), (59.4, "59 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")]
+)
+def test_durations(seconds: float | None, shown: str) -> None:
+    assert text.duration(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [(None, ""), (0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2.5e9, "2.5 GB"), (7e15, "7000.0 TB")],
+)
+def test_sizes(count: float | None, shown: str) -> None:
+    assert text.size(count) == shown
+
+
+def test_short_ids_keep_their_kind() -> None:
+    assert text.short("adp_abcdefghijklmnop") == "adp_abcdefghij"
+    assert text.short(None) == ""
+
+
+@pytest.mark.parametrize("environ", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_no_colour_where_it_is_not_wanted(environ: dict[str, str]) -> None:
+    assert text.painted("x", "red", Screen(), environ) == "x"
+    assert text.painted("x", "red", Screen(), {}) == "\x1b[31mx\x1b[0m"
+    assert text.painted("x", "red", io.StringIO(), {}) == "x"
+
+
+def test_the_bar_is_redrawn_ten_times_a_second_and_fits_its_line() -> None:
+    screen, now = Screen(), [0.0]
+    bar = Bar("train.start", screen, monotonic=lambda: now[0], columns=lambda: 70)
+    for done in range(1, 101):
+        now[0] += 0.01
+        bar.update({"done": done, "total": 100, "unit": "steps", "eta_s": 3.2, "figures": {"loss": 1.23456}})
+    drawn = screen.getvalue().split("\r\x1b[K")[2:]
+    assert 9 <= len(drawn) <= 12
+    assert all(len(line) < 70 for line in drawn)
+    assert drawn[-1].startswith("train.start  " + "█" * 24 + "  100/100 steps  loss 1.235")
+    bar.clear()
+    assert screen.getvalue().endswith("\r\x1b[K")
+
+
+def test_the_bar_counts_bytes_and_survives_odd_numbers() -> None:
+    bar = Bar("fetch", Screen())
+    assert "1.5 MB of 3.0 MB" in bar.line({"done": 1.5e6, "total": 3e6, "unit": "bytes", "figures": {}})
+    assert "0/0 rows" in bar.line({"done": 0, "total": 0, "unit": "rows"})
+    assert "█" * 24 in bar.line({"done": 9, "total": 3, "unit": "rows", "figures": {"part": "test"}})
+
+
+@pytest.mark.parametrize(("json", "quiet", "screen"), [(True, False, True), (False, True, True), (False, False, False)])
+def test_no_bar_where_nobody_would_see_it(json: bool, quiet: bool, screen: bool) -> None:
+    context = Context(json=json, quiet=quiet, out=io.StringIO(), err=Screen() if screen else io.StringIO(), environ={})
+    assert context.bar("x") is None
+
+
+def test_events_on_a_line() -> None:
+    event = {
+        "seq": 7,
+        "time_ms": 0,
+        "kind": "job.progress",
+        "job": "job_1",
+        "data": {"done": 3, "figures": {"loss": 1.23456}},
+    }
+    assert human(event).split("  ")[1:] == ["7", "job.progress", "job_1", "done=3 figures=loss:1.235"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_names_nouns_and_verbs(shell: str) -> None:
+    made = script(shell)
+    assert "status demo base" in made
+    assert "list show watch cancel logs" in made
