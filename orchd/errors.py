@@ -101,26 +101,36 @@ class BadRequest(OrchdError):
 
 
 class ConfigInvalid(BadRequest):
+    """A setting has an unknown name or a value of the wrong kind; the message says where it was read."""
+
     code = 1001
     default_hint = "`orchctl config show` lists every setting with its value and where it comes from."
 
 
 class HomeBusy(OrchdError):
+    """Another daemon runs on the same directory."""
+
     code = 1002
     default_hint = "Stop the other daemon first, or give this one its own ORCHD_HOME."
 
 
 class IdentityInvalid(OrchdError):
+    """The file with this node's private key can't be read, or is readable by others."""
+
     code = 1003
     default_hint = "Restore the key file from a backup, or move it away to let orchd make a new identity."
 
 
 class DiskFull(OrchdError):
+    """There was no space left while something was being written."""
+
     code = 1004
     default_hint = "Free some space on that file system and run it again; nothing was half-written."
 
 
 class NotAvailable(OrchdError):
+    """What was asked for needs an optional part that is not installed."""
+
     code = 1005
     default_hint = "Install the named extra into the same environment and run it again."
 
@@ -129,47 +139,65 @@ class NotAvailable(OrchdError):
 
 
 class DaemonUnreachable(OrchdError):
+    """Nobody answers on the daemon's socket, or it went away in the middle of a call."""
+
     code = 1101
     exit_code = EXIT_UNREACHABLE
     default_hint = "Start it with `orchd`, or `orchctl service install` to keep it running."
 
 
 class ParamsInvalid(BadRequest):
+    """A method was called with a parameter that is missing, unknown or of the wrong kind."""
+
     code = 1102
     default_hint = "`orchctl NOUN VERB --help` or `rpc.discover` shows the parameters."
 
 
 class MethodUnknown(BadRequest):
+    """The daemon has no method of this name."""
+
     code = 1103
     default_hint = "`rpc.discover` lists the methods."
 
 
 class LimitExceeded(BadRequest):
+    """A request is larger, deeper or one more than the daemon takes at once."""
+
     code = 1104
     default_hint = "Send less at once."
 
 
 class AmbiguousId(BadRequest):
+    """A shortened id fits more than one thing."""
+
     code = 1105
     default_hint = "Give more characters of the id."
 
 
 class RequestInvalid(BadRequest):
+    """The JSON is no JSON-RPC 2.0 request."""
+
     code = 1106
     default_hint = "A request is an object with `jsonrpc`: \"2.0\", `method`, `params` (an object) and `id`."
 
 
 class LineInvalid(BadRequest):
+    """A line on the socket is no JSON text."""
+
     code = 1107
     default_hint = "Send one JSON text a line, in UTF-8."
 
 
 class UsageInvalid(BadRequest):
+    """`orchctl` was given words that it does not know."""
+
     code = 1109
     default_hint = "`orchctl --help` lists the commands."
 
 
 class SocketRefused(OrchdError):
+    """The socket's place is taken by something else, or belongs to somebody else."""
+
     code = 1108
     default_hint = "Move away what stands in the socket's place, or set ORCHD_HOME to a directory of your own."
 
@@ -178,21 +206,29 @@ class SocketRefused(OrchdError):
 
 
 class RecordMalformed(Refused):
+    """Bytes that should be a signed record can't be read as one."""
+
     code = 2001
     default_hint = "The bytes are not a record of this kind; ask the sender for it again."
 
 
 class RecordNotDeterministic(Refused):
+    """A record is readable but not written in the one form that may be signed."""
+
     code = 2002
     default_hint = "The writer does not follow docs/SPEC-manifest.md; its record is not taken."
 
 
 class SignatureInvalid(Refused):
+    """A record's signature does not fit its bytes and its author's key."""
+
     code = 2003
     default_hint = "The record was changed after it was signed, or another key signed it. It is not taken."
 
 
 class RecordTooLarge(Refused):
+    """A record is larger than any honest one."""
+
     code = 2004
     default_hint = "No honest record is that large; it is not taken."
 
@@ -201,71 +237,99 @@ class RecordTooLarge(Refused):
 
 
 class AdapterUnknown(NotFound):
+    """No adapter of this id is here or was announced."""
+
     code = 2101
     default_hint = "`orchctl adapter list` shows what is here, `--announced` what peers offer."
 
 
 class BaseUnknown(NotFound):
+    """This node has no base of this name or fingerprint."""
+
     code = 2102
     default_hint = "`orchctl base list` shows the bases that this node has."
 
 
 class DatasetUnknown(NotFound):
+    """This node has no data set of this id."""
+
     code = 2103
     default_hint = "`orchctl dataset list` shows the data sets that this node has."
 
 
 class BlobUnknown(NotFound):
+    """The index knows of bytes that are not on the disk."""
+
     code = 2104
     default_hint = "Fetch the adapter again from a peer that has it."
 
 
 class FromTheFuture(Refused):
+    """A record says that it was made later than now."""
+
     code = 2110
     default_hint = "Check the clocks of both machines."
 
 
 class FileListRefused(Refused):
+    """A manifest lists a file that no adapter has, lacks one that each has, or names one with a path."""
+
     code = 2111
     default_hint = "An adapter holds adapter_config.json, adapter_model.safetensors and maybe README.md, nothing else."
 
 
 class DigestMismatch(Refused):
+    """Bytes that arrived, or lie on the disk, are not those whose digest was signed."""
+
     code = 2112
     default_hint = "The bytes are not those that the author signed; they were thrown away. Fetch from another peer."
 
 
 class TensorsRefused(Refused):
+    """The weights file is no safetensors file of finite LoRA factors that fit the base."""
+
     code = 2113
     default_hint = "The weights file is damaged or not a plain safetensors LoRA; ask its author."
 
 
 class AdapterConfigRefused(Refused):
+    """`adapter_config.json` holds a setting that is not plain LoRA, or that orchd does not know."""
+
     code = 2114
     default_hint = "Only plain PEFT LoRA settings are taken, nothing that names code."
 
 
 class ClaimRefused(Refused):
+    """What the manifest says about rank, dtype, size or targets is not what the files show."""
+
     code = 2115
     default_hint = "The manifest says something that its files do not show; ask its author."
 
 
 class NotAdmitted(Refused):
+    """The adapter is in quarantine, and what was asked for takes admitted ones only."""
+
     code = 2116
     default_hint = "`orchctl adapter show` says why it is in quarantine."
 
 
 class IndexDamaged(OrchdError):
+    """The index over the adapters can't be read. Adapters and records are plain files beside it and are unharmed."""
+
     code = 2120
     default_hint = "The damaged index was set aside beside it; start the daemon again to make a new one."
 
 
 class IndexTooNew(OrchdError):
+    """A newer orchd has written the index."""
+
     code = 2121
     default_hint = "Install that version again, or move the index away to have it rebuilt."
 
 
 class IndexUnavailable(OrchdError):
+    """The index can't be opened for a reason outside it, such as rights or limits of the system."""
+
     code = 2122
     default_hint = "The index itself was left as it is; mend the cause that is named and start again."
 
@@ -274,31 +338,43 @@ class IndexUnavailable(OrchdError):
 
 
 class JobUnknown(NotFound):
+    """There is no job of this id."""
+
     code = 3001
     default_hint = "`orchctl job list` shows the jobs."
 
 
 class JobFailed(OrchdError):
+    """A job ended with an error that has no number of its own."""
+
     code = 3002
     default_hint = "`orchctl job logs ID` shows what the worker said."
 
 
 class JobCancelled(OrchdError):
+    """The job was cancelled before it was done."""
+
     code = 3003
     default_hint = "Start it again when you want it."
 
 
 class WorkerLost(OrchdError):
+    """The process that did the work is gone."""
+
     code = 3004
     default_hint = "The worker process ended without a result (killed, or out of memory). Start the job again."
 
 
 class JobNotRunning(BadRequest):
+    """The job has ended already."""
+
     code = 3005
     default_hint = "Only a queued or running job can be cancelled."
 
 
 class JobInterrupted(OrchdError):
+    """The daemon stopped while the job ran."""
+
     code = 3006
     default_hint = "Start it again; `orchctl job list` shows what else was interrupted."
 
@@ -307,21 +383,29 @@ class JobInterrupted(OrchdError):
 
 
 class ImportUnreadable(BadRequest):
+    """The file or folder is of no kind that can be imported."""
+
     code = 3101
     default_hint = "Give a chat export (zip or JSON), JSONL, or a JSON array of conversations."
 
 
 class ImportTooLarge(BadRequest):
+    """The file is larger than an import takes."""
+
     code = 3102
     default_hint = "Split the file, or export fewer conversations."
 
 
 class DatasetUnusable(BadRequest):
+    """The data set has too few usable conversations in the part that is needed."""
+
     code = 3103
     default_hint = "`orchctl dataset show` says how many rows each part has; import more or another split."
 
 
 class DatasetInUse(OrchdError):
+    """A job is using the data set."""
+
     code = 3104
     default_hint = "Wait for that job, or cancel it with `orchctl job cancel`."
 
@@ -330,46 +414,64 @@ class DatasetInUse(OrchdError):
 
 
 class ListenFailed(OrchdError):
+    """The node can't listen on an address of its settings."""
+
     code = 4001
     default_hint = "Choose another port with `net.listen` (port 0 takes a free one), or stop the program that holds it."
 
 
 class AddressInvalid(BadRequest):
+    """An address is no multiaddr with a peer's id in it."""
+
     code = 4002
     default_hint = "An address reads like /ip4/192.0.2.7/tcp/4001/p2p/12D3Koo..., as `orchctl net status` prints it."
 
 
 class PeerUnreachable(OrchdError):
+    """No connection to the peer came about."""
+
     code = 4003
     default_hint = "Check that the other node runs and that its address and port are reachable from here."
 
 
 class NetworkDown(OrchdError):
+    """The network part of the daemon is not running now."""
+
     code = 4004
     default_hint = "`orchctl net status` tells why; the network is restarted by itself after a failure."
 
 
 class NoProvider(NotFound):
+    """Nobody who is reachable has the adapter."""
+
     code = 4005
     default_hint = "`orchctl net peers` shows who is connected; try again when a node that has it is online."
 
 
 class PeerMisbehaved(Refused):
+    """A peer sent what the protocol does not allow."""
+
     code = 4006
     default_hint = "What the peer sent was thrown away; nothing here has changed."
 
 
 class PeerTimeout(OrchdError):
+    """A peer did not answer in time."""
+
     code = 4007
     default_hint = "The peer is slow or gone; try again, or fetch from another one."
 
 
 class TopicInvalid(BadRequest):
+    """The name can't be a topic's."""
+
     code = 4008
     default_hint = "A topic's name has 1 to 120 characters in Unicode form NFC."
 
 
 class PeerRefused(OrchdError):
+    """A peer declined the request."""
+
     code = 4009
     default_hint = "The peer answered, and said no; try again later or ask another one."
 
@@ -379,26 +481,36 @@ class PeerRefused(OrchdError):
 
 
 class BaseUnusable(BadRequest):
+    """The folder holds no base model that can be loaded."""
+
     code = 5001
     default_hint = "A base is a Hugging Face folder with config.json, safetensors files and a tokenizer."
 
 
 class TemplateUnusable(BadRequest):
+    """The base's chat template can't be used to train on answers alone."""
+
     code = 5002
     default_hint = "The base's chat template does not show where an answer begins; use an instruct model's."
 
 
 class AdapterUnfit(BadRequest):
+    """The adapter can't be loaded onto this base."""
+
     code = 5003
     default_hint = "Only plain LoRA adapters (PEFT, safetensors) made for this very base can be loaded."
 
 
 class TrainingRefused(BadRequest):
+    """A setting of the training makes no sense for this data set or base."""
+
     code = 5004
     default_hint = "Change the named setting and start again."
 
 
 class TrainingDiverged(OrchdError):
+    """The loss became infinite or NaN."""
+
     code = 5005
     default_hint = "Halve the learning rate and start again."
 
@@ -407,31 +519,43 @@ class TrainingDiverged(OrchdError):
 
 
 class AverageSpecInvalid(BadRequest):
+    """An average was asked for with no adapters, senseless weights, or a rank or method that does not exist."""
+
     code = 6001
     default_hint = "Name at least one adapter; weights are positive numbers, the rank is from 1 to 1024."
 
 
 class ShapesDiffer(Refused):
+    """Two adapters change the same module with matrices of different shapes."""
+
     code = 6002
     default_hint = "These adapters are not for the same base; average those that name the same base fingerprint."
 
 
 class AverageIsZero(OrchdError):
+    """What is left after averaging is zero everywhere."""
+
     code = 6003
     default_hint = "The adapters are zero or cancel each other; there is nothing to write."
 
 
 class AverageOverflows(OrchdError):
+    """The average holds numbers that its dtype can't."""
+
     code = 6004
     default_hint = "One adapter's weights are absurdly large; look at the norms, or write F32."
 
 
 class RecipeMismatch(Refused):
+    """A published average is further from its leaves' exact one than rounding explains."""
+
     code = 6005
     default_hint = "The published average is not what its recipe gives; ask its author, or average the leaves yourself."
 
 
 class LeavesUnknown(Refused):
+    """Adapters that an average was made from are not here."""
+
     code = 6006
     default_hint = "Fetch the average's leaves first; without them it can't be recomputed."
 
@@ -440,71 +564,99 @@ class LeavesUnknown(Refused):
 
 
 class WeightsUnreadable(OrchdError):
+    """The weights of a base or adapter can't be read."""
+
     code = 7001
     default_hint = "The weights file is damaged or not safetensors; fetch or make it again."
 
 
 class BaseNotSupported(OrchdError):
+    """The base is of a kind that can't be written as GGUF yet."""
+
     code = 7002
     default_hint = "orchd writes GGUF for Llama bases with a byte-level BPE tokenizer (GPT-2 split)."
 
 
 class AdapterNotMergeable(Refused):
+    """The adapter can't be folded into its base."""
+
     code = 7003
     default_hint = "Only plain LoRA matrices can be folded into a base; train it again without the named setting."
 
 
 class QuantizeRefused(BadRequest):
+    """There is no such quantisation."""
+
     code = 7004
     default_hint = "Choose F32, F16 or Q8_0."
 
 
 class ParityFailed(Refused):
+    """The file's answers differ from those of the base with its adapter."""
+
     code = 7005
     default_hint = "The file would not answer as the trained adapter does; try F16 or F32, or --force to deploy it anyway."
 
 
 class ModelNotLoaded(OrchdError):
+    """The runtime could not load the deployed file."""
+
     code = 7006
     default_hint = "Deploy it again; `orchctl job logs ID` shows what llama.cpp said."
 
 
 class DeploymentUnknown(NotFound):
+    """There is no deployment of this name."""
+
     code = 7007
     default_hint = "`orchctl deployment list` shows the deployments."
 
 
 class AnswerInterrupted(OrchdError):
+    """The runtime ended in the middle of an answer."""
+
     code = 7008
     default_hint = "Ask again; the model's process is started anew."
 
 
 class PromptRefused(BadRequest):
+    """The conversation does not fit into the model's context."""
+
     code = 7009
     default_hint = "Shorten the conversation, or ask for fewer tokens."
 
 
 class TargetUnreachable(OrchdError):
+    """The server to deploy to does not answer."""
+
     code = 7010
     default_hint = "Start the server, or deploy with --target embedded, which needs none."
 
 
 class TargetRefused(OrchdError):
+    """The server to deploy to said no."""
+
     code = 7011
     default_hint = "The server's own words are in the message; what it served before is unchanged."
 
 
 class TargetStreamBroken(OrchdError):
+    """The server broke off in the middle of a deployment."""
+
     code = 7012
     default_hint = "Whether the server kept it is unknown: look at its list of models, then deploy again."
 
 
 class TargetNameRefused(BadRequest):
+    """The name can't be a model's on that server."""
+
     code = 7013
     default_hint = "Choose a name such as my-assistant:latest (letters, digits, '-', '_', '.'; at most 80)."
 
 
 class AnswerDiffers(Refused):
+    """After the deployment the server answers otherwise than the proof."""
+
     code = 7014
     default_hint = "The server does not answer as the proof did (its own template or engine?); remove it there."
 
@@ -513,30 +665,42 @@ class AnswerDiffers(Refused):
 
 
 class DemoFailed(OrchdError):
+    """The demo came to its end, but not to the results that it promises."""
+
     code = 8001
     default_hint = "Run it again with --keep: the homes with every log stay, and the demo prints where they are."
 
 
 class ExamplesMissing(NotFound):
+    """The demo's data files are not there."""
+
     code = 8002
     default_hint = "Run it in a checkout of orchd, or name the folder with --examples."
 
 
 class NodeDidNotStart(OrchdError):
+    """A daemon of the demo was not ready in time."""
+
     code = 8003
     default_hint = "Run it again with --keep and read daemon.log in that node's home."
 
 
 class NodeEnded(OrchdError):
+    """A daemon of the demo ended before the demo did."""
+
     code = 8004
     default_hint = "Run it again with --keep and read the end of daemon.log in that node's home."
 
 
 class ServiceRefused(OrchdError):
+    """The service can't be installed or removed as asked: no rights, a foreign file, or an unknown platform."""
+
     code = 8010
     default_hint = "`orchctl service install --dry-run` shows what would be done."
 
 
 class ServiceManagerFailed(OrchdError):
+    """systemd or launchd did not do what it was told, or is not there."""
+
     code = 8011
     default_hint = "Without a service manager, as in a container or over su, run `orchd` itself."

@@ -33,6 +33,10 @@ def test_each_error_has_a_next_step_of_its_own() -> None:
     assert [cls.__name__ for cls in all_classes() if not cls.default_hint.endswith(".")] == []
 
 
+def test_each_error_says_what_happened() -> None:
+    assert [cls.__name__ for cls in all_classes() if not vars(cls).get("__doc__")] == []
+
+
 @pytest.mark.parametrize("cls", all_classes(), ids=lambda cls: cls.__name__)
 def test_an_error_comes_back_over_a_wire(cls: type[OrchdError]) -> None:
     error = from_wire(cls.code, "what happened", "what to do", "field")

@@ -2,8 +2,7 @@
 
 usage: .venv/bin/python tools/error_pages.py [--write]
 
-A section holds an error's number, name, exit code, what it means (the class's docstring, else its name in words) and
-the next step. Text after a section's `<!-- more -->` line is written by hand and kept.
+A section holds an error's number, name, exit code, what happened (the class's docstring) and the next step. Text after a section's `<!-- more -->` line is written by hand and kept.
 """
 
 from __future__ import annotations
@@ -61,16 +60,11 @@ def page(previous: str) -> str:
 
 def section(code: int, cls: type[OrchdError]) -> str:
     """One error's section."""
-    doc = " ".join((vars(cls).get("__doc__") or words(cls.__name__) + ".").split())
+    doc = " ".join((vars(cls).get("__doc__") or "").split())
     return (
         f'\n<a id="e{code}"></a>\n### {code} {cls.__name__}\n\n{doc}\n\n'
         f"*Next step:* {cls.default_hint}\n\n*Exit code:* {cls.exit_code}\n"
     )
-
-
-def words(name: str) -> str:
-    """'DiskFull' → 'Disk full'."""
-    return re.sub(r"(?<!^)(?=[A-Z])", " ", name).capitalize()
 
 
 def main(arguments: list[str]) -> int:
