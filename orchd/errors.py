@@ -595,7 +595,7 @@ class ParityFailed(Refused):
     """The file's answers differ from those of the base with its adapter."""
 
     code = 7005
-    default_hint = "The file would not answer as the trained adapter does; try F16 or F32, or --force to deploy it anyway."
+    default_hint = "The file would not answer as the trained adapter does; try F16 or F32, or --force to deploy it."
 
 
 class ModelNotLoaded(OrchdError):
