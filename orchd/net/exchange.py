@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds: to open a stream, for a small answer, for a megabyte.
 OPEN_TIMEOUT_S, ANSWER_TIMEOUT_S, RANGE_TIMEOUT_S = 15.0, 20.0, 60.0
+#: What is cancelled while a stream is being opened waits so long for it, in seconds.
+GRACE_S = 0.5
 #: An idle stream is closed after this many seconds.
 IDLE_S = 60.0
 #: Questions a second that one peer may ask, and how many at once after a silence.
@@ -104,16 +106,37 @@ async def open_channel(host: Host, peer: ID) -> AsyncIterator[Channel]:
 
 
 async def _open(host: Host, peer: ID) -> Any:
-    """Shielded, because a stream whose opening is cancelled stays open on the other side."""
-    stream: Any = None
-    with trio.CancelScope(shield=True), trio.move_on_after(OPEN_TIMEOUT_S) as scope:
-        try:
-            stream = await host.basic.new_stream(peer, [TProtocol(PROTOCOL)])
-        except Exception as error:
-            raise PeerUnreachable(f"{peer} opens no stream: {error}") from None
-    if scope.cancelled_caught:
+    """A stream whose opening is cancelled stays open on the other side: give it `GRACE_S` to become whole first."""
+    opened: list[Any] = []
+    failures: list[Exception] = []
+    done = trio.Event()
+
+    async def open_it() -> None:
+        with patience:
+            try:
+                opened.append(await host.basic.new_stream(peer, [TProtocol(PROTOCOL)]))
+            except Exception as error:
+                failures.append(error)
+        done.set()
+
+    patience = trio.CancelScope(shield=True, deadline=trio.current_time() + OPEN_TIMEOUT_S)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(open_it)
+            try:
+                await done.wait()
+            except trio.Cancelled:
+                patience.deadline = min(patience.deadline, trio.current_time() + GRACE_S)
+                raise
+    except BaseException:
+        if opened:
+            await _end(opened[0].reset)
+        raise
+    if failures:
+        raise PeerUnreachable(f"{peer} opens no stream: {failures[0]}")
+    if not opened:
         raise PeerTimeout(f"{peer} opened no stream within {OPEN_TIMEOUT_S:.0f} s")
-    return stream
+    return opened[0]
 
 
 async def _end(how: Any) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -28,6 +29,7 @@ from libp2p.tools.anyio_service import background_trio_service
 from libp2p.transport.tcp.tcp import TCP
 from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
+from multiaddr.protocols import P_P2P  # type: ignore[import-untyped]
 from multiaddr.utils import get_thin_waist_addresses  # type: ignore[import-untyped]
 
 from orchd.errors import AddressInvalid, ListenFailed, PeerUnreachable
@@ -48,6 +50,8 @@ STOP_S = 2.5
 ADDRESS_TTL_S = 3600
 #: Addresses of one peer that are tried.
 ADDRESSES_PER_PEER = 8
+#: A peer id is the multihash of a key: the identity of a small one, or SHA-256.
+PEER_ID_FORMS = (b"\x00\x24\x08", b"\x00\x25\x08", b"\x12\x20")
 WILDCARDS = ("0.0.0.0", "::")
 
 
@@ -184,21 +188,24 @@ def peer_id_of(public_key: bytes) -> ID:
 
 
 def parse_peer_id(text: str) -> ID:
-    """Raises `AddressInvalid`."""
+    """Raises `AddressInvalid`: the library takes any base58 text."""
     try:
-        return ID.from_string(text)
-    except Exception as error:
-        raise AddressInvalid(f"{text[:80]!r} is no peer id: {error}", field="peers") from None
+        peer = ID.from_string(text)
+    except Exception:
+        peer = ID(b"")
+    if not peer.to_bytes().startswith(PEER_ID_FORMS):
+        raise AddressInvalid(f"{text[:80]!r} is no peer id", field="peers")
+    return peer
 
 
 def parse_peer_address(text: str) -> tuple[ID, Multiaddr]:
     """The peer and the way there of `/ip4/…/tcp/…/p2p/…`. Raises `AddressInvalid`."""
     address = _parse(text)
     try:
-        peer = ID.from_string(str(address.value_for_protocol("p2p")))
+        name = str(address.value_for_protocol("p2p"))
     except Exception:
         raise AddressInvalid(f"{text[:120]!r} names no peer: it lacks /p2p/ and an id", field="address") from None
-    return peer, address.decapsulate_code(0x01A5)
+    return parse_peer_id(name), address.decapsulate_code(P_P2P)
 
 
 def listen_address(text: str) -> Multiaddr:
@@ -267,7 +274,9 @@ def _reachable(addresses: list[Multiaddr]) -> list[Multiaddr]:
 
 def _quiet_library() -> None:
     """The library logs a stranger's every mistake as an error, to standard error when nobody listens."""
+    if "LIBP2P_DEBUG" in os.environ:  # the library's own switch
+        return
     logger = logging.getLogger("libp2p")
+    logger.setLevel(logging.CRITICAL)
     if not logger.handlers:
         logger.addHandler(logging.NullHandler())
-        logger.setLevel(logging.CRITICAL)

@@ -71,7 +71,7 @@ def make_base(folder: Path, width: int = 64) -> Path:
     """A base that nobody could run: one module `q_proj` of width × width."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps({"model_type": "llama", "architectures": ["Tiny"]}))
-    (folder / "tokenizer.json").write_text("{}")
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"type": "WordLevel", "vocab": {}}}))
     (folder / "tokenizer_config.json").write_text("{}")
     save_file({"model.q_proj.weight": np.zeros((width, width), np.float32)}, folder / "model.safetensors")
     return folder
@@ -167,6 +167,7 @@ class Cluster:
     def __init__(self, folder: Path, nursery: trio.Nursery, width: int) -> None:
         self._folder, self._nursery, self._width = folder, nursery, width
         self.peers: list[Peer] = []
+        self._stopped: set[str] = set()
         self._scopes: dict[str, trio.CancelScope] = {}
         self._base = make_base(folder / "base", width)
 
@@ -175,7 +176,7 @@ class Cluster:
         name: str,
         *,
         library: Callable[[Registry], Library] | None = None,
-        bootstrap: bool = True,
+        bootstrap: tuple[str, ...] | None = None,
         **settings: Any,
     ) -> Peer:
         peer = self.make(name, library=library, bootstrap=bootstrap, **settings)
@@ -187,14 +188,15 @@ class Cluster:
         name: str,
         *,
         library: Callable[[Registry], Library] | None = None,
-        bootstrap: bool = True,
+        bootstrap: tuple[str, ...] | None = None,
         **settings: Any,
     ) -> Peer:
         folder = self._folder / name
         identity = Identity.from_seed(name.encode().ljust(32, b"\0")[:32])
         registry = Registry.open(folder, now_ms, identity.author, {"tiny": self._base})
-        first = tuple(self.peers[0].network.addresses()) if bootstrap and self.peers else ()
-        config = NetConfig(**({"listen": LOOPBACK, "mdns": False, "bootstrap": first} | settings))
+        if bootstrap is None:
+            bootstrap = tuple(self.peers[0].network.addresses()) if self.peers else ()
+        config = NetConfig(**({"listen": LOOPBACK, "mdns": False, "bootstrap": bootstrap} | settings))
         events = Recorder()
         network = Network(
             identity,
@@ -217,10 +219,15 @@ class Cluster:
     async def _run(self, peer: Peer, *, task_status: Any) -> None:
         with trio.CancelScope() as scope:
             self._scopes[peer.name] = scope
+            self._stopped.discard(peer.name)
             await peer.network.run(task_status=task_status)
+        self._stopped.add(peer.name)
 
     def stop(self, peer: Peer) -> None:
         self._scopes[peer.name].cancel()
+
+    def stopped(self, peer: Peer) -> bool:
+        return peer.name in self._stopped
 
 
 @asynccontextmanager
