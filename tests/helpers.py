@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgpack
+import msgpack  # type: ignore[import-untyped]
 import msgspec
 import numpy as np
 
@@ -88,7 +88,7 @@ def plain(record: msgspec.Struct) -> dict[str, Any]:
 
 
 def pack(value: Any) -> bytes:
-    """Deterministic msgpack of maps and lists by the plain `msgpack` package; floats and extensions go in as they are."""
+    """Maps and lists as deterministic msgpack by the plain `msgpack` package; it also packs floats and extensions."""
     data: bytes = msgpack.packb(_sorted(value), use_bin_type=True)
     return data
 
@@ -135,7 +135,7 @@ class Safetensors:
             data += raw
         return cls(entries, data)
 
-    def bytes(self) -> bytes:
+    def file(self) -> bytes:
         return self.with_header(json.dumps(self.entries).encode())
 
     def with_header(self, header: bytes) -> bytes:
@@ -186,7 +186,7 @@ def write_adapter(
     """A PEFT folder: adapter_config.json and adapter_model.safetensors."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(json.dumps(config or lora_config()), encoding="utf-8")
-    (folder / WEIGHTS).write_bytes(Safetensors.of(tensors or lora_tensors(), dtype).bytes())
+    (folder / WEIGHTS).write_bytes(Safetensors.of(tensors or lora_tensors(), dtype).file())
     return folder
 
 
@@ -227,7 +227,7 @@ def write_base(folder: Path, tensors: Mapping[str, Values] | None = None, dtype:
     write_json(folder / "config.json", BASE_CONFIG)
     write_json(folder / "tokenizer.json", TOKENIZER)
     write_json(folder / "tokenizer_config.json", {"chat_template": TEMPLATE})
-    (folder / "model.safetensors").write_bytes(Safetensors.of(tensors or base_tensors(), dtype).bytes())
+    (folder / "model.safetensors").write_bytes(Safetensors.of(tensors or base_tensors(), dtype).file())
     return folder
 
 
