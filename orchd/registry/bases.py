@@ -1,8 +1,10 @@
 """Bases: the frozen models that adapters are for, known by a fingerprint, never by a name.
 
 The fingerprint is a digest over parsed values: architecture fields, tensor names and shapes, a fixed sample of each
-tensor's numbers, the tokenizer and the chat template. Saved again with other sharding or key order it is the same.
-Outside the sample a changed weight is not seen; that is said where the fingerprint is shown.
+tensor's numbers, the tokenizer and the chat template. Saved again with other sharding, key order, or the defaults that
+another version of transformers writes out or leaves out, it is the same. Outside the sample a changed weight is not
+seen; that is said where the fingerprint is shown. Special tokens that a post-processor adds are not in it: orchd adds
+none, the template does.
 """
 
 from __future__ import annotations
@@ -50,9 +52,7 @@ class Base:
 def load(name: str, folder: Path) -> Base:
     """The base in a Hugging Face folder with safetensors weights. Raises `BaseUnknown` or `TensorsRefused`."""
     config = _json(folder / "config.json")
-    shards = sorted(folder.glob("*.safetensors"))
-    if not shards:
-        raise BaseUnknown(f"{folder} holds no safetensors weights")
+    shards = _shards(folder)
     digest = hashlib.sha256(b"orchd base fingerprint 1\n")
     digest.update(_canonical(_architecture(config)))
     shapes: dict[str, tuple[int, ...]] = {}
@@ -60,6 +60,8 @@ def load(name: str, folder: Path) -> Base:
     for shard in shards:
         with weights.mapped(shard) as view:
             for tensor in weights.read_header(shard, HEADER_LIMIT).values():
+                if tensor.name in shapes:
+                    raise TensorsRefused(f"{folder}: two files hold the tensor {tensor.name[:80]!r}")
                 shapes[tensor.name] = tensor.shape
                 samples[tensor.name] = _sample(view, tensor)
     for tensor_name in sorted(shapes):
@@ -78,14 +80,51 @@ def load(name: str, folder: Path) -> Base:
     )
 
 
-def _architecture(config: dict[str, Any]) -> dict[str, Any]:
+def _shards(folder: Path) -> list[Path]:
+    """The files that transformers would load, and none that lies beside them."""
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.exists():
+        return [whole]
+    if index.exists():
+        names = {Path(str(name)).name for name in _json(index).get("weight_map", {}).values()}
+    else:
+        names = {path.name for path in folder.glob("*.safetensors")}
+    shards = [folder / name for name in sorted(names)]
+    if missing := [path.name for path in shards if not path.is_file()]:
+        raise BaseUnknown(f"{folder}: {missing[0]!r} is missing")
+    if not shards:
+        raise BaseUnknown(f"{folder} holds no safetensors weights")
+    return shards
+
+
+def _architecture(config: dict[str, Any]) -> Any:
+    """The fields, one way whether a default is written out or left out (transformers 4 and 5 differ)."""
     fields = {key: config.get(key) for key in ARCHITECTURE_FIELDS}
-    rope = (
-        config.get("rope_parameters") or config.get("rope_scaling") or {}
-    )  # transformers 5 and 4 write it differently
-    fields["rope_theta"] = rope.get("rope_theta", config.get("rope_theta"))
-    fields["rope_type"] = rope.get("rope_type", "default")
-    return fields
+    heads, hidden = config.get("num_attention_heads"), config.get("hidden_size")
+    if not isinstance(heads, int | None) or not isinstance(hidden, int | None):
+        raise TensorsRefused(f"config.json: hidden_size {hidden!r} or num_attention_heads {heads!r} is no number")
+    if fields["num_key_value_heads"] is None:
+        fields["num_key_value_heads"] = heads
+    if fields["head_dim"] is None and heads and hidden:
+        fields["head_dim"] = hidden // heads
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        raise TensorsRefused(f"config.json: rope_parameters is {str(rope)[:80]!r}")
+    fields["rope"] = rope | {
+        "rope_theta": rope.get("rope_theta", config.get("rope_theta")),
+        "rope_type": rope.get("rope_type", rope.get("type", "default")),
+        "type": None,
+    }
+    return _plain(fields)
+
+
+def _plain(value: Any) -> Any:
+    """Without what is null or false; 10000 and 10000.0 are one number."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items() if item is not None and item is not False}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _sample(view: memoryview, tensor: weights.Tensor) -> bytes:
@@ -103,8 +142,17 @@ def _tokenizer(folder: Path) -> list[Any]:
     settings = _json(folder / "tokenizer_config.json")
     template_file = folder / "chat_template.jinja"
     template = template_file.read_text("utf-8") if template_file.exists() else settings.get("chat_template", "")
-    parts = ("normalizer", "pre_tokenizer", "model", "added_tokens")
-    return [{part: tree.get(part) for part in parts}, template.strip() if isinstance(template, str) else template]
+    parts = {part: tree.get(part) for part in ("normalizer", "pre_tokenizer", "added_tokens")}
+    return [parts, _model(tree), template.strip() if isinstance(template, str) else template]
+
+
+def _model(tree: dict[str, Any]) -> Any:
+    """Merges are `"a b"` in files before tokenizers 0.20, `["a", "b"]` after; later versions write more defaults."""
+    model = tree.get("model")
+    if not isinstance(model, dict):
+        raise TensorsRefused("tokenizer.json holds no model")
+    merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model.get("merges") or []]
+    return _plain(model | {"merges": merges})
 
 
 def _canonical(value: Any) -> bytes:
