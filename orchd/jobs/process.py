@@ -48,7 +48,7 @@ class WorkerProcess:
     """One worker process. Make it with `start`.
 
     `send` a message, iterate over `messages()`, `terminate` (SIGTERM: cancel), `kill`, `wait`, or `stop` (SIGTERM,
-    then SIGKILL after 5 s). `on_stderr` gets what the process writes to stderr and may be set later.
+    then SIGKILL after 5 s). `on_stderr` gets the lines that the process writes to stderr and may be set later.
     """
 
     def __init__(self, popen: subprocess.Popen[bytes], on_stderr: LogSink | None) -> None:
@@ -240,13 +240,24 @@ class WorkerProcess:
                     await stream.aclose()
 
     async def _read_errors(self) -> None:
+        pending = b""
         while chunk := await self._receive(self._errors):
             self._tail += chunk
             del self._tail[:-TAIL_BYTES]
-            if self._on_stderr is not None:
-                self._on_stderr(chunk)
-            elif sum(map(len, self._early)) < READ_BYTES:
-                self._early.append(chunk)
+            whole, newline, pending = (pending + chunk).rpartition(b"\n")
+            if len(pending) > READ_BYTES:
+                whole, newline, pending = whole + newline + pending, b"\n", b""
+            self._tell_errors(whole + newline)
+        self._tell_errors(pending and pending + b"\n")
+
+    def _tell_errors(self, lines: bytes) -> None:
+        """Whole lines only: others write to the same log."""
+        if not lines:
+            return
+        if self._on_stderr is not None:
+            self._on_stderr(lines)
+        elif sum(map(len, self._early)) < READ_BYTES:
+            self._early.append(lines)
 
     @staticmethod
     async def _receive(stream: trio.lowlevel.FdStream) -> bytes:

@@ -90,6 +90,16 @@ def chatty(spec: CountSpec, job: JobContext) -> CountResult:
     return CountResult(steps=spec.steps)
 
 
+def stutter(spec: CountSpec, job: JobContext) -> CountResult:
+    """Half a line on stderr, a line of the log, the other half."""
+    for _ in range(spec.steps):
+        os.write(2, b"first half,")
+        job.log("in between")
+        os.write(2, b" second half\n")
+    os.write(2, b"and no newline")
+    return CountResult(steps=spec.steps)
+
+
 def missing(spec: CountSpec, job: JobContext) -> CountResult:
     import a_package_that_nobody_has  # type: ignore[import-not-found]  # noqa: F401
 
@@ -118,7 +128,7 @@ def orphan(spec: CountSpec, job: JobContext) -> CountResult:
 
 
 FUNCTIONS = (
-    count, until_cancelled, deaf, gated, refuse, crash, die, garbage, chatty, missing, wrong_shape, echo, orphan,
+    count, until_cancelled, deaf, gated, refuse, crash, die, garbage, chatty, stutter, missing, wrong_shape, echo, orphan,
 )  # fmt: skip
 KINDS = {f.__name__: Kind(f"{HERE}:{f.__name__}", f"{HERE}:CountSpec", f"{HERE}:CountResult") for f in FUNCTIONS} | {
     "warm": Kind(f"{HERE}:count", f"{HERE}:CountSpec", f"{HERE}:CountResult", warm=True)

@@ -346,6 +346,14 @@ async def test_a_log_is_bounded(house: House, monkeypatch: pytest.MonkeyPatch) -
         assert size <= 10_000
 
 
+async def test_lines_of_the_log_stay_whole(house: House) -> None:
+    async with house.running() as (jobs, _):
+        job = await jobs.submit("stutter", CountSpec(steps=20), title="stutters")
+        await jobs.wait(job.id)
+        lines = await jobs.logs(job.id)
+        assert sorted(lines) == sorted(["first half, second half", "in between"] * 20 + ["and no newline"])
+
+
 def test_only_the_tables_transitions_are_possible() -> None:
     for before in State:
         for after in State:
