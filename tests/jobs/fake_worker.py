@@ -128,7 +128,8 @@ def orphan(spec: CountSpec, job: JobContext) -> CountResult:
 
 
 FUNCTIONS = (
-    count, until_cancelled, deaf, gated, refuse, crash, die, garbage, chatty, stutter, missing, wrong_shape, echo, orphan,
+    count, until_cancelled, deaf, gated, refuse, crash, die, garbage, chatty, stutter, missing, wrong_shape, echo,
+    orphan,
 )  # fmt: skip
 KINDS = {f.__name__: Kind(f"{HERE}:{f.__name__}", f"{HERE}:CountSpec", f"{HERE}:CountResult") for f in FUNCTIONS} | {
     "warm": Kind(f"{HERE}:count", f"{HERE}:CountSpec", f"{HERE}:CountResult", warm=True)
