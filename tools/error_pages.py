@@ -2,8 +2,8 @@
 
 usage: .venv/bin/python tools/error_pages.py [--write]
 
-A section holds an error's number, name and exit code, what happened (the class's docstring) and the next step. Text after
-a section's `<!-- more -->` line is written by hand and kept.
+A section holds an error's number, name and exit code, what happened (the class's docstring) and the next step. Text
+after a section's `<!-- more -->` line is written by hand and kept.
 """
 
 from __future__ import annotations

@@ -24,6 +24,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
+LOG = VENV / "install.log"
+LOG_LINES_SHOWN = 30
+TOLD = ("Collecting", "Processing", "  Building wheel", "Installing collected")
 EXTRAS = {"demo": "train,serve", "test": "train,serve,dev"}
 IMPLIED = {"demo": ["test"], "test": []}  # whoever has the tests' things has the demo's
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
@@ -38,11 +41,18 @@ def main(arguments: list[str]) -> int:
     try:
         make_venv()
         install_torch()
-        print(f"orchd: installing into .venv (extras {EXTRAS[what]})", flush=True)
+        print(
+            f"orchd: installing into .venv (extras {EXTRAS[what]}); takes minutes, {LOG} says what it does", flush=True
+        )
         pip("-c", "constraints.txt", "-e", f".[{EXTRAS[what]}]")
     except subprocess.CalledProcessError as error:
-        print(f"orchd: the installation failed: {shown(error.cmd)}\nRun make again to go on.", file=sys.stderr)
+        end = "\n".join(LOG.read_text(encoding="utf-8").splitlines()[-LOG_LINES_SHOWN:]) if LOG.exists() else ""
+        command = " ".join(map(str, error.cmd))
+        print(f"{end}\norchd: the installation failed ({LOG}): {command}\nRun make again to go on.", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\norchd: interrupted. Run make again to go on.", file=sys.stderr)
+        return 130
     except Refused as refused:
         print(f"orchd: {refused}", file=sys.stderr)
         return 1
@@ -134,7 +144,22 @@ def pip_command(*arguments: str) -> list[str]:
 
 
 def run(command: list[str]) -> None:
-    subprocess.run(command, cwd=ROOT, env=environment(), check=True)
+    """Run it; what it says goes to the log, and on a terminal one line shows which package it is at."""
+    LOG.parent.mkdir(exist_ok=True)
+    with LOG.open("a", encoding="utf-8") as log:
+        log.write(f"$ {' '.join(command)}\n")
+        with subprocess.Popen(
+            command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                log.write(line)
+                if sys.stdout.isatty() and line.startswith(TOLD):
+                    print(f"\r\x1b[K  {line.strip()[:70]}", end="", flush=True)
+    if sys.stdout.isatty():
+        print("\r\x1b[K", end="", flush=True)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
 
 
 def environment() -> dict[str, str]:
@@ -147,10 +172,6 @@ def environment() -> dict[str, str]:
                 found["LDFLAGS"] = f"{found.get('LDFLAGS', '')} -L{prefix}/lib"
                 break
     return found
-
-
-def shown(command: list[str]) -> str:
-    return " ".join(map(str, command))
 
 
 if __name__ == "__main__":
