@@ -11,7 +11,7 @@ from pathlib import Path
 import trio
 from libp2p.peer.id import ID
 
-from orchd.errors import DigestMismatch, NoProvider, OrchdError, PeerMisbehaved
+from orchd.errors import DigestMismatch, NoProvider, OrchdError, PeerMisbehaved, Refused
 from orchd.identity import KEY_PREFIX
 from orchd.net import exchange
 from orchd.net.download import Download, Progress
@@ -40,7 +40,7 @@ async def fetch(node: Node, context: Context, adapter: bytes, peers: Sequence[ID
     try:
         check_promised_files(manifest.record)
         return await _fetch_files(node, context, manifest, providers, progress)
-    except OrchdError as error:
+    except Refused as error:
         if not isinstance(error, DigestMismatch):  # that one has been told with its peer
             _tell_refused(context, id, "", error)
         raise
@@ -99,6 +99,9 @@ async def _find(
                 providers.append(peer)
             except OrchdError as error:
                 failures.append(error)
+                if isinstance(error, Refused):  # not a peer that lacks it, but one that lies
+                    _tell_refused(context, text_id(ADAPTER, adapter), str(peer), error)
+                    node.distrust(peer)
                 return
             if len(found) == 1:
                 nursery.cancel_scope.deadline = trio.current_time() + MORE_PEERS_S

@@ -1,0 +1,73 @@
+"""Topics on the DHT: the library's lookup beside ours, on real hosts."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+
+from libp2p.peer.id import ID
+from libp2p.peer.peerinfo import PeerInfo
+from multiaddr import Multiaddr
+
+from orchd.identity import Identity
+from orchd.net import topics
+from orchd.net.host import Host, run_host
+from tests.net.support import LOOPBACK, until
+
+NAME = "test/topic"
+
+
+async def hosts(stack: AsyncExitStack, count: int) -> list[Host]:
+    """Hosts that are all connected to the first one, and know it."""
+    found = [
+        await stack.enter_async_context(run_host(Identity.from_seed(bytes([9, number]) * 16), LOOPBACK))
+        for number in range(count)
+    ]
+    for host in found[1:]:
+        await host.connect(found[0].id, found[0].basic.get_transport_addrs())
+        await until(lambda host=host: host.dht.get_routing_table_size() >= 1)  # type: ignore[misc]
+    await until(lambda: found[0].dht.get_routing_table_size() == count - 1)
+    return found
+
+
+def somebody(number: int) -> PeerInfo:
+    """A provider that nobody could reach."""
+    return PeerInfo(ID(b"\x12\x20" + bytes([number]) * 32), [Multiaddr(f"/ip4/192.0.2.1/tcp/{number + 1}")])
+
+
+async def test_everybody_who_announced_is_found() -> None:
+    async with AsyncExitStack() as stack:
+        everybody = await hosts(stack, 4)
+        for host in everybody:
+            assert await topics.announce(host.dht, NAME)
+        for host in everybody:
+            found = await topics.lookup(host.dht, NAME)
+            assert set(found) == {other.id for other in everybody} - {host.id}
+            assert all(addresses for addresses in found.values())
+
+
+async def test_a_node_that_announced_finds_others_and_not_only_itself() -> None:
+    async with AsyncExitStack() as stack:
+        server, client = await hosts(stack, 2)
+        server.dht.provider_store.add_provider(topics.provider_key(NAME), somebody(1))
+        assert await topics.announce(client.dht, NAME)
+        stock = await client.dht.provider_store.find_providers(topics.provider_key(NAME))
+        assert [info.peer_id for info in stock] == [client.id]
+        assert list(await topics.lookup(client.dht, NAME)) == [somebody(1).peer_id]
+
+
+async def test_every_provider_of_a_server_is_found_not_the_first_twenty() -> None:
+    async with AsyncExitStack() as stack:
+        server, client = await hosts(stack, 2)
+        for number in range(60):
+            server.dht.provider_store.add_provider(topics.provider_key(NAME), somebody(number))
+        stock = await client.dht.provider_store.find_providers(topics.provider_key(NAME))
+        assert len(stock) == 20
+        client.dht.provider_store.providers.clear()
+        assert len(await topics.lookup(client.dht, NAME)) == 60
+
+
+async def test_nobody_to_ask() -> None:
+    async with AsyncExitStack() as stack:
+        (alone,) = await hosts(stack, 1)
+        assert await topics.lookup(alone.dht, NAME) == {}
+        assert not await topics.announce(alone.dht, NAME)
