@@ -58,8 +58,9 @@ def load(name: str, folder: Path) -> Base:
     shapes: dict[str, tuple[int, ...]] = {}
     samples: dict[str, bytes] = {}
     for shard in shards:
+        header = weights.read_header(shard, HEADER_LIMIT)
         with weights.mapped(shard) as view:
-            for tensor in weights.read_header(shard, HEADER_LIMIT).values():
+            for tensor in header.values():
                 if tensor.name in shapes:
                     raise TensorsRefused(f"{folder}: two files hold the tensor {tensor.name[:80]!r}")
                 shapes[tensor.name] = tensor.shape
@@ -68,11 +69,12 @@ def load(name: str, folder: Path) -> Base:
         digest.update(_canonical([tensor_name, *shapes[tensor_name]]))
         digest.update(samples[tensor_name])
     digest.update(_canonical(_tokenizer(folder)))
+    architectures = config.get("architectures")
     return Base(
         name=name,
         digest=digest.digest(),
         path=folder,
-        architecture=str((config.get("architectures") or ["unknown"])[0]),
+        architecture=str(architectures[0]) if isinstance(architectures, list) and architectures else "unknown",
         parameters=sum(int(np.prod(shape)) for shape in shapes.values()),
         size=sum(shard.stat().st_size for shard in shards),
         licence=_licence(folder),

@@ -153,7 +153,7 @@ def test_random_bytes_are_refused(data: bytes) -> None:
     assert _refused(envelope(data, ALICE))
 
 
-# ---- every field, changed and told under the old signature ----------------------------------------------------
+# ---- every field, changed and told under the old signature ---------------------------------------------------
 
 
 def _paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -203,7 +203,7 @@ def test_a_changed_field_under_the_old_signature_is_refused(path: tuple[Any, ...
         verify(pack(honest | {"payload": changed}), Manifest)
 
 
-# ---- well signed, and still no manifest ------------------------------------------------------------------------
+# ---- well signed, and still no manifest ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", _paths(PLAIN), ids=lambda path: ".".join(map(str, path)))
@@ -277,7 +277,7 @@ def test_signed_nonsense_is_refused_with_a_number(path: tuple[Any, ...], value: 
     assert _refused_or_taken_as_it_is(payload)
 
 
-# ---- who signed ------------------------------------------------------------------------------------------------
+# ---- who signed ----------------------------------------------------------------------------------------------
 
 
 def test_a_signature_by_somebody_else_is_not_the_authors() -> None:
@@ -335,7 +335,7 @@ def test_nobody_signs_in_anothers_name_here() -> None:
         sign(manifest(), BOB)
 
 
-# ---- what kind of record ----------------------------------------------------------------------------------------
+# ---- what kind of record -------------------------------------------------------------------------------------
 
 
 def test_a_record_of_another_kind_is_refused() -> None:
@@ -375,7 +375,7 @@ def test_a_payload_in_another_order_is_refused_though_well_signed() -> None:
         verify(envelope(backwards, ALICE), Manifest)
 
 
-# ---- limits ------------------------------------------------------------------------------------------------------
+# ---- limits --------------------------------------------------------------------------------------------------
 
 
 def test_limits_are_told_before_anything_is_read() -> None:
@@ -407,7 +407,7 @@ def test_a_name_can_not_drive_a_terminal() -> None:
             sign(manifest(name=name), ALICE)
 
 
-# ---- ids -----------------------------------------------------------------------------------------------------------
+# ---- ids -----------------------------------------------------------------------------------------------------
 
 
 @given(st.binary(min_size=32, max_size=32))

@@ -33,7 +33,7 @@ def _in_another_process(script: str, *args: str) -> subprocess.CompletedProcess[
     return subprocess.run([sys.executable, "-c", script, *args], capture_output=True, text=True, check=False)
 
 
-# ---- transactions ---------------------------------------------------------------------------------------------
+# ---- transactions --------------------------------------------------------------------------------------------
 
 
 def test_what_is_written_stays(path: Path) -> None:
@@ -163,7 +163,7 @@ def test_a_killed_writer_loses_nothing_that_was_said(path: Path) -> None:
     index.close()
 
 
-# ---- what the database may touch --------------------------------------------------------------------------------
+# ---- what the database may touch -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_a_folder_with_a_quote_in_its_name_is_no_statement(tmp_path: Path) -> No
     index.close()
 
 
-# ---- migrations --------------------------------------------------------------------------------------------------
+# ---- migrations ----------------------------------------------------------------------------------------------
 
 
 def test_each_migration_runs_once(path: Path) -> None:
@@ -260,7 +260,7 @@ def test_no_table_uses_what_duckdb_loses(path: Path) -> None:
     index.close()
 
 
-# ---- damage, and what is none ---------------------------------------------------------------------------------------
+# ---- damage, and what is none --------------------------------------------------------------------------------
 
 
 def test_a_file_in_use_is_busy_not_damaged(path: Path) -> None:

@@ -70,7 +70,7 @@ def _read(folder: Path, text: str | bytes | dict[str, Any]) -> PeftConfig:
     return peft_config.read(path)
 
 
-# ---- honest settings -----------------------------------------------------------------------------------------------
+# ---- honest settings -----------------------------------------------------------------------------------------
 
 
 def test_what_peft_writes_is_read(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_the_ends_of_a_name() -> None:
     assert suffixes("model.layers.0") == ["model.layers.0", "layers.0", "0"]
 
 
-# ---- settings that would make it another adapter, or run something ---------------------------------------------------
+# ---- settings that would make it another adapter, or run something -------------------------------------------
 
 
 @pytest.mark.parametrize(

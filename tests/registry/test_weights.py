@@ -38,7 +38,7 @@ def _with(**entries: Any) -> bytes:
     return HONEST.with_header(json.dumps(HONEST.entries | entries).encode())
 
 
-# ---- honest files ------------------------------------------------------------------------------------------------
+# ---- honest files --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
@@ -102,7 +102,7 @@ def test_an_empty_tensor_is_no_accident(tmp_path: Path) -> None:
         assert not weights.find_not_finite(view, weights.read_header(path)["a"])
 
 
-# ---- attacks on the header ----------------------------------------------------------------------------------------
+# ---- attacks on the header -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [0, 1, 7, 8, 9])
@@ -196,7 +196,7 @@ def test_a_pickle_with_another_name_is_never_opened(tmp_path: Path) -> None:
     _refusal(tmp_path, pickle.dumps(Bomb()))
 
 
-# ---- random and mutated bytes ---------------------------------------------------------------------------------------
+# ---- random and mutated bytes --------------------------------------------------------------------------------
 
 fuzz = settings(max_examples=300, deadline=None, derandomize=True, database=None)
 
