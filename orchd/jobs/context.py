@@ -17,7 +17,7 @@ Figure = float | int | str
 """A number or word that is shown beside a progress bar, such as the current loss."""
 
 PROGRESS_SECONDS = 0.05
-"""At most one progress message in this time crosses the pipe; the last one of a stage always does."""
+"""At most one progress report in this time is passed on; the first one that completes a stage always is."""
 
 
 class Wire(Protocol):
@@ -26,6 +26,22 @@ class Wire(Protocol):
     def send(self, message: Mapping[str, object]) -> None: ...
 
     def receive(self) -> dict[str, object] | None: ...
+
+
+class Pace:
+    """Thins progress reports: a job may report at every step."""
+
+    def __init__(self) -> None:
+        self._last: float | None = None
+        self._completed: tuple[float, str] | None = None
+
+    def lets_pass(self, now_s: float, done: float, total: float, unit: str) -> bool:
+        completes = done >= total and self._completed != (total, unit)
+        if not completes and self._last is not None and now_s - self._last < PROGRESS_SECONDS:
+            return False
+        self._last = now_s
+        self._completed = (total, unit) if done >= total else None
+        return True
 
 
 class JobContext:
@@ -46,7 +62,7 @@ class JobContext:
         self.threads = threads
         self._wire = wire
         self._monotonic = monotonic
-        self._last_progress = -PROGRESS_SECONDS
+        self._pace = Pace()
         self._cancelled = False
         self._receiving = False
 
@@ -56,10 +72,8 @@ class JobContext:
         Cheap enough to call at every step. Raises `JobCancelled`.
         """
         self.check()
-        now = self._monotonic()
-        if done < total and now - self._last_progress < PROGRESS_SECONDS:
+        if not self._pace.lets_pass(self._monotonic(), done, total, unit):
             return
-        self._last_progress = now
         self._wire.send({"event": "progress", "done": done, "total": total, "unit": unit, "figures": figures})
 
     def log(self, text: str) -> None:

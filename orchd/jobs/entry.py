@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import trio
 
-from orchd.jobs.context import Figure
+from orchd.jobs.context import Figure, Pace
 from orchd.jobs.eta import Estimate
 from orchd.jobs.process import WorkerProcess
 from orchd.jobs.states import Job, Progress, State
@@ -54,15 +54,12 @@ class LocalContext:
     def __init__(self, progress: Callable[[dict[str, Any]], None], log: Callable[[str], None]) -> None:
         self._progress = progress
         self._log = log
-        self._last = -1.0
+        self._pace = Pace()
 
     def progress(self, done: float, total: float, unit: str, **figures: Figure) -> None:
         """As `JobContext.progress`: cheap enough for every chunk. For the daemon's thread only."""
-        now = trio.current_time()
-        if done < total and now - self._last < 0.05:
-            return
-        self._last = now
-        self._progress({"done": done, "total": total, "unit": unit, "figures": figures})
+        if self._pace.lets_pass(trio.current_time(), done, total, unit):
+            self._progress({"done": done, "total": total, "unit": unit, "figures": figures})
 
     def log(self, text: str) -> None:
         self._log(text)

@@ -51,7 +51,7 @@ class EventLog:
         self._files.prune(clock())
         self._sequence = Sequence(state_dir / "events" / "seq", at_least=self._files.last_seq())
         self._subscriptions: set[Subscription] = set()
-        self._saved_progress: dict[str, int] = {}
+        self._saved_progress: dict[str, tuple[int, bool]] = {}
 
     @property
     def last(self) -> int:
@@ -103,9 +103,9 @@ class EventLog:
             return True
         before = self._saved_progress.get(event.job)
         complete = event.data.get("done") == event.data.get("total")
-        if before is not None and event.time_ms - before < PROGRESS_MS and not complete:
+        if before is not None and event.time_ms - before[0] < PROGRESS_MS and complete <= before[1]:
             return False
-        self._saved_progress[event.job] = event.time_ms
+        self._saved_progress[event.job] = event.time_ms, complete
         return True
 
 

@@ -288,6 +288,10 @@ def test_progress_is_thinned_but_the_last_one_is_told(tmp_path: Path) -> None:
         now[0] += 0.001
         job.progress(step, 100, "steps")
     assert [m["done"] for m in wire.sent] == [1, 51, 100]
+    for rows in range(10):
+        job.progress(100, 100, "steps", rows=rows)
+    job.progress(5, 5, "rows")
+    assert [(m["done"], m["unit"]) for m in wire.sent[3:]] == [(5, "rows")]
     job.cancel()
     with pytest.raises(JobCancelled):
         job.progress(1, 2, "steps")

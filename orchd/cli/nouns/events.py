@@ -25,7 +25,7 @@ def follow(context: Context, options: argparse.Namespace, params: Params) -> Non
 
 def _brief(value: object) -> str:
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:.0f}" if value.is_integer() else f"{value:.4g}"
     if isinstance(value, dict):
         return ",".join(f"{name}:{_brief(inner)}" for name, inner in value.items())
     return str(value)
