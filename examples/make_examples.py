@@ -19,7 +19,8 @@ from orchd.train.words import ENGLISH_WORDS, INVENTED_WORDS
 SEED: Final = 20261121
 SENTENCES_PER_HALF: Final = 376  # an import puts 38 + 38 aside and trains on 300
 EXAM_SENTENCES: Final = 300
-WORDS_PER_SENTENCE: Final = 3
+LENGTHS: Final = (3, 4)  # words a sentence, in turn
+EXAM_WORDS_PER_HALF: Final = 2
 FIRST_MOMENT: Final = 1_767_261_600  # 1 January 2026, 10:00 UTC
 
 #: Each English word's word in the invented language, one-to-one (41 and 108 share no factor).
@@ -52,19 +53,18 @@ def write_examples(out: Path) -> None:
 
 
 def draw_half(words: Sentence, rng: random.Random) -> list[Sentence]:
-    """Different sentences of three different words of one half."""
+    """Different sentences of three or four different words of one half."""
     found: dict[Sentence, None] = {}
     while len(found) < SENTENCES_PER_HALF:
-        found[tuple(rng.sample(words, WORDS_PER_SENTENCE))] = None
+        found[tuple(rng.sample(words, LENGTHS[len(found) % len(LENGTHS)]))] = None
     return list(found)
 
 
 def draw_mixed(rng: random.Random) -> list[Sentence]:
-    """Different sentences that hold at least one word of each half; half of them two words of A."""
+    """Different sentences of two words of each half, in any order."""
     found: dict[Sentence, None] = {}
     while len(found) < EXAM_SENTENCES:
-        from_a = 1 + len(found) % 2
-        words = rng.sample(HALF_A, from_a) + rng.sample(HALF_B, WORDS_PER_SENTENCE - from_a)
+        words = rng.sample(HALF_A, EXAM_WORDS_PER_HALF) + rng.sample(HALF_B, EXAM_WORDS_PER_HALF)
         rng.shuffle(words)
         found[tuple(words)] = None
     return list(found)
@@ -111,7 +111,7 @@ def chatgpt_conversation(index: int, sentence: Sentence, rng: random.Random) -> 
     for one in nodes:
         one["children"] = [other["id"] for other in nodes if other["parent"] == one["id"]]
     return {
-        "title": f"Three words: {sentence[0]}",
+        "title": f"A few words: {sentence[0]}",
         "create_time": started,
         "update_time": started + 9,
         "mapping": {one["id"]: one for one in nodes},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,7 +118,7 @@ def _records(path: Path, log: ImportLog) -> Iterator[dict[str, Any] | BadRecord]
         with path.open("rb") as source:
             counted = cast(IO[bytes], _Counted(source, log, log.bytes_total, path.name))
             yield from records(counted, lines=path.suffix == ".jsonl")
-    except (OSError, zipfile.BadZipFile, EOFError) as error:
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
         detail = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise ImportUnreadable(f"{path.name}: {detail}", field="source") from error
 

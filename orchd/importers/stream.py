@@ -35,12 +35,7 @@ def records(source: IO[bytes], lines: bool = False) -> Iterator[dict[str, Any] |
     ``lines`` forces one record a line; else the first line decides. A record that is not valid is
     yielded as a `BadRecord`.
     """
-    head = source.read(CHUNK_BYTES).removeprefix(_BOM)
-    while head.lstrip()[:1] == b"{" and b"\n" not in head and len(head) < MAX_RECORD_BYTES:
-        more = source.read(CHUNK_BYTES)
-        if not more:
-            break
-        head += more
+    head = _head(source)
     if lines or _is_one_object(head.lstrip().partition(b"\n")[0]):
         pieces = _lines(head, source)
     else:
@@ -57,12 +52,26 @@ def decode(data: bytes) -> Any:
     """
     try:
         return msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     try:
         return json.loads(data.decode("utf-8", "replace"), strict=False)
     except (ValueError, RecursionError) as error:
         raise BadRecord(f"no valid JSON: {error}"[:200]) from None
+
+
+def _head(source: IO[bytes]) -> bytes:
+    """Enough of the start to see how the records are laid out: where that is one a line, a whole line."""
+    head = source.read(max(CHUNK_BYTES, len(_BOM))).removeprefix(_BOM)
+    while len(head) < MAX_RECORD_BYTES:
+        begun = head.lstrip()
+        if begun and (begun[:1] != b"{" or b"\n" in begun):
+            break
+        more = source.read(CHUNK_BYTES)
+        if not more:
+            break
+        head += more
+    return head
 
 
 def _decode_object(data: bytes) -> dict[str, Any] | BadRecord:

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchd.errors import ImportTooLarge, ImportUnreadable
+from orchd.importers import read as reading
+from orchd.importers.conversation import Conversation
+from orchd.importers.read import ImportLog, read_conversations
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+PAIR = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+
+CHATGPT = {"author": {"role": "user"}, "content": {"content_type": "text", "parts": ["q"]}}
+
+
+def read(path: Path, kind: str = "auto") -> tuple[list[Conversation], ImportLog]:
+    log = ImportLog()
+    return list(read_conversations(path, log, kind)), log
+
+
+def write(folder: Path, value: Any, name: str = "in.json") -> Path:
+    path = folder / name
+    path.write_text(value if isinstance(value, str) else json.dumps(value))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("record", "kind"),
+    [
+        ({"mapping": {"a": {"message": CHATGPT}}}, "chatgpt"),
+        ({"chat_messages": [{"sender": "human", "text": "q"}]}, "claude"),
+        (PAIR, "openai"),
+        ({"conversations": [{"from": "human", "value": "q"}]}, "sharegpt"),
+        ({"instruction": "q", "output": "a"}, "alpaca"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("wrap", ["alone", "array", "wrapper", "by id"])
+def test_the_kind_is_seen_by_shape(tmp_path: Path, record: dict[str, Any], kind: str, wrap: str) -> None:
+    wrapped = {"alone": record, "array": [record], "wrapper": {"conversations": [record]}, "by id": {"x": record}}
+    found, log = read(write(tmp_path, wrapped[wrap]))
+    assert [one.messages[0].content for one in found] == ["q"]
+    assert log.kind == kind
+
+
+def test_what_cannot_be_read_is_counted_and_said(tmp_path: Path) -> None:
+    text = "\n".join([json.dumps(PAIR), "{bad", json.dumps({"messages": []}), json.dumps({"odd": 1}), json.dumps(PAIR)])
+    found, log = read(write(tmp_path, text, "in.jsonl"))
+    assert len(found) == 2
+    assert (log.records, log.skipped) == (5, 3)
+    assert [warning.partition(":")[0] for warning in log.warnings] == ["record 2", "record 3", "record 4"]
+
+
+@pytest.mark.parametrize("content", ["", "[]", "<html>", "[1, 2]", '{"odd": 1}'])
+def test_a_file_with_nothing_known_in_it_is_refused(tmp_path: Path, content: str) -> None:
+    with pytest.raises(ImportUnreadable, match=r"in\.json: nothing to import"):
+        read(write(tmp_path, content))
+
+
+def test_a_missing_file_a_folder_and_an_unknown_kind(tmp_path: Path) -> None:
+    with pytest.raises(ImportUnreadable, match="No such file"):
+        read(tmp_path / "gone")
+    with pytest.raises(ImportUnreadable, match="directory"):
+        read(tmp_path)
+    with pytest.raises(ImportUnreadable, match="no such kind: csv"):
+        read(write(tmp_path, PAIR), "csv")
+
+
+def test_a_kind_that_is_given_decides(tmp_path: Path) -> None:
+    both = PAIR | {"instruction": "i", "output": "o"}
+    assert read(write(tmp_path, both), "alpaca")[0][0].messages[0].content == "i"
+
+
+def archive(folder: Path, **members: str) -> Path:
+    path = folder / "export.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as made:
+        for name, text in members.items():
+            made.writestr(name.replace("__", "/"), text)
+    return path
+
+
+def test_zip_with_shards_in_a_folder(tmp_path: Path) -> None:
+    other = json.loads(json.dumps(PAIR).replace('"q"', '"r"'))
+    path = archive(tmp_path, **{
+        "x__conversations-001.json": json.dumps([other]),
+        "x__conversations-000.json": json.dumps([PAIR]),
+        "..__..__conversations-002.json": json.dumps([PAIR]),
+        "user.json": json.dumps([PAIR]),
+    })  # fmt: skip
+    found, log = read(path)
+    assert [one.messages[0].content for one in found] == ["q", "q", "r"]
+    assert log.bytes_read == log.bytes_total
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_zips_that_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ImportUnreadable, match="holds other zip files"):
+        read(archive(tmp_path, **{"part-1.zip": "x"}))
+    with pytest.raises(ImportUnreadable, match=r"no conversations\.json"):
+        read(archive(tmp_path, **{"chat.html": "x"}))
+    bomb = archive(tmp_path, **{"conversations.json": "[" + " " * (20 << 20) + "]"})
+    with pytest.raises(ImportTooLarge, match="unpacks to"):
+        read(bomb)
+    monkeypatch.setattr(reading, "MAX_BYTES", 10)
+    with pytest.raises(ImportTooLarge, match="the limit is 10"):
+        read(write(tmp_path, PAIR))
+
+
+def test_a_damaged_zip_says_so(tmp_path: Path) -> None:
+    path = archive(tmp_path, **{"conversations.json": json.dumps([PAIR] * 50)})
+    data = bytearray(path.read_bytes())
+    data[60:70] = b"\xff" * 10
+    path.write_bytes(data)
+    with pytest.raises(ImportUnreadable, match=r"export\.zip"):
+        read(path)
+
+
+def test_the_examples() -> None:
+    for name, kind, rows in (("conversations.json", "chatgpt", 376), ("half-b.jsonl", "openai", 376)):
+        found, log = read(EXAMPLES / name)
+        assert (len(found), log.kind, log.skipped) == (rows, kind, 0)
+        assert all(one.trainable and len(one.messages) == 2 for one in found)
