@@ -26,6 +26,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "orchd"
 MAX_FILE, MAX_FUNCTION = 600, 60  # lines
+LISTS = frozenset({"orchd/errors.py"})
+"""Flat lists, which nobody reads from top to bottom."""
 
 GROUND = frozenset({"errors", "config", "paths", "identity"})
 NUMERIC = frozenset({"numpy", "msgspec"})
@@ -187,7 +189,7 @@ def test_averaging_never_imports_torch() -> None:
 
 def test_no_file_is_too_long_to_read() -> None:
     lengths = {str(file.relative_to(ROOT)): len(file.read_text(encoding="utf-8").splitlines()) for file in files()}
-    assert {name: lines for name, lines in lengths.items() if lines > MAX_FILE} == {}
+    assert {name: lines for name, lines in lengths.items() if lines > MAX_FILE and name not in LISTS} == {}
 
 
 def test_no_function_is_too_long_to_read() -> None:

@@ -139,6 +139,11 @@ def test_a_manager_that_fails_is_named(tmp_path: Path) -> None:
     found = of("systemd-user", {"HOME": str(tmp_path)})
     with pytest.raises(ServiceManagerFailed, match=r"`systemctl --user daemon-reload` failed: it said no"):
         carry_out(found.install_steps(PROGRAM), Manager(code=1))
+    assert not found.path.exists()
+    carry_out(found.install_steps(PROGRAM), Manager())
+    with pytest.raises(ServiceManagerFailed):
+        carry_out(found.install_steps(Path("/another/orchd")), Manager(code=1))
+    assert found.path.read_text() == found.text(PROGRAM)
     with pytest.raises(ServiceManagerFailed, match="it said no"):
         found.status(Manager(code=1))
 

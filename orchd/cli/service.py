@@ -118,7 +118,7 @@ class Service:
         return [
             Step((*self._systemctl(), "disable", "--now", UNIT), may_fail=True),
             Step(path=self.path),
-            Step((*self._systemctl(), "daemon-reload")),
+            Step((*self._systemctl(), "daemon-reload"), may_fail=True),
         ]
 
     def text(self, program: Path) -> str:
@@ -192,18 +192,38 @@ def program_path() -> Path:
 
 
 def carry_out(steps: Sequence[Step], run: Run) -> None:
-    """Do the steps in order. Raises `ServiceManagerFailed` naming the command that failed and what it said."""
-    for step in steps:
-        if step.command:
-            done = run(step.command)
-            if done.returncode and not step.may_fail:
-                said = (done.stderr or done.stdout).strip()[:300]
-                raise ServiceManagerFailed(f"`{' '.join(step.command)}` failed: {said}")
-        elif step.path is not None and step.text is not None:
-            step.path.parent.mkdir(parents=True, exist_ok=True)
-            step.path.write_text(step.text, encoding="utf-8")
-        elif step.path is not None:
-            step.path.unlink(missing_ok=True)
+    """Do the steps in order. Raises `ServiceManagerFailed` naming the command that failed and what it said.
+
+    Then files are as they were before: a unit that no manager knows of would come to life at some later login.
+    """
+    before: dict[Path, bytes | None] = {}
+    try:
+        for step in steps:
+            if step.path is not None:
+                before[step.path] = step.path.read_bytes() if step.path.exists() else None
+            _do(step, run)
+    except ServiceManagerFailed:
+        for path, content in before.items():
+            _put(path, content)
+        raise
+
+
+def _do(step: Step, run: Run) -> None:
+    if step.path is not None:
+        _put(step.path, None if step.text is None else step.text.encode())
+        return
+    done = run(step.command)
+    if done.returncode and not step.may_fail:
+        said = (done.stderr or done.stdout).strip()[:300]
+        raise ServiceManagerFailed(f"`{' '.join(step.command)}` failed: {said}")
+
+
+def _put(path: Path, content: bytes | None) -> None:
+    if content is None:
+        path.unlink(missing_ok=True)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
 
 
 def run_command(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
