@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +16,7 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from orchd.errors import AdapterNotMergeable, BaseNotSupported, QuantizeRefused
+from orchd.errors import AdapterNotMergeable, BaseNotSupported, DiskFull, QuantizeRefused
 from orchd.serve.llama import (
     LlamaConfig,
     Slot,
@@ -64,7 +65,7 @@ def write_gguf(
     """Write `target`: the base (Hugging Face folder) with `adapter` (PEFT folder) folded in, in `quantize`.
 
     `progress` is called with (tensors done, tensors in all). Nothing is left at `target` when it fails.
-    Raises QuantizeRefused, BaseNotSupported, AdapterNotMergeable, WeightsUnreadable.
+    Raises QuantizeRefused, BaseNotSupported, AdapterNotMergeable, WeightsUnreadable, DiskFull.
     """
     require_known(quantize)
     config = read_config(base)
@@ -74,6 +75,7 @@ def write_gguf(
     plans = [_plan(slot, weights, quantize) for slot in slots(config, weights)]
     if lora:
         _require_places(lora, plans)
+    _require_room(target.parent, plans)
     part = target.with_name(target.name + ".part")
     try:
         writer = gguf.GGUFWriter(part, "llama")
@@ -129,6 +131,18 @@ def _require_places(lora: Lora, plans: list[Plan]) -> None:
         raise AdapterNotMergeable(f"the adapter changes {homeless[0]}, which can't be folded in")
 
 
+def _size(plan: Plan) -> int:
+    """Bytes of the tensor in the file."""
+    block, block_bytes = gguf.GGML_QUANT_SIZES[plan.type]
+    return int(np.prod(plan.shape)) // block * block_bytes
+
+
+def _require_room(folder: Path, plans: list[Plan]) -> None:
+    needed, free = sum(map(_size, plans)), shutil.disk_usage(folder).free
+    if needed > free:
+        raise DiskFull(f"the GGUF needs {needed} bytes, {free} are free")
+
+
 def _write_tensors(
     writer: gguf.GGUFWriter,
     plans: list[Plan],
@@ -136,10 +150,8 @@ def _write_tensors(
     lora: Lora | None,
     progress: Callable[[int, int], None],
 ) -> None:
-    for slot, shape, kind in plans:
-        block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
-        size = int(np.prod(shape)) // block * block_bytes
-        writer.add_tensor_info(slot.gguf, shape, np.dtype(np.float32), size, raw_dtype=kind)
+    for plan in plans:
+        writer.add_tensor_info(plan.slot.gguf, plan.shape, np.dtype(np.float32), _size(plan), raw_dtype=plan.type)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()

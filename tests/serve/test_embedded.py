@@ -13,15 +13,19 @@ import trio
 
 from orchd.errors import AnswerInterrupted, DeploymentUnknown, ModelNotLoaded, PromptRefused
 from orchd.importers.conversation import Message
-from orchd.serve.embedded import EmbeddedRuntime
+from orchd.jobs.process import WorkerProcess
+from orchd.serve.embedded import EmbeddedRuntime, StartWorker
 
 QUESTION = (Message("user", "copy: cat sun key"),)
 LONG = 1900  # tokens: a fifth of a second
 
 
 @asynccontextmanager
-async def running(folder: Path, idle_seconds: float = 60.0) -> AsyncIterator[EmbeddedRuntime]:
-    runtime = EmbeddedRuntime(folder / "chat", idle_seconds=idle_seconds)
+async def running(
+    folder: Path, idle_seconds: float = 60.0, start: StartWorker | None = None
+) -> AsyncIterator[EmbeddedRuntime]:
+    (folder / "chat").mkdir()
+    runtime = EmbeddedRuntime(folder / "chat", idle_seconds=idle_seconds, start=start)
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
             await nursery.start(runtime.run)
@@ -93,16 +97,18 @@ async def test_an_answer_that_was_begun_is_not_repeated(tmp_path: Path, merged: 
 
 
 async def test_an_idle_worker_is_stopped(tmp_path: Path, merged: Path) -> None:
-    async with running(tmp_path, idle_seconds=0.0) as runtime:
+    workers: list[WorkerProcess] = []
+
+    async def start(nursery: trio.Nursery) -> WorkerProcess:
+        workers.append(await WorkerProcess.start(nursery))
+        return workers[-1]
+
+    async with running(tmp_path, idle_seconds=0.0, start=start) as runtime:
         runtime.restore("mine", merged)
-        for _ in range(2):
-            completion = runtime.complete("mine", QUESTION, max_tokens=2)
-            pieces = [await completion.__anext__()]
-            assert runtime.worker_pid is not None
-            descriptor = os.pidfd_open(runtime.worker_pid)
-            pieces += [piece async for piece in completion]
-            await trio.lowlevel.wait_readable(descriptor)  # the process has ended by itself
-            os.close(descriptor)
+        for number in (1, 2):
+            assert await runtime.complete("mine", QUESTION, max_tokens=2).text()
+            assert len(workers) == number
+            assert await workers[-1].wait() == 0  # it left by itself
             assert runtime.worker_pid is None
 
 

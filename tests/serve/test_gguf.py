@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gguf
 import numpy as np
 import pytest
 
-from orchd.errors import AdapterNotMergeable, BaseNotSupported, QuantizeRefused, WeightsUnreadable
+from orchd.errors import AdapterNotMergeable, BaseNotSupported, DiskFull, QuantizeRefused, WeightsUnreadable
 from orchd.serve.gguf import write_gguf
 from orchd.serve.weights import Weights
 from tests.serve import tiny
@@ -197,6 +198,13 @@ def test_damaged_weights(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(WeightsUnreadable):
         write_gguf(base, None, tmp_path / "a.gguf", name="test", quantize="F16")
+
+
+def test_a_full_disk(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=5))
+    with pytest.raises(DiskFull, match="5 are free"):
+        write_gguf(base, None, tmp_path / "a.gguf", name="test", quantize="F16")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_values_that_do_not_fit(tmp_path: Path) -> None:
