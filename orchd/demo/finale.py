@@ -19,6 +19,8 @@ from orchd.demo.together import Together
 from orchd.errors import OrchdError, Refused
 
 QUESTIONS = 3
+#: A node that trains at most once keeps no worker waiting for the next job.
+ONE_JOB = {"ORCHD_JOBS__WARM_SECONDS": "0"}
 OLLAMA = ("127.0.0.1", 11434)
 
 
@@ -48,7 +50,7 @@ class Finale:
         with Together() as nodes:
             a = nodes.start(self._train_alone, self.a)
             b = nodes.start(self._train_alone, self.b)
-            hostile = nodes.start(self.cast.start, "D", bootstrap=self.a.node.address)
+            hostile = nodes.start(self.cast.start, "D", bootstrap=self.a.node.address, settings=ONE_JOB)
         refusal = self._cheat(hostile.result(), a.result())
         self.cast.stop(hostile.result())
         self.c.find_and_fetch(b.result().id)
@@ -92,7 +94,7 @@ class Finale:
 
     def pooled(self) -> Adapter:
         """A node that was given both halves: the upper bound, and what A and B would not do. C fetches its adapter."""
-        node = self.cast.start("P", bootstrap=self.a.node.address)
+        node = self.cast.start("P", bootstrap=self.a.node.address, settings=ONE_JOB)
         node.join(POOLED_TOPIC)
         self.c.join(POOLED_TOPIC)
         source = node.home / "both-halves.jsonl"

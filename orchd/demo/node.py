@@ -19,7 +19,7 @@ Progress = Callable[[float, float, str], None]
 FIND_SECONDS = 60.0
 #: From the end of a daemon's connections to the end of its process.
 END_SECONDS = 2.0
-LEARNING_RATE = 1e-2
+LEARNING_RATE = 5e-3
 
 
 @dataclass(frozen=True, kw_only=True)

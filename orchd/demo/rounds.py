@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from orchd.demo.node import Adapter, Averaged, Node
@@ -14,6 +15,20 @@ from orchd.demo.together import Together
 
 Adapters = tuple[Adapter, Adapter]
 Averages = tuple[Averaged, Averaged]
+#: The exam's scores of the base, A's adapter, B's adapter, the average.
+Marks = list[Score]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """What A and B made in one round, and what others still find out about it."""
+
+    number: int
+    adapters: Adapters
+    averages: Averages
+    seconds: float
+    verifications: tuple[Future[Verification], Future[Verification]]
+    marks: Future[Marks]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +42,7 @@ class Played:
 
 
 class Rounds:
-    """Plays the rounds between two peers while C looks on and marks."""
+    """Plays the rounds between two peers. C marks one round while A and B are at the next."""
 
     def __init__(self, plan: Plan, peers: tuple[Peer, Peer], examiner: Examiner, screen: Screen) -> None:
         self.plan = plan
@@ -36,24 +51,42 @@ class Rounds:
         self.screen = screen
 
     def play(self) -> Played:
-        rounds: list[Round] = []
-        averages: Averages | None = None
-        for number in range(1, self.plan.rounds + 1):
-            started = time.monotonic()
-            adapters = self._train(number, averages)
-            averages = self._exchange(number, adapters)
-            done, base = self._score(number, adapters, averages, started)
-            if number == 1:
-                self.screen.averages_made(averages, done.average.verifications)
-                self.screen.table_head(base)
-            self.screen.round_done(done)
-            rounds.append(done)
-        assert averages is not None
-        return Played(rounds=tuple(rounds), base=base, adapters=adapters, averages=averages)
+        made: list[Made] = []
+        with Together() as nodes:
+            for number in range(1, self.plan.rounds + 1):
+                made.append(self._round(nodes, number, made[-1] if made else None))
+            held_out = nodes.start(self.a.score, _everything(made, 0)), nodes.start(self.b.score, _everything(made, 1))
+        return Played(
+            rounds=tuple(
+                _measured((self.a.node, self.b.node), one, (held_out[0].result(), held_out[1].result())) for one in made
+            ),
+            base=made[0].marks.result()[0],
+            adapters=made[-1].adapters,
+            averages=made[-1].averages,
+        )
 
-    def _train(self, number: int, averages: Averages | None) -> Adapters:
+    def _round(self, nodes: Together, number: int, before: Made | None) -> Made:
+        started = time.monotonic()
+        adapters = self._train(number, before)
+        averages = self._exchange(number, adapters)
+        seconds = time.monotonic() - started
+        verifications = (
+            nodes.start(_verify, self.a.node, averages[1]),
+            nodes.start(_verify, self.b.node, averages[0]),
+        )
+        marks = nodes.start(self._mark, number, adapters, averages, verifications, before)
+        return Made(
+            number=number,
+            adapters=adapters,
+            averages=averages,
+            seconds=seconds,
+            verifications=verifications,
+            marks=marks,
+        )
+
+    def _train(self, number: int, before: Made | None) -> Adapters:
         """Each from its own average (which equals the other's) on its own sentences."""
-        starts = (None, None) if averages is None else (averages[0].adapter.id, averages[1].adapter.id)
+        starts = (None, None) if before is None else (before.averages[0].adapter.id, before.averages[1].adapter.id)
         with Together() as peers:
             a = peers.start(self._train_one, self.a, number, starts[0])
             b = peers.start(self._train_one, self.b, number, starts[1])
@@ -85,33 +118,27 @@ class Rounds:
         peer.node.publish(averaged.adapter.id, TOPIC)
         return averaged
 
-    def _score(self, number: int, adapters: Adapters, averages: Averages, started: float) -> tuple[Round, Score]:
-        """A and B on their own held-out sentences, C on the exam, and each recomputes the other's average."""
-        with Together() as nodes:
-            on_a = nodes.start(self.a.score, [*adapters, averages[0].adapter])
-            on_b = nodes.start(self.b.score, [*adapters, averages[1].adapter])
-            by_a = nodes.start(_verify, self.a.node, averages[1])
-            by_b = nodes.start(_verify, self.b.node, averages[0])
-            exam = nodes.start(self._mark, [*adapters, averages[0].adapter])
-        contributions = _contributions(
-            (self.a.node, self.b.node), adapters, (on_a.result(), on_b.result()), exam.result()
-        )
-        average = Average(
-            ids=(averages[0].adapter.id, averages[1].adapter.id),
-            recipes=(averages[0].recipe, averages[1].recipe),
-            verifications=(by_a.result(), by_b.result()),
-            own=(on_a.result()[3], on_b.result()[3]),
-            exam=exam.result()[3],
-        )
-        seconds = time.monotonic() - started
-        return Round(number=number, contributions=contributions, average=average, seconds=seconds), exam.result()[0]
-
-    def _mark(self, adapters: list[Adapter]) -> list[Score]:
-        for adapter in adapters:
+    def _mark(
+        self,
+        number: int,
+        adapters: Adapters,
+        averages: Averages,
+        verifications: Sequence[Future[Verification]],
+        before: Made | None,
+    ) -> Marks:
+        """C fetches the round's adapters and marks the exam, one round after the other."""
+        wanted = [*adapters, averages[0].adapter]
+        for adapter in wanted:
             self.examiner.node.find_and_fetch(adapter.id)
-        with self.screen.working("C marks the exam") as progress:
-            progress(0, 0, "")
-            return self.examiner.mark(adapters)
+        if before is not None:
+            before.marks.result()
+        with self.screen.working("C marks the exam"):
+            marks = self.examiner.mark(wanted)
+        if number == 1:
+            self.screen.averages_made(averages, [verification.result() for verification in verifications])
+            self.screen.table_head(marks[0])
+        self.screen.round_done(number, marks)
+        return marks
 
 
 def _verify(node: Node, theirs: Averaged) -> Verification:
@@ -119,23 +146,33 @@ def _verify(node: Node, theirs: Averaged) -> Verification:
     return node.verify_average(theirs.adapter.id)
 
 
-def _contributions(
-    nodes: tuple[Node, Node],
-    adapters: Adapters,
-    held_out: tuple[Sequence[Score], Sequence[Score]],
-    exam: Sequence[Score],
-) -> tuple[Contribution, ...]:
-    """The two adapters with their scores; each list holds the base, A's adapter, B's adapter, the average."""
-    return tuple(
+def _everything(made: Sequence[Made], peer: int) -> list[Adapter]:
+    """What one peer scores on its held-out sentences: of each round both adapters and its own average."""
+    return [adapter for one in made for adapter in (*one.adapters, one.averages[peer].adapter)]
+
+
+def _measured(nodes: tuple[Node, Node], one: Made, held_out: tuple[Sequence[Score], Sequence[Score]]) -> Round:
+    """The round with its scores; `held_out` is A's and B's list, the base first, then three scores a round."""
+    first = 1 + 3 * (one.number - 1)
+    exam = one.marks.result()
+    contributions = tuple(
         Contribution(
             node=nodes[i].name,
-            id=adapters[i].id,
-            author=adapters[i].author,
-            size=adapters[i].size,
+            id=one.adapters[i].id,
+            author=one.adapters[i].author,
+            size=one.adapters[i].size,
             base=held_out[i][0],
-            own=held_out[i][1 + i],
-            other=held_out[1 - i][1 + i],
+            own=held_out[i][first + i],
+            other=held_out[1 - i][first + i],
             exam=exam[1 + i],
         )
         for i in (0, 1)
     )
+    average = Average(
+        ids=(one.averages[0].adapter.id, one.averages[1].adapter.id),
+        recipes=(one.averages[0].recipe, one.averages[1].recipe),
+        verifications=(one.verifications[0].result(), one.verifications[1].result()),
+        own=(held_out[0][first + 2], held_out[1][first + 2]),
+        exam=exam[3],
+    )
+    return Round(number=one.number, contributions=contributions, average=average, seconds=one.seconds)

@@ -15,7 +15,6 @@ from orchd.demo.results import (
     Knowledge,
     Refusal,
     Results,
-    Round,
     Score,
     Verification,
 )
@@ -52,8 +51,8 @@ class Screen:
         for known in knowledge:
             english, invented = known.example
             self._line(
-                f"  {self._who(known.node)}  {known.train} sentences over {len(known.words)} words, from a "
-                f"{_source(known.kind)}   {english!r} → {invented!r}"
+                f"  {self._who(known.node)}  {known.train} sentences over {len(known.words)} words, like "
+                f"“{english}” → “{invented}” ({_source(known.kind)})"
             )
         self._line(f"  C  none. The exam: {exam} sentences, each with words of both halves")
         self._blank()
@@ -94,13 +93,12 @@ class Screen:
         self._line(self._dim(f"  {'':<11}  {'right':>14} {'right':>14} {'loss':>8} {'right':>7}"))
         self._line(f"  {'base':<11}  {'':>14} {'':>14} {base.loss:8.2f} {percent(base.exact_match):>7}")
 
-    def round_done(self, done: Round) -> None:
-        a, b = (percent(contribution.exam.exact_match) for contribution in done.contributions)
-        exam = done.average.exam
+    def round_done(self, number: int, marks: Sequence[Score]) -> None:
+        """`marks`: the exam of the base, A's adapter, B's adapter, the average."""
+        a, b = (percent(score.exact_match) for score in marks[1:3])
+        exam = marks[3]
         bar = self.terminal.paint(self.terminal.bar(exam.exact_match, 24), "average")
-        self._line(
-            f"  {f'round {done.number}':<11}  {a:>14} {b:>14} {exam.loss:8.2f} {percent(exam.exact_match):>7}  {bar}"
-        )
+        self._line(f"  {f'round {number}':<11}  {a:>14} {b:>14} {exam.loss:8.2f} {percent(exam.exact_match):>7}  {bar}")
 
     # ---- the hostile peer, the exam --------------------------------------------------------------------------
 
@@ -262,4 +260,4 @@ def short(text_id: str) -> str:
 
 
 def _source(kind: str) -> str:
-    return {"chatgpt": "ChatGPT export", "jsonl": "JSONL file"}.get(kind, f"{kind} file")
+    return {"chatgpt": "ChatGPT export", "openai": "JSONL file"}.get(kind, f"{kind} file")
