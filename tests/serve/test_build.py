@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import orchd
 from orchd.errors import JobCancelled, QuantizeRefused
 from orchd.importers.conversation import Message
 from orchd.jobs.context import JobContext
@@ -19,6 +20,7 @@ from orchd.serve.gguf import write_gguf
 from orchd.serve.specs import AdapterPath, BuildResult, BuildSpec
 from tests.serve import tiny
 
+DEMO_BASE = Path(orchd.__file__).parent / "train" / "base" / "demo"
 TEXTS = ("copy: cat sun key", "the quick brown fox", "naïve café, 12 €", "", "a<|end|>b  c\n\n1234")
 CONVERSATION = (
     Message("system", "Be short."),
@@ -69,6 +71,17 @@ def test_an_adapter_is_served_as_it_was_trained(job: JobContext, base: Path, ada
     assert [path.name for path in job.workdir.iterdir()] == [result.gguf]  # no socket, no half file
     assert [golden.messages for golden in result.golden] == list(PROMPTS)
     assert result.golden[0].rendered == "<|user|>copy: cat sun key<|end|><|assistant|>"
+
+
+@pytest.mark.parametrize("quantize", ["F32", "F16", "Q8_0"])
+def test_the_embedded_base(job: JobContext, quantize: str) -> None:
+    """The base that orchd ships, with its own template and tokenizer, and prompts of the default proof."""
+    spec = BuildSpec(base=str(DEMO_BASE), adapter=None, name="demo", quantize=quantize)
+    result = run(spec, job)
+    assert result.parity.held, result.parity.detail
+    assert result.parity.greedy_equal == result.parity.prompts
+    assert result.golden[1].answer == " cat sun key"
+    assert "{{ .Content }}<|im_end|>" in result.template
 
 
 @pytest.mark.parametrize(
