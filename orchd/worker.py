@@ -4,6 +4,10 @@ The daemon talks to it in newline-delimited JSON over stdin and stdout (`jobs/pr
 First line in: `{"kind", "spec", "workdir", "threads"}`. Lines out: `ready`, `progress`, `log`, and in the end
 `result` or `error`. SIGTERM asks for the end of the job. The process never outlives the daemon: the kernel kills
 it on Linux, and everywhere it leaves when its stdin closes. It reaches no network and calls no one home.
+
+With `--warm` the process loads torch first and then, on Linux, forks for each assignment: the child runs that one job
+and exits, the parent never computes anything and says `ended` with the child's status. Elsewhere (a forked process
+may not use Metal) it runs one job itself, like a plain one.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
+from typing import NamedTuple
 
 import msgspec
 
@@ -57,6 +62,9 @@ ORPHAN_SECONDS = 2.0
 EXIT_ORPHANED = 70
 PR_SET_PDEATHSIG = 1
 
+FORKS = sys.platform == "linux"
+"""Whether a warm process forks for its jobs."""
+
 
 def prepare_environment(threads: int) -> None:
     """Set what libraries read once, when they are imported later: thread counts, no network, no telemetry."""
@@ -73,30 +81,45 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     threads: int = 1
 
 
-class Pipe:
-    """The wire to the daemon on private copies of stdin and stdout.
+class Ends(NamedTuple):
+    """Private copies of stdin and stdout."""
 
-    File descriptor 1 is pointed at stderr and 0 at nothing, so that a library that prints or reads can't break
-    the wire. A thread reads, so that the end of the pipe is seen while the job computes.
+    incoming: int
+    outgoing: int
+
+
+def claim_ends() -> Ends:
+    """Take stdin and stdout for the wire.
+
+    File descriptor 1 is pointed at stderr and 0 at nothing, so that a library that prints or reads can't break it.
     """
+    ends = Ends(os.dup(0), os.dup(1))
+    os.dup2(2, 1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return ends
 
-    def __init__(self) -> None:
-        self._incoming = os.fdopen(os.dup(0), "rb", buffering=0)
-        self._outgoing = os.dup(1)
-        os.dup2(2, 1)
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(nothing, 0)
-        os.close(nothing)
+
+def write_message(outgoing: int, message: Mapping[str, object]) -> None:
+    data = memoryview(msgspec.json.encode(message) + b"\n")
+    while data:
+        data = data[os.write(outgoing, data) :]
+
+
+class Pipe:
+    """The wire to the daemon. A thread reads, so that the end of the pipe is seen while the job computes."""
+
+    def __init__(self, ends: Ends) -> None:
+        self._incoming, self._outgoing = ends
         self._lock = threading.Lock()
         self._messages: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._finished = threading.Event()
         threading.Thread(target=self._read, name="wire", daemon=True).start()
 
     def send(self, message: Mapping[str, object]) -> None:
-        data = memoryview(msgspec.json.encode(message) + b"\n")
         with self._lock:
-            while data:
-                data = data[os.write(self._outgoing, data) :]
+            write_message(self._outgoing, message)
 
     def receive(self) -> dict[str, object] | None:
         line = self.receive_line()
@@ -109,7 +132,7 @@ class Pipe:
         return line
 
     def _read(self) -> None:
-        with contextlib.suppress(OSError), os.fdopen(os.dup(self._incoming.fileno()), "rb") as lines:
+        with contextlib.suppress(OSError), os.fdopen(os.dup(self._incoming), "rb") as lines:
             for line in lines:
                 self._messages.put(line)
         self._messages.put(None)
@@ -191,18 +214,64 @@ def main(arguments: list[str] | None = None, kinds: Kinds = KINDS) -> int:
     options = parser.parse_args(arguments)
     prepare_environment(options.threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the daemon, which then ends its workers
-    pipe = Pipe()
+    ends = claim_ends()
     die_with_parent(options.parent)
     try:
         if options.warm:
             _load_warm_modules()
+            if FORKS:
+                return serve_by_forking(ends, kinds)
+        return serve_once(ends, kinds)
+    except BrokenPipeError:
+        return EXIT_ORPHANED
+
+
+def serve_once(ends: Ends, kinds: Kinds) -> int:
+    """Run the one job that comes. Returns the exit status."""
+    pipe = Pipe(ends)
+    try:
         pipe.send({"event": "ready"})
         line = pipe.receive_line()
         return 0 if line is None else run_job(pipe, line, kinds)
-    except BrokenPipeError:
-        return EXIT_ORPHANED
     finally:
         pipe.finish()
+
+
+def serve_by_forking(ends: Ends, kinds: Kinds) -> int:
+    """A child for each assignment, one at a time, until stdin closes. No thread runs here, so that forking is safe."""
+    template = os.getpid()
+    while True:
+        write_message(ends.outgoing, {"event": "ready"})
+        line = _read_line(ends.incoming)
+        if not line:
+            return 0
+        held = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # meant for the child, which is in the same group
+        child = os.fork()
+        if child == 0:
+            status = EXIT_ORPHANED
+            try:
+                signal.signal(signal.SIGTERM, held)
+                die_with_parent(template)
+                pipe = Pipe(ends)
+                status = run_job(pipe, line, kinds)
+                pipe.finish()
+            finally:
+                sys.stderr.flush()
+                os._exit(status)
+        _, waited = os.waitpid(child, 0)
+        signal.signal(signal.SIGTERM, held)
+        write_message(ends.outgoing, {"event": "ended", "status": os.waitstatus_to_exitcode(waited)})
+
+
+def _read_line(descriptor: int) -> bytes:
+    """One line, empty at the end of the input. The daemon sends nothing after an assignment until its job has ended."""
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        chunk = os.read(descriptor, 65_536)
+        if not chunk:
+            return b""
+        line += chunk
+    return bytes(line)
 
 
 def _load_warm_modules() -> None:

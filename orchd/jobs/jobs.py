@@ -236,8 +236,6 @@ class Jobs:
                 return await self._finishers[entry.job.kind](entry.job, typed, workdir)
             return typed
         finally:
-            if kind.warm and self._pool is not None:
-                self._pool.prepare()
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(partial(shutil.rmtree, workdir, ignore_errors=True))
 
@@ -263,15 +261,19 @@ class Jobs:
             return await self._listen(entry, worker)
         finally:
             entry.worker = None
-            await self._dismiss(worker)
+            await self._dismiss(worker, warm)
 
-    async def _dismiss(self, worker: WorkerProcess) -> None:
-        """Let the worker exit, so that its last words are in the log."""
+    async def _dismiss(self, worker: WorkerProcess, warm: bool) -> None:
+        """Let the process of the job exit, so that its last words are in the log; a warm parent goes on waiting."""
+        ended = False
         try:
-            with trio.move_on_after(LEAVE_SECONDS):
-                await worker.wait()
+            with trio.move_on_after(LEAVE_SECONDS), contextlib.suppress(WorkerLost):
+                ended = await _job_ended(worker)
         finally:
-            worker.kill()
+            if ended and warm and self._pool is not None:
+                self._pool.give_back(worker)
+            else:
+                worker.kill()
 
     async def _listen(self, entry: Entry, worker: WorkerProcess) -> Any:
         """Take in what the worker says until it gives a result (returned) or an error (raised)."""
@@ -285,6 +287,9 @@ class Jobs:
                     return result
                 case {"event": "error"}:
                     raise _worker_error(message)
+                case {"event": "ended", "status": int(status)}:
+                    worker.kill()
+                    raise worker.lost(status)
         await worker.wait()
         raise worker.lost()
 
@@ -413,6 +418,15 @@ class Jobs:
     def _write_log(self, job_id: str, data: bytes) -> None:
         with contextlib.suppress(OSError):
             files.append(self._log_file(job_id), data, LOG_BYTES)
+
+
+async def _job_ended(worker: WorkerProcess) -> bool:
+    """Wait for the end of the process that ran the job: the worker itself, or the child of a warm one."""
+    async for message in worker.messages():
+        if message.get("event") == "ended":
+            return True
+    await worker.wait()
+    return True
 
 
 def _worker_error(message: dict[str, Any]) -> OrchdError:

@@ -187,9 +187,9 @@ class WorkerProcess:
                 await self._ended.wait()
         return int(self._popen.returncode)
 
-    def lost(self) -> WorkerLost:
-        """The error for a worker that ended without a result."""
-        return self._lost("it ended without a result")
+    def lost(self, status: int | None = None) -> WorkerLost:
+        """The error for a worker that ended without a result; `status` is that of a warm worker's child."""
+        return self._lost("it ended without a result", status)
 
     async def __aenter__(self) -> WorkerProcess:
         return self
@@ -215,8 +215,8 @@ class WorkerProcess:
         except msgspec.DecodeError:
             raise self._lost(f"it wrote a line that is no JSON object: {line[:80]!r}") from None
 
-    def _lost(self, why: str) -> WorkerLost:
-        status = self._popen.returncode
+    def _lost(self, why: str, status: int | None = None) -> WorkerLost:
+        status = self._popen.returncode if status is None else status
         end = f", {describe_status(status)}" if status is not None else ""
         last = self.stderr_tail.strip().rpartition("\n")[2][:300]
         said = f"; its last words: {last}" if last else ""

@@ -1,7 +1,8 @@
 """One worker process that has loaded torch already waits for the next torch job.
 
-Importing torch, transformers and peft takes 4-10 s. A warm process runs one job and exits like any other; the next
-one is started while that job runs, and leaves when no job has come for `idle_seconds`.
+Importing torch, transformers and peft takes 4-10 s. Where a warm process forks for its jobs (`orchd/worker.py`) the
+same one comes back after each; elsewhere it runs one job, and another is started when that has ended. It leaves when
+no job has come for `idle_seconds`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class WarmPool:
         self._idle_seconds = idle_seconds
         self._command = command
         self._waiting: WorkerProcess | None = None
+        self._patience: trio.CancelScope | None = None
 
     @property
     def waiting(self) -> WorkerProcess | None:
@@ -36,33 +38,39 @@ class WarmPool:
         return self._waiting if self._waiting is not None and self._waiting.running else None
 
     async def take(self, *, warm: bool) -> WorkerProcess:
-        """A process for one job. A job that wants `warm` gets the waiting one, and the next is started."""
-        if not warm:
-            return await self._start(warm=False)
-        worker, self._waiting = self.waiting, None
+        """A process for one job. A job that wants `warm` gets the one that waits, if any does."""
+        worker = self.waiting if warm else None
         if worker is None:
-            worker = await self._start(warm=True)
-        self.prepare()
+            return await WorkerProcess.start(self._nursery, threads=self._threads, warm=warm, command=self._command)
+        self._forget()
         return worker
 
-    def prepare(self) -> None:
-        """Have one process waiting: called when a warm job starts, and again when it ends (a long job outlasts it)."""
-        if self._idle_seconds > 0:
-            self._nursery.start_soon(self._keep_one)
+    def give_back(self, worker: WorkerProcess) -> None:
+        """A warm process after its job. Where it has exited, another is started in its place."""
+        if self._idle_seconds > 0 and self.waiting is None:
+            self._nursery.start_soon(self._keep, worker)
+        else:
+            worker.kill()
 
-    async def _start(self, *, warm: bool) -> WorkerProcess:
-        return await WorkerProcess.start(self._nursery, threads=self._threads, warm=warm, command=self._command)
+    def _forget(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+        self._waiting = self._patience = None
 
-    async def _keep_one(self) -> None:
-        """Start the next process and let it go when it has waited for too long."""
+    async def _keep(self, worker: WorkerProcess) -> None:
+        """Have the process wait, and let it go when it has waited for too long."""
+        if not worker.running:
+            try:
+                worker = await self.take(warm=True)
+            except OSError:
+                return  # no process to be had now: the next job starts its own, and reports why it can't
         if self.waiting is not None:
+            worker.kill()
             return
-        try:
-            worker = self._waiting = await self._start(warm=True)
-        except OSError:
-            return  # no process to be had now: the next job starts its own, and reports why it can't
-        with trio.move_on_after(self._idle_seconds):
+        self._waiting = worker
+        with trio.move_on_after(self._idle_seconds) as patience:
+            self._patience = patience
             await worker.wait()
-        if self._waiting is worker:
-            self._waiting = None
+        if self._waiting is worker and self._patience is patience:
+            self._waiting = self._patience = None
             await worker.stop()

@@ -84,6 +84,10 @@ def garbage(spec: CountSpec, job: JobContext) -> CountResult:
     return CountResult(steps=0)
 
 
+def pid(spec: CountSpec, job: JobContext) -> CountResult:
+    return CountResult(steps=os.getpid())
+
+
 def chatty(spec: CountSpec, job: JobContext) -> CountResult:
     for number in range(spec.steps):
         sys.stderr.write(f"line {number} of the log, with some text behind it\n")
@@ -129,7 +133,7 @@ def orphan(spec: CountSpec, job: JobContext) -> CountResult:
 
 FUNCTIONS = (
     count, until_cancelled, deaf, gated, refuse, crash, die, garbage, chatty, stutter, missing, wrong_shape, echo,
-    orphan,
+    orphan, pid,
 )  # fmt: skip
 KINDS = {f.__name__: Kind(f"{HERE}:{f.__name__}", f"{HERE}:CountSpec", f"{HERE}:CountResult") for f in FUNCTIONS} | {
     "warm": Kind(f"{HERE}:count", f"{HERE}:CountSpec", f"{HERE}:CountResult", warm=True)

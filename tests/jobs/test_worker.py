@@ -223,35 +223,59 @@ def test_dies_with_the_daemon(tmp_path: Path, kind: str) -> None:
     parent.stdout.close()
 
 
-async def test_warm_pool_hands_out_and_renews(tmp_path: Path) -> None:
+async def messages_until(worker: WorkerProcess, event: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    async for message in worker.messages():
+        found.append(message)
+        if message["event"] == event:
+            break
+    return found
+
+
+async def test_a_warm_process_comes_back_and_each_job_has_a_process_of_its_own(tmp_path: Path) -> None:
     with trio.fail_after(SECONDS):
         async with trio.open_nursery() as nursery:
             pool = WarmPool(nursery, threads=1, idle_seconds=60, command=fake_worker.COMMAND)
-            assert pool.waiting is None
             first = await pool.take(warm=True)
-            while pool.waiting is None:
-                await trio.lowlevel.checkpoint()
-            second = await pool.take(warm=True)
-            assert second.pid != first.pid
+            pids = set()
+            for _ in range(2):
+                await first.send(assignment("pid", tmp_path))
+                said = await messages_until(first, "ended")
+                assert said[-1]["status"] == 0
+                pids.add(said[-2]["result"]["steps"])
+                pool.give_back(first)
+                while pool.waiting is None:
+                    await trio.lowlevel.checkpoint()
+                assert await pool.take(warm=True) is first
+                assert pool.waiting is None
+            assert len(pids) == 2
+            assert first.pid not in pids
             plain = await pool.take(warm=False)
-            assert plain.pid not in {first.pid, second.pid}
-            await second.send(assignment("count", tmp_path, steps=1))
-            messages = [m async for m in second.messages()]
-            assert messages[-1]["event"] == "result"
+            assert plain.pid != first.pid
             nursery.cancel_scope.cancel()
 
 
-async def test_warm_process_leaves_when_idle_and_a_dead_one_is_not_handed_out() -> None:
+async def test_the_child_of_a_warm_process_that_is_killed_is_told_and_the_next_job_runs(tmp_path: Path) -> None:
+    with trio.fail_after(SECONDS):
+        async with trio.open_nursery() as nursery:
+            pool = WarmPool(nursery, threads=1, idle_seconds=60, command=fake_worker.COMMAND)
+            worker = await pool.take(warm=True)
+            await worker.send(assignment("die", tmp_path))
+            said = await messages_until(worker, "ended")
+            assert said[-1]["status"] == -signal.SIGKILL
+            await worker.send(assignment("count", tmp_path, steps=1))
+            assert (await messages_until(worker, "ended"))[-2]["event"] == "result"
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_warm_process_leaves_when_idle() -> None:
     with trio.fail_after(SECONDS):
         async with trio.open_nursery() as nursery:
             pool = WarmPool(nursery, threads=1, idle_seconds=0.3, command=fake_worker.COMMAND)
-            first = await pool.take(warm=True)
-            while pool.waiting is None:
-                await trio.lowlevel.checkpoint()
-            idle = pool.waiting
+            idle = await pool.take(warm=True)
+            pool.give_back(idle)
             assert await idle.wait() in {0, -signal.SIGTERM}
             assert pool.waiting is None
-            first.kill()
 
 
 async def test_idle_seconds_zero_keeps_nothing() -> None:
@@ -259,9 +283,9 @@ async def test_idle_seconds_zero_keeps_nothing() -> None:
         async with trio.open_nursery() as nursery:
             pool = WarmPool(nursery, threads=1, idle_seconds=0, command=fake_worker.COMMAND)
             process = await pool.take(warm=True)
-            await trio.testing.wait_all_tasks_blocked()
+            pool.give_back(process)
+            await process.wait()
             assert pool.waiting is None
-            process.kill()
 
 
 def test_status_in_words() -> None:
