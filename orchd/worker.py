@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import errno
 import importlib
 import os
 import queue
@@ -29,7 +30,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from orchd.errors import JobFailed, NotAvailable, OrchdError, ParamsInvalid
+from orchd.errors import DiskFull, JobFailed, NotAvailable, OrchdError, ParamsInvalid
 from orchd.jobs.context import JobContext
 from orchd.jobs.kinds import KINDS, Kinds, load, struct
 
@@ -170,9 +171,18 @@ def run_job(pipe: Pipe, line: bytes, kinds: Kinds) -> int:
         return 1
     except Exception as error:
         traceback.print_exc()
-        pipe.send(_error_message(JobFailed(f"{type(error).__name__}: {error}")))
+        pipe.send(_error_message(_numbered(error)))
         return 1
     return 0
+
+
+def _numbered(error: Exception) -> OrchdError:
+    """The numbered error that an unforeseen one comes down to."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull("the disk is full: the job could not write its result")
+    if isinstance(error, MemoryError):
+        return JobFailed("there was not enough memory", hint="Close other programs, or train with a smaller batch.")
+    return JobFailed(f"{type(error).__name__}: {error}")
 
 
 def _result(pipe: Pipe, line: bytes, kinds: Kinds) -> object:

@@ -22,6 +22,8 @@ from orchd.errors import DiskFull, HomeBusy, IndexDamaged, IndexTooNew, IndexUna
 
 T = TypeVar("T")
 Cursor = duckdb.DuckDBPyConnection
+#: How DuckDB says that the disk is full; the transaction is rolled back, and the next one works once there is room.
+NO_SPACE = "No space left on device"
 SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     "memory_limit": "256MB",
     "threads": 1,
@@ -115,6 +117,8 @@ class Index:
                 with suppress(duckdb.Error):
                     self._root.execute("ROLLBACK")
                 self._after(error, None)
+                if isinstance(error, duckdb.Error) and NO_SPACE in str(error):
+                    raise DiskFull(f"no room for the index {self.path}: the change was not made") from None
                 raise
             return result
 
