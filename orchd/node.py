@@ -280,7 +280,9 @@ class Node:
         if not result.parity.held and not note.force:
             raise ParityFailed(f"{note.name} would answer differently from what was trained: {result.parity.detail}")
         blob = await in_thread(self.registry.blobs.put_file, workdir / result.gguf, bytes.fromhex(result.sha256))
-        artefact = Artefact(path=self.registry.blobs.path(blob), sha256=result.sha256, size=result.size)
+        artefact = Artefact(
+            path=self.registry.blobs.path(blob), sha256=result.sha256, size=result.size, template=result.template
+        )
         await self._put(note, artefact, result.golden)
         deployment = Deployment(
             name=note.name,
