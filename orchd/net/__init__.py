@@ -1,10 +1,9 @@
 """The network: find peers under topics, hear of adapters, fetch and verify them. `Network` is all of it."""
 
-from orchd.net.omitted import omit
+from orchd.net import lean
 
-omit()  # before anything here imports libp2p
-
-from orchd.net.library import Library  # noqa: E402
-from orchd.net.network import Network, NetworkStatus, PeerStatus, TopicStatus  # noqa: E402
+with lean.imports():
+    from orchd.net.library import Library
+    from orchd.net.network import Network, NetworkStatus, PeerStatus, TopicStatus
 
 __all__ = ["Library", "Network", "NetworkStatus", "PeerStatus", "TopicStatus"]
