@@ -7,7 +7,7 @@ knows the base, with an author to sign.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -308,13 +308,3 @@ HONEST_INFO = AdapterInfo(
     parameters=4 * 2 * RANK * HIDDEN,
     capabilities=("averageable", "servable_as_lora"),
 )
-
-Damage = Callable[[Safetensors], bytes]
-"""Makes a hostile weights file out of an honest one."""
-
-
-def damaged(lab: Lab, damage: Damage) -> Path:
-    """An honest folder whose weights file is replaced."""
-    folder = lab.folder("damaged")
-    (folder / WEIGHTS).write_bytes(damage(Safetensors.of(lora_tensors())))
-    return folder

@@ -1,0 +1,492 @@
+"""Is everything that was acknowledged there after a crash, a damaged index, or two at once?"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from orchd.errors import (
+    AdapterUnknown,
+    AmbiguousId,
+    BaseUnknown,
+    BlobUnknown,
+    DiskFull,
+    HomeBusy,
+    IndexTooNew,
+    OrchdError,
+)
+from orchd.records import Announcement, BaseRef, Verified, sign
+from orchd.registry import ADMITTED, QUARANTINED, AdapterRow, registry
+from orchd.registry.admission import CONFIG, WEIGHTS
+from orchd.registry.describe import file_entries
+from tests.helpers import ALICE, BOB, Lab, lora_tensors
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _admit(lab: Lab, name: str = "north", seed: int = 0) -> str:
+    folder = lab.folder(name, tensors=lora_tensors(seed))
+    return lab.admit(folder, lab.claim(folder, name=name)).id
+
+
+def _reopen(lab: Lab) -> None:
+    lab.registry.close()
+    lab.open()
+
+
+def _facts(row: AdapterRow) -> tuple[object, ...]:
+    return (row.id, row.name, row.author, row.state, row.base, row.rank, row.size, row.created_ms, row.evaluation)
+
+
+# ---- finding an adapter --------------------------------------------------------------------------------------
+
+
+def test_an_adapter_is_found_by_id_prefix_and_name(lab: Lab) -> None:
+    id = _admit(lab)
+    for text in (id, id[:8], id[:20], "north"):
+        assert lab.registry.adapter(text).id == id
+    assert lab.registry.has_adapter(id)
+    assert lab.registry.manifest(id).record.name == "north"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "adp_", "adp_a", "south", "nort", "adp_" + "a" * 52, "%", "' OR 1=1 --", "\0", "x" * 10_000]
+)
+def test_nothing_else_is_found(lab: Lab, text: str) -> None:
+    _admit(lab)
+    with pytest.raises(AdapterUnknown) as caught:
+        lab.registry.adapter(text)
+    assert len(caught.value.message) < 200
+
+
+def test_a_name_that_two_have_is_ambiguous(lab: Lab) -> None:
+    one, two = _admit(lab, "north", 0), _admit(lab, "north", 1)
+    with pytest.raises(AmbiguousId):
+        lab.registry.adapter("north")
+    assert {lab.registry.adapter(id).id for id in (one, two)} == {one, two}
+
+
+def test_a_name_that_looks_like_an_id_names_nothing(lab: Lab) -> None:
+    """A stranger's adapter, named like one that is announced but not here, must not be taken for it."""
+    wanted = "adp_" + "a" * 52
+    fake = _admit(lab, wanted)
+    for text in (wanted, wanted[:20]):
+        with pytest.raises(AdapterUnknown):
+            lab.registry.adapter(text)
+    real = _admit(lab, "adp_" + fake[4:12], seed=1)
+    assert lab.registry.adapter(fake[:12]).id == fake
+    assert lab.registry.adapter(real).id == real
+
+
+def test_the_newest_comes_first_and_the_state_divides(lab: Lab) -> None:
+    old = _admit(lab, "old", 0)
+    lab.now_ms += 1
+    new = _admit(lab, "new", 1)
+    folder = lab.folder("strange", tensors=lora_tensors(2))
+    base = BaseRef(fingerprint=bytes(32), hint="", architecture="")
+    strange = lab.admit(folder, lab.claim(folder, base=base, created_ms=0)).id
+    assert [row.id for row in lab.registry.adapters()] == [new, old, strange]
+    assert [row.id for row in lab.registry.adapters(state=ADMITTED)] == [new, old]
+    assert [row.id for row in lab.registry.adapters(state=QUARANTINED)] == [strange]
+
+
+def test_trust_tells_ours_from_strangers(lab: Lab) -> None:
+    assert lab.registry.adapter(_admit(lab)).trust == "self"
+    assert lab.registry.trust(BOB.author) == "stranger"
+
+
+# ---- folders for workers -------------------------------------------------------------------------------------
+
+
+def test_a_worker_gets_the_adapters_files(lab: Lab) -> None:
+    id = _admit(lab)
+    folder = lab.registry.adapter_folder(id)
+    made = lab.root / "made" / "north"
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        name: (made / name).read_bytes() for name in (CONFIG, WEIGHTS)
+    }
+    assert lab.registry.adapter_folder(id) == folder
+
+
+def test_many_may_ask_for_one_folder_at_once(lab: Lab) -> None:
+    """With a clock that stands still, too."""
+    id, start, found = _admit(lab), threading.Barrier(8), list[Path | Exception]()
+
+    def ask() -> None:
+        start.wait()
+        try:
+            found.append(lab.registry.adapter_folder(id))
+        except Exception as error:
+            found.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [lab.root / "data" / "adapters" / id] * 8
+    assert [path.name for path in (lab.root / "data" / "adapters").iterdir()] == [id]
+
+
+def test_a_lost_blob_is_told_and_leaves_no_half_folder(lab: Lab) -> None:
+    id = _admit(lab)
+    lab.registry.files(id)[WEIGHTS].unlink()
+    with pytest.raises(BlobUnknown):
+        lab.registry.adapter_folder(id)
+    assert list((lab.root / "data" / "adapters").iterdir()) == []
+
+
+def test_what_a_crash_left_half_made_is_cleaned_up(lab: Lab) -> None:
+    (lab.root / "data" / "adapters" / ".abc").mkdir()
+    (lab.root / "data" / "manifests" / ".unfinished-abc").write_bytes(b"half")
+    _reopen(lab)
+    assert lab.traces() == []
+    assert list((lab.root / "data" / "adapters").iterdir()) == []
+
+
+# ---- removing ------------------------------------------------------------------------------------------------
+
+
+def test_removed_means_nothing_is_left(lab: Lab) -> None:
+    id = _admit(lab)
+    lab.registry.adapter_folder(id)
+    lab.registry.remove(id)
+    assert lab.traces() == []
+    _reopen(lab)
+    assert lab.registry.adapters() == []
+    with pytest.raises(AdapterUnknown):
+        lab.registry.remove(id)
+
+
+def test_what_another_adapter_shares_stays(lab: Lab) -> None:
+    one, two = _admit(lab, "one", 0), _admit(lab, "two", 1)  # the same adapter_config.json
+    lab.registry.remove(one)
+    assert all(path.exists() for path in lab.registry.files(two).values())
+    assert len(lab.traces()) == 3  # two blobs, one manifest
+
+
+def test_nothing_is_removed_from_under_an_adapter_that_is_just_coming_in(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = _admit(lab, "one", 0)
+    ended_or_waits, lock, put_file = threading.Event(), threading.Lock(), lab.registry.blobs.put_file
+
+    class Watched:
+        def __enter__(self) -> None:
+            if lock.locked():
+                ended_or_waits.set()
+            lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            lock.release()
+
+    def remove() -> None:
+        lab.registry.remove(one)
+        ended_or_waits.set()
+
+    removing = threading.Thread(target=remove)
+
+    def put(source: Path, expected: bytes | None = None) -> bytes:
+        removing.start()  # the shared config was seen a moment ago and is not put again
+        ended_or_waits.wait()
+        return put_file(source, expected)
+
+    monkeypatch.setattr(lab.registry, "_keeping", Watched())
+
+    monkeypatch.setattr(lab.registry.blobs, "put_file", put)
+    two = _admit(lab, "two", 1)
+    removing.join()
+    assert all(path.exists() for path in lab.registry.files(two).values())
+    assert not lab.registry.has_adapter(one)
+
+
+# ---- when writing fails --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", ["second blob", "manifest"])
+def test_a_full_disk_leaves_nothing_behind(lab: Lab, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    def full(*_: object) -> None:
+        raise DiskFull("no room")
+
+    put_file, calls = lab.registry.blobs.put_file, list[Path]()
+
+    def put(source: Path, expected: bytes | None = None) -> bytes:
+        calls.append(source)
+        if len(calls) == 2:
+            full()
+        return put_file(source, expected)
+
+    if step == "manifest":
+        monkeypatch.setattr(registry, "write_durably", full)
+    else:
+        monkeypatch.setattr(lab.registry.blobs, "put_file", put)
+    with pytest.raises(DiskFull):
+        _admit(lab)
+    assert lab.traces() == []
+    assert lab.registry.adapters() == []
+    monkeypatch.undo()
+    assert lab.registry.adapter(_admit(lab)).state == ADMITTED
+
+
+def test_two_at_once_with_the_same_adapter(lab: Lab) -> None:
+    folder, start, found = lab.folder(), threading.Barrier(6), list[bool]()
+    signed = sign(lab.claim(folder), ALICE)
+
+    def admit() -> None:
+        start.wait()
+        found.append(lab.admit_signed(signed, folder).new)
+
+    threads = [threading.Thread(target=admit) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == [False] * 5 + [True]
+    assert len(lab.registry.adapters()) == 1
+
+
+CRASH = """
+import os, sys
+from pathlib import Path
+from orchd.registry import registry
+from tests.helpers import Lab
+lab = Lab(Path(sys.argv[1]))
+def die(*_, **__): os._exit(9)
+if sys.argv[2] == "blob": registry.BlobStore.put_file = die
+if sys.argv[2] == "manifest": registry.write_durably = die
+if sys.argv[2] == "row": registry.Registry._insert = die
+if sys.argv[2] == "told": registry.Registry._admission = die
+lab.admit(lab.folder())
+"""
+
+
+@pytest.mark.parametrize(("step", "there"), [("blob", 0), ("manifest", 0), ("row", 1), ("told", 1)])
+def test_a_crash_leaves_an_adapter_whole_or_absent(tmp_path: Path, step: str, there: int) -> None:
+    ended = subprocess.run([sys.executable, "-c", CRASH, str(tmp_path), step], check=False, cwd=ROOT)
+    assert ended.returncode == 9
+    lab = Lab(tmp_path)
+    rows = lab.registry.adapters()
+    assert len(rows) == there
+    for row in rows:
+        assert row.state == ADMITTED
+        assert all(path.exists() for path in lab.registry.files(row.id).values())
+    assert lab.admit(lab.folder()).new is (there == 0)  # and it can come in, or is there
+    lab.registry.close()
+
+
+# ---- a damaged index -----------------------------------------------------------------------------------------
+
+
+def _garbage(path: Path) -> None:
+    path.write_bytes(b"x" * 20_000)
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: 4096 * 3])
+
+
+def _flip_header(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [_garbage, _empty, _cut, _flip_header])
+def test_a_damaged_index_is_set_aside_and_made_again(lab: Lab, damage: Callable[[Path], None]) -> None:
+    ids = [_admit(lab, f"n{seed}", seed) for seed in range(3)]
+    before = sorted(_facts(row) for row in lab.registry.adapters())
+    lab.registry.close()
+    path = lab.root / "data" / "registry.db"
+    damage(path)
+    damaged = path.read_bytes()
+    lab.open()
+    assert lab.registry.rebuilt
+    assert sorted(_facts(row) for row in lab.registry.adapters()) == before
+    assert {row.id for row in lab.registry.adapters()} == set(ids)
+    (aside,) = path.parent.glob("registry.db.damaged-*")
+    assert aside.read_bytes() == damaged
+    _reopen(lab)
+    assert not lab.registry.rebuilt
+
+
+def test_a_flipped_bit_anywhere_in_the_index_loses_no_adapter(lab: Lab) -> None:
+    ids = {_admit(lab, f"n{seed}", seed) for seed in range(3)}
+    lab.registry.close()
+    path, rebuilt = lab.root / "data" / "registry.db", 0
+    healthy = path.read_bytes()
+    for position in range(50, len(healthy), len(healthy) // 12):
+        data = bytearray(healthy)
+        data[position] ^= 0x40
+        path.write_bytes(data)
+        lab.open()
+        rebuilt += bool(lab.registry.rebuilt)
+        assert {row.id for row in lab.registry.adapters(state=ADMITTED)} == ids
+        lab.registry.close()
+    assert rebuilt
+    lab.open()
+
+
+def test_a_lost_index_is_made_again(lab: Lab) -> None:
+    id = _admit(lab)
+    lab.registry.close()
+    (lab.root / "data" / "registry.db").unlink()
+    lab.open()
+    assert lab.registry.adapter(id).state == ADMITTED
+
+
+def test_a_clock_that_stands_too_early_throws_nothing_out(lab: Lab) -> None:
+    id = _admit(lab)
+    lab.registry.close()
+    (lab.root / "data" / "registry.db").unlink()
+    lab.now_ms = 0
+    lab.open()
+    assert lab.registry.adapter(id).state == ADMITTED
+
+
+def test_a_quarantined_adapter_stays_apart_in_a_new_index(lab: Lab) -> None:
+    folder = lab.folder()
+    base = BaseRef(fingerprint=bytes(32), hint="", architecture="")
+    id = lab.admit(folder, lab.claim(folder, base=base)).id
+    lab.registry.close()
+    (lab.root / "data" / "registry.db").unlink()
+    lab.open()
+    assert lab.registry.adapter(id).state == QUARANTINED
+
+
+@pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
+def test_a_rotten_adapter_is_not_put_back(lab: Lab, name: str, damage: str) -> None:
+    bad, good = _admit(lab, "bad", 0), _admit(lab, "good", 1)
+    blob = lab.registry.files(bad)[WEIGHTS]
+    if name == CONFIG:  # shared: both lose it
+        blob, good = lab.registry.files(bad)[CONFIG], ""
+    lab.registry.close()
+    (lab.root / "data" / "registry.db").unlink()
+    data = blob.read_bytes()
+    blob.unlink()
+    if damage != "gone":
+        blob.write_bytes(data[:-1] + (bytes([data[-1] ^ 1]) if damage == "flip" else b""))
+    lab.open()
+    assert [row.id for row in lab.registry.adapters()] == [good][: bool(good)]
+    assert list((lab.root / "data" / "manifests").glob(".damaged-*"))
+
+
+def test_a_damaged_manifest_and_other_files_are_no_hindrance(lab: Lab) -> None:
+    id = _admit(lab)
+    manifests = lab.root / "data" / "manifests"
+    (manifests / ("ab" * 32)).write_bytes(b"no manifest")
+    (manifests / ("cd" * 32)).write_bytes((manifests / lab.registry.manifest(id).digest.hex()).read_bytes())
+    (manifests / "notes.txt").write_text("mine")
+    (manifests / ".DS_Store").write_bytes(b"")
+    _reopen(lab)
+    assert [row.id for row in lab.registry.adapters()] == [id]
+    assert sorted(path.name[:14] for path in manifests.glob(".damaged-*")) == [".damaged-ababa", ".damaged-cdcdc"]
+    assert (manifests / "notes.txt").exists()
+    _reopen(lab)
+    assert [row.id for row in lab.registry.adapters()] == [id]
+
+
+def test_a_busy_or_newer_index_is_never_set_aside(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    id = _admit(lab)
+    lab.registry.close()
+    for error in (HomeBusy, IndexTooNew):
+
+        def refuse(*_: object, e: type[OrchdError] = error) -> None:
+            raise e("block lock newer")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(registry, "Index", refuse)
+            with pytest.raises(error):
+                lab.open()
+    lab.open()
+    assert lab.registry.adapter(id)
+    assert not list((lab.root / "data").glob("*damaged*"))
+
+
+# ---- announcements -------------------------------------------------------------------------------------------
+
+
+def _announcement(digest: bytes, seq: int, *topics: str, created_ms: int = 1) -> Verified[Announcement]:
+    record = Announcement(
+        manifest=digest, topics=topics, size=1, created_ms=created_ms, base=bytes(32), author=ALICE.public_key, seq=seq
+    )
+    return sign(record, ALICE)
+
+
+def test_announcements_are_remembered_once_and_by_topic(lab: Lab) -> None:
+    id = _admit(lab)
+    here = _announcement(lab.registry.manifest(id).digest, 1, "words", "demo", created_ms=2)
+    away = _announcement(bytes(32), 2, "words", created_ms=1)
+    assert lab.registry.next_seq() == 1
+    assert lab.registry.record_announcement(here, "peer-1")
+    assert not lab.registry.record_announcement(here, "peer-2")
+    assert lab.registry.record_announcement(away, "peer-2")
+    assert lab.registry.next_seq() == 3
+    assert [(row.here, row.peer) for row in lab.registry.announcements("words")] == [
+        (True, "peer-1"),
+        (False, "peer-2"),
+    ]
+    assert [row.adapter for row in lab.registry.announcements("demo")] == [id]
+    assert lab.registry.announcements("other") == []
+    assert lab.registry.adapter(id).topics == ("demo", "words")
+    assert [row.id for row in lab.registry.adapters(topic="demo")] == [id]
+    assert lab.registry.announcement_envelopes("words") == [here.envelope, away.envelope] or [
+        away.envelope,
+        here.envelope,
+    ]
+
+
+def test_announcements_can_be_read_on_from_a_point(lab: Lab) -> None:
+    sent = []
+    for seq in range(5):
+        lab.now_ms += seq % 2  # some come in the same millisecond
+        announcement = _announcement(bytes([seq]) * 32, seq, "a" if seq % 2 else "b", "all")
+        lab.registry.record_announcement(announcement, "peer")
+        sent.append(announcement.envelope)
+    point, got = (0, ""), list[bytes]()
+    while page := lab.registry.announcements_after(["all"], *point, 2):
+        got += [envelope for _, _, envelope in page]
+        point = page[-1][:2]
+    assert sorted(got) == sorted(sent)
+    assert len(lab.registry.announcements_after(["a", "nowhere"], 0, "", 10)) == 2
+
+
+def test_peers_may_ask_only_for_what_is_admitted_and_announced(lab: Lab) -> None:
+    id = _admit(lab)
+    assert lab.registry.shared_manifest(id) is None
+    lab.registry.record_announcement(_announcement(lab.registry.manifest(id).digest, 1, "words"), "me")
+    assert lab.registry.shared_manifest(id) == lab.registry.manifest(id).envelope
+    folder = lab.folder("strange", tensors=lora_tensors(2))
+    base = BaseRef(fingerprint=bytes(32), hint="", architecture="")
+    apart = lab.admit(folder, lab.claim(folder, base=base)).id
+    lab.registry.record_announcement(_announcement(lab.registry.manifest(apart).digest, 2, "words"), "me")
+    assert lab.registry.shared_manifest(apart) is None
+
+
+# ---- bases, and what a manifest says about a folder ----------------------------------------------------------
+
+
+def test_a_base_is_found_by_name_or_fingerprint(lab: Lab) -> None:
+    assert lab.registry.base("tiny") == lab.registry.base(lab.base.fingerprint)
+    assert lab.registry.bases() == [lab.base]
+    with pytest.raises(BaseUnknown):
+        lab.registry.base("huge")
+
+
+def test_the_file_list_is_what_is_on_disk(lab: Lab) -> None:
+    folder = lab.folder()
+    (folder / "notes.txt").write_text("not part of it")
+    (folder / "README.md").write_text("")
+    entries = file_entries(folder)
+    assert [entry.path for entry in entries] == ["README.md", CONFIG, WEIGHTS]
+    assert [entry.size for entry in entries] == [(folder / entry.path).stat().st_size for entry in entries]
+    assert entries[0].chunks == ()
