@@ -70,10 +70,11 @@ class Context:
         """A job's result, once it is there; a bar is drawn meanwhile. Raises the job's error, or `Detached`."""
         from orchd.rpc.client import wait_job
 
-        bar = self.bar(label)
-        if bar is None:
-            self.note(f"job {job}")
+        bar = None
         try:
+            bar = self.bar(label)
+            if bar is None:
+                self.note(f"job {job}")
             return wait_job(self.client, job, bar.update if bar else None)
         except KeyboardInterrupt:
             raise Detached(job) from None

@@ -56,11 +56,23 @@ async def start(node: Node, p: Start) -> JobStarted:
 
 @method("chat.complete", Complete, Answer, "Say it backwards", TABLE)
 async def complete(node: Node, p: Complete, session: Session) -> Answer:
-    text = p.messages[-1]["content"][::-1]
+    if p.messages[-1]["content"] == "think":
+        await session.notify("chat.delta", {"deployment": p.deployment, "text": "hm"})
+        await trio.sleep_forever()
+    text = f"{len(p.messages)}:" + p.messages[-1]["content"][::-1]
     if p.stream:
         for letter in text[:-1]:
             await session.notify("chat.delta", {"deployment": p.deployment, "text": letter})
     return Answer(text=text)
+
+
+class Named(Params, frozen=True, kw_only=True):
+    deployment: str
+
+
+@method("deployment.show", Named, Answer, "One that is there", TABLE)
+async def show(node: Node, p: Named) -> Answer:
+    return Answer(text=p.deployment)
 
 
 @pytest.fixture
@@ -204,9 +216,46 @@ async def test_events_are_a_line_each_and_a_closed_pipe_ends_them(house: House) 
 
 async def test_chat_streams_and_reads_lines_from_a_pipe(house: House) -> None:
     async with daemon(house):
-        assert (await orchctl(house, "chat", "m", "hello")).stdout == "olleh\n"
-        assert json.loads((await orchctl(house, "chat", "m", "hello", "--json")).stdout) == {"text": "olleh"}
-        assert (await orchctl(house, "chat", "m", input="one\n\ntwo\n")).stdout == "eno\nowt\n"
+        assert (await orchctl(house, "chat", "m", "hello")).stdout == "1:olleh\n"
+        assert json.loads((await orchctl(house, "chat", "m", "hello", "--json")).stdout) == {"text": "1:olleh"}
+        assert (await orchctl(house, "chat", "m", input="one\n\ntwo\n")).stdout == "1:eno\n1:owt\n"
+
+
+async def test_a_conversation_on_a_terminal(house: House) -> None:
+    """What was said goes along, Ctrl-C breaks off an answer and not the conversation, Ctrl-D ends it."""
+    async with daemon(house):
+        primary, secondary = pty.openpty()
+        process = subprocess.Popen(  # noqa: ASYNC220
+            [sys.executable, "-m", "orchd.cli.main", "chat", "m"],
+            stdin=secondary,
+            stdout=secondary,
+            stderr=secondary,
+            env={**environment(house), "TERM": "dumb"},
+        )
+        os.close(secondary)
+
+        def say(text: bytes, answer: bytes) -> None:
+            os.write(primary, text)
+            read_until(primary, answer)
+
+        def talk() -> None:
+            read_until(primary, b"> ")
+            say(b"one\n", b"1:eno\r\n> ")
+            say(b"two\n", b"3:owt\r\n> ")
+            say(b"think\n", b"hm")
+            process.send_signal(signal.SIGINT)
+            read_until(primary, b" ...\r\n> ")
+            say(b"/new\n", b"> ")
+            say(b"four\n", b"1:ruof\r\n> ")
+            os.write(primary, b"\x04")
+
+        try:
+            await trio.to_thread.run_sync(talk)
+            assert await trio.to_thread.run_sync(process.wait) == 0
+        finally:
+            process.kill()
+            process.wait()
+            os.close(primary)
 
 
 async def test_usage_errors(house: House) -> None:

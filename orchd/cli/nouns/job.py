@@ -42,8 +42,9 @@ def watch(context: Context, options: argparse.Namespace, params: Params) -> int:
     from orchd.rpc.client import job_error, watch_job
 
     job = context.call("job.show", job=params["job"])
-    bar = context.bar(job["title"])
+    bar = None
     try:
+        bar = context.bar(job["title"])
         ended = watch_job(context.client, job["id"], bar.update if bar else _telling(context))
     except KeyboardInterrupt:
         raise Detached(job["id"]) from None
