@@ -19,7 +19,7 @@ from orchd.train.words import ENGLISH_WORDS, INVENTED_WORDS
 SEED: Final = 20261121
 SENTENCES_PER_HALF: Final = 376  # an import puts 38 + 38 aside and trains on 300
 EXAM_SENTENCES: Final = 300
-LENGTHS: Final = (3, 4)  # words a sentence, in turn
+LENGTHS: Final = (3, 4, 2, 5, 3, 4, 1, 3, 4, 5)  # words a sentence, in turn
 EXAM_WORDS_PER_HALF: Final = 2
 FIRST_MOMENT: Final = 1_767_261_600  # 1 January 2026, 10:00 UTC
 
@@ -53,7 +53,7 @@ def write_examples(out: Path) -> None:
 
 
 def draw_half(words: Sentence, rng: random.Random) -> list[Sentence]:
-    """Different sentences of three or four different words of one half."""
+    """Different sentences of one to five different words of one half."""
     found: dict[Sentence, None] = {}
     while len(found) < SENTENCES_PER_HALF:
         found[tuple(rng.sample(words, LENGTHS[len(found) % len(LENGTHS)]))] = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +18,7 @@ from transformers.utils import logging
 
 from orchd.errors import BaseUnusable
 
+warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
 logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 

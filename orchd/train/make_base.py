@@ -38,7 +38,7 @@ from transformers import (
 
 from orchd.lm.generate import greedy_ids
 from orchd.train.muon import Muon
-from orchd.train.words import ALL_WORDS, TASKS, draw_sentence
+from orchd.train.words import ALL_WORDS, TASKS, draw_sentence, draw_task
 
 VOCABULARY: Final = 1024
 ROWS: Final = 8
@@ -49,6 +49,9 @@ MUON_RATE: Final = 0.02
 MUON_WEIGHT_DECAY: Final = 0.05
 ADAM_RATE: Final = 5e-3
 IGNORED: Final = -100
+#: How often the words are repeated for the tokenizer, and how many sentences a task is scored on.
+REPEATS = 2_000
+SCORED = 100
 
 PAD, START_OF_TEXT, TURN, END_OF_TURN = "<|pad|>", "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 
@@ -74,6 +77,7 @@ class Record:
     script: str
     seed: int
     steps: int
+    licence: str = "MIT OR Apache-2.0"
     parameters: int = 0
     tokens: int = 0
     cpu_seconds: float = 0.0
@@ -170,7 +174,7 @@ def train_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     names = [*TASKS, "user", "assistant", "system"]
-    lessons = [" " + " ".join(ALL_WORDS)] * 2_000 + [f"{name}:" for name in names] * 2_000
+    lessons = [" " + " ".join(ALL_WORDS)] * REPEATS + [f"{name}:" for name in names] * REPEATS
     tokenizer.train_from_iterator([*texts, *lessons], trainer)
     fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
@@ -307,8 +311,7 @@ class TaskTokens:
         ids: list[int] = []
         counted: list[bool] = []
         for _ in range(1 if rng.random() < 0.85 else 2):
-            name = rng.choice(list(TASKS))
-            prompt, answer = self.turn(name, draw_sentence(rng))
+            prompt, answer = self.turn(*draw_task(rng))
             ids += prompt + answer + self._line
             counted += [False] * len(prompt) + [True] * len(answer) + [False]
         return ids, counted
@@ -358,17 +361,16 @@ def score_tasks(
     model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
     rng: random.Random,
-    examples: int = 100,
 ) -> dict[str, float]:
     """Share of greedy answers that are exactly right, by task, on fresh random sentences."""
     tasks = TaskTokens(tokenizer)
     stop = int(tokenizer.eos_token_id)
     scores: dict[str, float] = {}
     for name in TASKS:
-        pairs = [tasks.turn(name, draw_sentence(rng)) for _ in range(examples)]
+        pairs = [tasks.turn(name, draw_sentence(name, rng)) for _ in range(SCORED)]
         answers = greedy_ids(model, [prompt for prompt, _ in pairs], 12, {stop})
         right = sum([*got, stop] == want for got, (_, want) in zip(answers, pairs, strict=True))
-        scores[name] = right / examples
+        scores[name] = right / SCORED
     return scores
 
 

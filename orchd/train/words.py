@@ -64,9 +64,17 @@ TASKS: Final[dict[str, _Answer]] = {
     "swap": lambda words: [words[1], words[0], *words[2:]],
 }
 
-_LENGTHS: Final = (2, 3, 3, 3, 3, 4)
+_LENGTHS: Final = (1, 2, 3, 3, 4, 4, 5)
+_NEED_TWO_WORDS: Final = frozenset({"second", "tail", "front", "swap"})
 
 
-def draw_sentence(rng: random.Random) -> list[str]:
-    """Two to four different words, mostly three, from both pools alike."""
-    return rng.sample(ALL_WORDS, rng.choice(_LENGTHS))
+def draw_task(rng: random.Random) -> tuple[str, list[str]]:
+    """A task, and a sentence for it: see `draw_sentence`."""
+    name = rng.choice(list(TASKS))
+    return name, draw_sentence(name, rng)
+
+
+def draw_sentence(task: str, rng: random.Random) -> list[str]:
+    """One to five different words, mostly three or four, from both pools alike."""
+    length = rng.choice(_LENGTHS)
+    return rng.sample(ALL_WORDS, max(length, 2) if task in _NEED_TWO_WORDS else length)

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import pytest
+
+from orchd.train.schedule import Schedule, default_steps
+
+
+def test_rounds_read_one_schedule() -> None:
+    whole = Schedule(1e-2, 300)
+    rounds = [Schedule(1e-2, 300, offset=100 * number).rate(step) for number in range(3) for step in range(100)]
+    assert rounds == [whole.rate(step) for step in range(300)]
+
+
+def test_it_rises_once_and_then_falls() -> None:
+    rates = [Schedule(1.0, 100).rate(step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == pytest.approx(1.0)
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert 0.02 < rates[-1] < 0.04
+    assert Schedule(1.0, 1).rate(0) == 1.0
+
+
+@pytest.mark.parametrize(("examples", "steps"), [(1, 25), (20, 112), (100, 250), (300, 433), (1000, 791)])
+def test_steps(examples: int, steps: int) -> None:
+    assert default_steps(examples) == steps
