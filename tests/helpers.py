@@ -96,7 +96,7 @@ def pack(value: Any) -> bytes:
 def _sorted(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _sorted(value[key]) for key in sorted(value)}
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple) and not isinstance(value, msgpack.ExtType):
         return [_sorted(item) for item in value]
     return value
 

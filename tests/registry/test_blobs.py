@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import threading
@@ -167,6 +168,28 @@ def test_a_full_disk_is_told_as_such_at_every_step(
     monkeypatch.undo()
     assert _files(store) == []
     assert _put(store, DATA, expected=DIGEST) == DIGEST  # works again once there is space
+
+
+def test_bytes_are_on_the_disk_before_their_name_is(
+    store: BlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _put(store, DATA)
+    calls: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(descriptor: int) -> None:
+        calls.append("sync folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "sync file")
+        fsync(descriptor)
+
+    def replaced(source: Path, target: Path) -> None:
+        calls.append("rename")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replaced)
+    _put(store, DATA)
+    write_durably(tmp_path / "file", b"x")
+    assert calls == ["sync file", "rename", "sync folder"] * 2
 
 
 def test_a_short_write_is_continued(store: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:

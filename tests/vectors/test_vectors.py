@@ -1,0 +1,73 @@
+"""Do orchd and a reader that knows only the page reach the verdicts that are written down?"""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchd.errors import OrchdError, RecordMalformed, RecordNotDeterministic, RecordTooLarge, SignatureInvalid
+from orchd.records import Announcement, Manifest, sign, verify
+from orchd.records.codec import encode
+from tests.helpers import ALICE, manifest, plain
+from tests.vectors import independent, make
+
+VECTORS: list[dict[str, Any]] = json.loads(make.FILE.read_text("utf-8"))["vectors"]
+ERRORS: dict[str, type[OrchdError]] = {
+    "malformed": RecordMalformed,
+    "not_deterministic": RecordNotDeterministic,
+    "signature": SignatureInvalid,
+    "too_large": RecordTooLarge,
+}
+KINDS: dict[str, Any] = {"manifest": Manifest, "announcement": Announcement}
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
+def test_orchd_reaches_the_verdict(vector: dict[str, Any]) -> None:
+    envelope, kind = bytes.fromhex(vector["envelope"]), KINDS[vector["kind"]]
+    if vector["valid"]:
+        assert verify(envelope, kind).id == vector["id"]
+    else:
+        with pytest.raises(ERRORS[vector["refused"]]):
+            verify(envelope, kind)
+
+
+def test_a_reader_that_knows_only_the_page_reaches_the_same_verdicts() -> None:
+    assert independent.differences() == []
+    for vector in VECTORS:
+        if vector["valid"]:
+            envelope = bytes.fromhex(vector["envelope"])
+            record = verify(envelope, KINDS[vector["kind"]]).record
+            assert independent.verify(envelope, vector["kind"])[1] == json_like(plain(record))
+
+
+def json_like(value: Any) -> Any:
+    """Tuples as lists."""
+    if isinstance(value, dict):
+        return {key: json_like(item) for key, item in value.items()}
+    return [json_like(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def test_both_write_the_same_bytes() -> None:
+    assert independent.encode(json_like(plain(manifest()))) == encode(manifest())
+    assert independent.verify(sign(manifest(), ALICE).envelope, "manifest")[0] == sign(manifest(), ALICE).id
+
+
+def test_the_other_reader_imports_nothing_of_orchd() -> None:
+    file = Path(independent.__file__)
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+            assert not [name for name in names if name.split(".")[0] in ("orchd", "tests", "msgspec")]
+    ended = subprocess.run([sys.executable, "-I", str(file)], capture_output=True, text=True, check=True)
+    assert ended.stdout == "all as it should be\n"
+
+
+def test_the_file_is_what_its_script_writes() -> None:
+    """Run `python -m tests.vectors.make` after a change of the format, and look at the difference."""
+    assert make.FILE.read_text("utf-8") == make.text()
