@@ -209,14 +209,19 @@ class Network:
         if await trio.to_thread.run_sync(registry.has_adapter, adapter_id):
             return await trio.to_thread.run_sync(_already_here, registry, adapter_id)
         asked = [parse_peer_id(text) for text in peers]
-        return await fetching.fetch(self._running(), self._context, adapter, asked, progress or _no_progress)
+        node = self._running()
+        for peer in asked:
+            node.forgive(peer)
+        return await fetching.fetch(node, self._context, adapter, asked, progress or _no_progress)
 
     # ---- peers --------------------------------------------------------------------------------------------------
 
     async def connect(self, address: str) -> str:
         """Connect to `/ip4/…/tcp/…/p2p/…`; the peer's id. Raises `AddressInvalid`, `PeerUnreachable`, `NetworkDown`."""
         peer, way = parse_peer_address(address)
-        await self._running().connect(peer, [way])
+        node = self._running()
+        node.forgive(peer)
+        await node.connect(peer, [way])
         return str(peer)
 
     def addresses(self) -> list[str]:

@@ -85,7 +85,8 @@ class Node:
         self._rounds = topics.Rounds(context.announce_every_s, context.lookup_every_s, context.rng)
         self._wake = trio.Event()
         self._lost = trio.Event()
-        self._avoid: dict[ID, float] = {}
+        self._unreachable: dict[ID, float] = {}
+        self._distrusted: dict[ID, float] = {}
         self._looking: set[str] = set()
         self._dials, self._queries = trio.CapacityLimiter(PARALLEL), trio.CapacityLimiter(PARALLEL)
         self._readers = trio.CapacityLimiter(READERS)
@@ -111,6 +112,9 @@ class Node:
 
     async def connected(self, connection: Any) -> None:
         peer = connection.muxed_conn.peer_id
+        if self._until(self._distrusted, peer):
+            self.spawn(connection.close)
+            return
         if len(self.host.swarm.get_connections(peer)) == 1:
             self._context.events.emit("net.peer.connected", {"peer": str(peer), "address": address_of(connection)})
         if connection.direction == Direction.OUTBOUND:
@@ -152,22 +156,32 @@ class Node:
     async def _meet(self, peer: ID, addresses: Sequence[Multiaddr]) -> None:
         """Connect to somebody found under a topic, unless there is a reason not to."""
         async with self._dials:
-            now = trio.current_time()
             if self.host.connected(peer) or self.avoids(peer) or len(self.host.peers()) >= PEERS_SOUGHT:
                 return
             try:
                 await self.connect(peer, addresses)
             except PeerUnreachable as error:
-                self._avoid[peer] = now + UNREACHABLE_PAUSE_S
+                self._unreachable[peer] = trio.current_time() + UNREACHABLE_PAUSE_S
                 log.info("%s", error)
 
     def avoids(self, peer: ID) -> bool:
-        return self._avoid.get(peer, 0.0) > trio.current_time()
+        return self._until(self._unreachable, peer) or self._until(self._distrusted, peer)
+
+    def _until(self, table: dict[ID, float], peer: ID) -> bool:
+        """Whether a peer is in a table of deadlines; past ones are dropped."""
+        if table.get(peer, float("inf")) <= trio.current_time():
+            del table[peer]
+        return peer in table
 
     def distrust(self, peer: ID) -> None:
-        """Drop a peer that lied, and leave it alone for a while."""
-        self._avoid[peer] = trio.current_time() + DISTRUST_S
+        """Drop a peer that lied, and have nothing to do with it for a while."""
+        self._distrusted[peer] = trio.current_time() + DISTRUST_S
         self.spawn(self.host.basic.disconnect, peer)
+
+    def forgive(self, peer: ID) -> None:
+        """The user asks for this very peer."""
+        self._distrusted.pop(peer, None)
+        self._unreachable.pop(peer, None)
 
     async def _keep_bootstrap(self, text: str) -> None:
         """Stay connected to a configured peer."""

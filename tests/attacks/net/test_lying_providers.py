@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import trio
 
-from orchd.errors import DigestMismatch, NoProvider, PeerRefused, PeerTimeout
+from orchd.errors import DigestMismatch, NoProvider, PeerRefused, PeerTimeout, PeerUnreachable
 from orchd.net import Library, download, exchange
 from orchd.records import Manifest, Verified
 from orchd.registry import Registry
-from tests.net.support import Cluster, Peer, cluster, joined_cluster
+from tests.net.support import Cluster, Peer, cluster, joined_cluster, until
 
 
 class Tampering(Library):
@@ -94,6 +95,19 @@ async def test_other_bytes_are_refused_and_the_peer_named(tmp_path: Path, librar
         await peer.events.wait("net.peer.lost", peer=liar.network.peer_id)
         await peer.network.fetch(manifest.id)
         assert peer.registry.has_adapter(manifest.id)
+
+
+async def test_a_liar_may_not_come_back_but_the_user_may_ask_for_it(tmp_path: Path) -> None:
+    async with cluster(tmp_path, width=512) as made:
+        author, liar, manifest = await author_and_liar(made, Tampering)
+        peer = await victim(made, author, manifest)
+        for _ in range(2):
+            with pytest.raises(DigestMismatch):
+                await peer.network.fetch(manifest.id, peers=[liar.network.peer_id])
+            await until(lambda: liar.network.peer_id not in {seen.peer for seen in peer.network.peers()})
+            with suppress(PeerUnreachable):
+                await liar.network.connect(peer.network.addresses()[0])
+            await until(lambda: peer.network.peer_id not in {seen.peer for seen in liar.network.peers()})
 
 
 async def test_an_honest_peer_beside_a_liar_is_enough(tmp_path: Path) -> None:
