@@ -13,6 +13,9 @@ import orchd
 from orchd.demo.node import Sentence
 from orchd.errors import ExamplesMissing
 
+#: Characters. A shorter text may stand in a megabyte of weights by chance.
+TELLING = 8
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -57,10 +60,16 @@ def questions(exam: Sequence[Sentence], count: int, seed: int) -> list[Sentence]
 
 
 def texts(sentences: Iterable[Sentence]) -> list[str]:
-    """Everything that must not leave: what was asked and what was answered, each by itself and without its start."""
+    """Everything that must not leave: what was asked and what was answered, each by itself.
+
+    The prompts go without the instruction that all share, so that a sentence is found in whatever dress. One that is
+    then so short that random bytes may hold it is searched as it was written.
+    """
     found: list[str] = []
     rows = list(sentences)
     skip = instruction(rows)
     for sentence in rows:
-        found += [sentence.prompt.removeprefix(skip), sentence.answer]
-    return found
+        asked = sentence.prompt.removeprefix(skip)
+        found.append(asked if len(asked) >= TELLING else sentence.prompt)
+        found.append(sentence.answer)
+    return [text for text in found if len(text) >= TELLING]

@@ -28,6 +28,11 @@ def test_texts_are_both_sides_without_the_instruction() -> None:
     assert examples.texts(ROWS) == ["sun cat key", "zavo zulat mufor", "fire sun", "zonvun zavo"]
 
 
+def test_texts_too_short_to_tell_are_searched_as_written() -> None:
+    rows = [*ROWS, Sentence(split="train", prompt="translate: cat", answer="zulat")]
+    assert examples.texts(rows)[-1] == "translate: cat"
+
+
 def test_questions_depend_on_the_seed_alone() -> None:
     many = [Sentence(split="test", prompt=f"translate: {n}", answer=str(n)) for n in range(50)]
     assert examples.questions(many, 3, seed=1) == examples.questions(many, 3, seed=1)
