@@ -74,6 +74,17 @@ class Engine:
             os.umask(mask)
             if not keep_socket:
                 self._socket.unlink(missing_ok=True)
+        self._wake()
+
+    def _wake(self) -> None:
+        """Compute one token: shows that the model works, and that its loop runs.
+
+        Freeing a server of xllamacpp 2026.10 whose loop hasn't begun yet waits for ever: its request to stop is
+        forgotten by the loop that starts after it (`tests/serve/test_engine.py::test_freed_at_once`).
+        """
+        answer = self._server.handle_completions({"prompt": [0], "max_tokens": 1})
+        if "error" in answer:
+            raise ModelNotLoaded(f"llama.cpp does not compute: {_error_text(answer)}")
 
     def close(self) -> None:
         """Free the model. Nothing may be asking."""
