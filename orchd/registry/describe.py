@@ -5,18 +5,24 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from orchd.errors import TensorsRefused
+from orchd.errors import FileListRefused, TensorsRefused
 from orchd.records import AdapterInfo, FileEntry, chunk_size_for
 from orchd.registry import peft_config, weights
 from orchd.registry.admission import CONFIG, FORMAT, SIZE_LIMITS, WEIGHTS
 
 
 def file_entries(folder: Path) -> tuple[FileEntry, ...]:
-    """Size and digests of the files that an adapter may hold, in the order of their names."""
-    return tuple(file_entry(folder / name) for name in sorted(SIZE_LIMITS) if (folder / name).exists())
+    """Size and digests of the files that an adapter may hold, in the order of their names.
+
+    Raises `FileListRefused` for a link: one to a private file, in a folder of somebody else's, would publish that file.
+    """
+    for name in SIZE_LIMITS:
+        if (folder / name).is_symlink():
+            raise FileListRefused(f"{name} in {folder} is a link")
+    return tuple(_file_entry(folder / name) for name in sorted(SIZE_LIMITS) if (folder / name).exists())
 
 
-def file_entry(path: Path) -> FileEntry:
+def _file_entry(path: Path) -> FileEntry:
     size = path.stat().st_size
     chunk_size = chunk_size_for(size)
     whole, chunks = hashlib.sha256(), []

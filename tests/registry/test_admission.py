@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from orchd import identity
 from orchd.errors import (
@@ -513,3 +515,39 @@ def test_reasons_for_quarantine_are_told_together(lab: Lab) -> None:
     found = lab.admit(folder, lab.claim(folder, base=stranger), checks=[lambda _: "and it is ugly"])
     assert "base" in found.reason
     assert found.reason.endswith("; and it is ugly")
+
+
+# ---- random and mutated files ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def one_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    made = Lab(tmp_path_factory.mktemp("fuzz"))
+    yield made
+    made.registry.close()
+
+
+@settings(max_examples=250, deadline=None, derandomize=True, database=None)
+@given(
+    st.sampled_from([CONFIG, WEIGHTS]),
+    st.integers(0, 1200),
+    st.integers(0, 20),
+    st.binary(max_size=20) | st.sampled_from([b"[", b"{", b'"', b"9" * 20, b"null", b"-1", b"1e999", b"NaN"]),
+)
+def test_mutated_files_are_refused_with_a_number_and_leave_nothing(
+    one_lab: Lab, name: str, start: int, length: int, piece: bytes
+) -> None:
+    """Their author signs them as they are."""
+    lab = one_lab
+    folder = lab.folder()
+    data = (folder / name).read_bytes()
+    (folder / name).write_bytes(data[:start] + piece + data[start + length :])
+    claim = lab.claim(folder, HONEST_INFO)
+    try:
+        found = lab.admit(folder, claim)
+    except Refused:
+        pass
+    else:  # other numbers in the weights, or the same settings
+        assert found.verdict == ADMITTED
+        lab.registry.remove(found.id)
+    assert lab.traces() == []

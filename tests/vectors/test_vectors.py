@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import msgspec
 import pytest
 
 from orchd.errors import OrchdError, RecordMalformed, RecordNotDeterministic, RecordTooLarge, SignatureInvalid
 from orchd.records import Announcement, Manifest, sign, verify
 from orchd.records.codec import encode
+from orchd.records.envelope import Envelope
 from tests.helpers import ALICE, manifest, plain
 from tests.vectors import independent, make
 
@@ -71,3 +74,18 @@ def test_the_other_reader_imports_nothing_of_orchd() -> None:
 def test_the_file_is_what_its_script_writes() -> None:
     """Run `python -m tests.vectors.make` after a change of the format, and look at the difference."""
     assert make.FILE.read_text("utf-8") == make.text()
+
+
+def test_the_page_names_every_field_and_no_other_format() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "SPEC-manifest.md").read_text("utf-8")
+    waiting: list[type[msgspec.Struct]] = [Manifest, Announcement, Envelope]
+    while waiting:
+        for field in msgspec.structs.fields(waiting.pop()):
+            assert re.search(rf"\b{field.encode_name}\b", page), field.encode_name
+            waiting += [part for part in _parts(field.type) if issubclass(part, msgspec.Struct)]
+    assert page.count("\n") < 66
+
+
+def _parts(kind: Any) -> list[type]:
+    """The classes in a type."""
+    return [kind] if isinstance(kind, type) else [part for inner in get_args(kind) for part in _parts(inner)]
