@@ -26,7 +26,7 @@ from orchd.records import FileEntry, Manifest, Verified
 #: Peers that are asked at once.
 PEERS = 8
 #: Runs that one peer may fail to bring before it is given up.
-PATIENCE = 2
+PATIENCE = 3
 
 OpenChannel = Callable[[ID], AbstractAsyncContextManager[Channel]]
 Progress = Callable[[int, int], None]
