@@ -176,7 +176,7 @@ def compose(
         jobs=jobs,
         network=network,
         runtime=runtime,
-        targets={"embedded": EmbeddedTarget(runtime), "ollama": OllamaTarget()},
+        targets={"embedded": EmbeddedTarget(runtime), "ollama": OllamaTarget(os.environ.get("OLLAMA_HOST", ""))},
         clock=now_ms,
         started_ms=now_ms(),
     )

@@ -306,8 +306,18 @@ class Node:
         await target.put(note.name, artefact)
         found = await target.verify(note.name, golden[:1])
         if golden and not found.held and not note.force:
-            await target.remove(note.name)
+            await self._put_back(note)
             raise AnswerDiffers(f"{note.name} in {note.target}: {found.detail}")
+
+    async def _put_back(self, note: DeployNote) -> None:
+        """What the name stood for before, or nothing."""
+        target = self.target(note.target)
+        before = [row for row in await in_thread(self.deployments.list) if row.name == note.name]
+        if before and before[0].target == note.target:
+            blob = self.registry.blobs.path(bytes.fromhex(before[0].blob))
+            await target.put(note.name, Artefact(path=blob, sha256=before[0].blob, size=before[0].size))
+        else:
+            await target.remove(note.name)
 
     def _making(self, name: str, description: str, base: str) -> Making:
         return Making(name=name, description=description, base=self.registry.base(base), created_ms=self.clock())

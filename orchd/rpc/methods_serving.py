@@ -142,6 +142,7 @@ class ChatComplete(Params, frozen=True, kw_only=True):
 
 class ChatAnswer(Result, frozen=True, kw_only=True):
     text: str
+    tokens: int
     deployment: str
 
 
@@ -169,4 +170,4 @@ async def chat_complete(node: Node, p: ChatComplete, session: Session) -> ChatAn
             parts.append(text)
             if p.stream:
                 await session.notify("chat.delta", ChatDelta(deployment=p.deployment, text=text))
-    return ChatAnswer(text="".join(parts), deployment=p.deployment)
+    return ChatAnswer(text="".join(parts), tokens=answer.tokens, deployment=p.deployment)
