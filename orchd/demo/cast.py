@@ -56,7 +56,8 @@ class Cast:
         Raises `NodeDidNotStart` with what the daemon said.
         """
         home = self.root / name
-        home.mkdir(mode=0o700, exist_ok=True)
+        for folder in (home, home / "tmp"):
+            folder.mkdir(mode=0o700, exist_ok=True)
         environ = node_environment(home, bootstrap=bootstrap, settings=settings or {})
         with self._lock:
             if self._closed:
@@ -110,6 +111,7 @@ def node_environment(home: Path, *, bootstrap: str = "", settings: Mapping[str, 
         environ.pop(name, None)
     return environ | {
         "ORCHD_HOME": str(home),
+        "TMPDIR": str(home / "tmp"),
         "ORCHD_NET__LISTEN": "/ip4/127.0.0.1/tcp/0",
         "ORCHD_NET__BOOTSTRAP": bootstrap,
         "ORCHD_NET__MDNS": "false",
