@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import msgspec
@@ -17,6 +18,8 @@ import msgspec
 from orchd.errors import RecordMalformed, RecordNotDeterministic
 
 MAX_DEPTH = 16
+#: The hashes of the 16,384 chunks of 4 GiB and two routing vectors fit; a megabyte of empty maps does not.
+MAX_VALUES = 65_536
 #: Names of strangers are shown on terminals, so no text may hold an escape sequence. Tab and line feed are taken.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 T = TypeVar("T")
@@ -27,7 +30,7 @@ def encode(value: Any) -> bytes:
     """The bytes of a struct or plain value. Raises `RecordMalformed` for what the format can't hold."""
     try:
         plain = msgspec.to_builtins(value, builtin_types=(bytes,))
-        _check_plain(plain, 0)
+        _check_plain(plain)
         return _encoder.encode(plain)
     except RecursionError:
         raise RecordMalformed(f"nested deeper than {MAX_DEPTH}") from None
@@ -51,26 +54,39 @@ def decode(data: bytes, wanted: type[T]) -> T:
     return value
 
 
-def _check_plain(value: Any, depth: int) -> None:
-    if depth > MAX_DEPTH:
-        raise RecordMalformed(f"nested deeper than {MAX_DEPTH}")
-    if value is None or isinstance(value, bool | int | bytes):
-        return
-    if isinstance(value, str):
-        if not unicodedata.is_normalized("NFC", value):
-            raise RecordMalformed(f"the text {value[:40]!r} is not in Unicode form NFC")
-        if _CONTROL.search(value):
-            raise RecordMalformed(f"the text {value[:40]!r} holds control characters")
-        return
+def _check_plain(record: Any) -> None:
+    """Whether the format can hold this, and no more of it than an honest record needs."""
+    waiting: list[tuple[Any, int]] = [(record, 0)]
+    seen = 0
+    while waiting:
+        value, depth = waiting.pop()
+        seen += 1
+        if depth > MAX_DEPTH:
+            raise RecordMalformed(f"nested deeper than {MAX_DEPTH}")
+        if isinstance(value, dict | list | tuple) and seen + len(waiting) + len(value) > MAX_VALUES:
+            raise RecordMalformed(f"a record holds at most {MAX_VALUES} values")
+        waiting.extend((item, depth + 1) for item in _inside(value))
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    """What a map or list holds; nothing for a single value, which is checked."""
     if isinstance(value, dict):
-        for key, item in value.items():
+        for key in value:
             if not isinstance(key, str):
-                raise RecordMalformed(f"the map key {key!r} is no text")
-            _check_plain(key, depth + 1)
-            _check_plain(item, depth + 1)
-        return
+                raise RecordMalformed(f"the map key {str(key)[:80]!r} is no text")
+            _check_text(key)
+        return value.values()
     if isinstance(value, list | tuple):
-        for item in value:
-            _check_plain(item, depth + 1)
-        return
-    raise RecordMalformed(f"a record can't hold a {type(value).__name__}")
+        return value
+    if isinstance(value, str):
+        _check_text(value)
+    elif value is not None and not isinstance(value, bool | int | bytes):
+        raise RecordMalformed(f"a record can't hold a {type(value).__name__}")
+    return ()
+
+
+def _check_text(text: str) -> None:
+    if not unicodedata.is_normalized("NFC", text):
+        raise RecordMalformed(f"the text {text[:40]!r} is not in Unicode form NFC")
+    if _CONTROL.search(text):
+        raise RecordMalformed(f"the text {text[:40]!r} holds control characters")

@@ -167,6 +167,16 @@ def test_depth_sixteen_is_the_last() -> None:
         codec.encode(Bag(extra={"a": [value]}))
 
 
+@pytest.mark.parametrize("item", [None, {}, []])
+def test_a_record_holds_so_many_values_and_no_more(item: Any) -> None:
+    """A megabyte of empty maps would take a hundred megabytes, and seconds each time it is read."""
+    most = codec.MAX_VALUES - 4  # the record, extra, its list, and the number
+    assert codec.decode(codec.encode(Bag(extra={"a": [item] * most})), Bag)
+    for many in (most + 1, 1_000_000):
+        with pytest.raises(RecordMalformed, match="values"):
+            codec.decode(pack({"extra": {"a": [item] * many}, "number": 0}), Bag)
+
+
 @settings(max_examples=600, deadline=None, derandomize=True, database=None)
 @given(st.binary(max_size=200))
 def test_random_bytes_are_refused_with_a_number(data: bytes) -> None:

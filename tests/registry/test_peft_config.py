@@ -175,6 +175,8 @@ def test_the_ends_of_a_name() -> None:
         ("lora_alpha", 1e306),
         ("target_modules", "all-linear"),
         ("target_modules", ".*"),
+        ("target_modules", "q_proj"),
+        ("target_modules", {"q_proj": 1}),
         ("target_modules", []),
         ("target_modules", None),
         ("target_modules", ["q_proj", 5]),

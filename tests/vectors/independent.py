@@ -185,7 +185,8 @@ def check_signature(key: bytes, signature: bytes, message: bytes) -> None:
 def decode(packed: bytes, check: Check) -> dict[str, Any]:
     try:
         value = msgpack.unpackb(packed, strict_map_key=False)
-        check_plain(value, 0)
+        if check_plain(value, 0) > 65_536:
+            raise Refused("too many values")
         again = encode(value)
     except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
         raise Refused(f"not readable: {error}") from None
@@ -196,7 +197,8 @@ def decode(packed: bytes, check: Check) -> dict[str, Any]:
     return value  # type: ignore[no-any-return]
 
 
-def check_plain(value: Any, depth: int) -> None:
+def check_plain(value: Any, depth: int) -> int:
+    """How many values there are, keys not counted."""
     if depth > 16:
         raise Refused("nested too deeply")
     if type(value) is str:
@@ -205,16 +207,16 @@ def check_plain(value: Any, depth: int) -> None:
         if any(unicodedata.category(letter) == "Cc" and letter not in "\t\n" for letter in value):
             raise Refused("text with control characters")
     elif type(value) is dict:
-        for key, item in value.items():
+        for key in value:
             if type(key) is not str:
                 raise Refused("a key that is no text")
             check_plain(key, depth + 1)
-            check_plain(item, depth + 1)
+        return 1 + sum(check_plain(item, depth + 1) for item in value.values())
     elif type(value) is list:
-        for item in value:
-            check_plain(item, depth + 1)
+        return 1 + sum(check_plain(item, depth + 1) for item in value)
     elif value is not None and type(value) not in (bool, int, bytes):
         raise Refused(f"a {type(value).__name__}")
+    return 1
 
 
 def encode(value: Any) -> bytes:
