@@ -51,12 +51,12 @@ def read_header(path: Path, header_limit: int = HEADER_LIMIT) -> dict[str, Tenso
         if not 2 <= length <= min(header_limit, size - 8):
             raise TensorsRefused(f"the header says it is {length} bytes long, in a file of {size}")
         text = file.read(length)
+    if not text.startswith(b"{"):
+        raise TensorsRefused("the header is no JSON object")
     try:
         header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise TensorsRefused(f"the header is no JSON: {str(error)[:200]}") from None
-    if not isinstance(header, dict) or not text.startswith(b"{"):
-        raise TensorsRefused("the header is no JSON object")
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise TensorsRefused("__metadata__ is no map of texts")

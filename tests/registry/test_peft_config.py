@@ -99,6 +99,14 @@ def test_patterns_beat_the_general_values(tmp_path: Path) -> None:
     assert config.alpha_of("model.v_proj") == 16
 
 
+@pytest.mark.parametrize("rank", [1, 1024])
+@pytest.mark.parametrize("alpha", [0, 0.5, 10**9])
+def test_the_bounds_themselves_are_taken(tmp_path: Path, rank: int, alpha: float) -> None:
+    patterns = {"rank_pattern": {"q_proj": rank}, "alpha_pattern": {"q_proj": alpha}}
+    config = _read(tmp_path, lora_config(r=rank, lora_alpha=alpha, **patterns))
+    assert (config.rank, config.alpha) == (config.rank_of("q_proj"), config.alpha_of("q_proj")) == (rank, alpha)
+
+
 @settings(max_examples=300, deadline=None, derandomize=True, database=None)
 @given(
     st.lists(

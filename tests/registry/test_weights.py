@@ -165,7 +165,7 @@ def test_a_header_longer_than_the_limit_is_refused_even_if_it_is_there(tmp_path:
         (HONEST.with_header(b"null"), "no JSON object"),
         (HONEST.with_header(b" " + json.dumps(HONEST.entries).encode()), "no JSON object"),
         (HONEST.with_header(b"{ "), "no JSON"),
-        (HONEST.with_header(b"\xff\xfe{}"), "no JSON"),
+        (HONEST.with_header(b"\xff\xfe{}"), "no JSON object"),
         (HONEST.with_header(json.dumps(HONEST.entries).encode("utf-16")), "no JSON"),
         (HONEST.with_header(b"[" * 100_000), "no JSON"),
         (HONEST.with_header(b'{"a":' * 100_000), "no JSON"),
