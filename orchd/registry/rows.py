@@ -37,7 +37,7 @@ class LeafRow(_Row, frozen=True, kw_only=True):
 
 
 class LineageRow(_Row, frozen=True, kw_only=True):
-    """`residual` is the share of energy that truncation cut off."""
+    """`residual` is what truncation cut off, as a share of the norm."""
 
     recipe: str
     method: str
