@@ -41,7 +41,7 @@ def _values() -> st.SearchStrategy[Any]:
     )
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@settings(max_examples=120, deadline=None, derandomize=True, database=None)
 @given(st.dictionaries(_text(), _values(), max_size=5))
 def test_the_plain_msgpack_package_writes_the_same_bytes(extra: dict[str, Any]) -> None:
     data = codec.encode(Bag(extra=extra))
@@ -172,12 +172,12 @@ def test_a_record_holds_so_many_values_and_no_more(item: Any) -> None:
     """A megabyte of empty maps would take a hundred megabytes, and seconds each time it is read."""
     most = codec.MAX_VALUES - 4  # the record, extra, its list, and the number
     assert codec.decode(codec.encode(Bag(extra={"a": [item] * most})), Bag)
-    for many in (most + 1, 1_000_000):
+    for many in (most + 1, 300_000):
         with pytest.raises(RecordMalformed, match="values"):
             codec.decode(pack({"extra": {"a": [item] * many}, "number": 0}), Bag)
 
 
-@settings(max_examples=600, deadline=None, derandomize=True, database=None)
+@settings(max_examples=300, deadline=None, derandomize=True, database=None)
 @given(st.binary(max_size=200))
 def test_random_bytes_are_refused_with_a_number(data: bytes) -> None:
     for attempt in (data, _bag(data)):

@@ -38,7 +38,7 @@ ANNOUNCEMENT = Announcement(
     seq=1,
 )
 
-fuzz = settings(max_examples=400, deadline=None, derandomize=True, database=None)
+fuzz = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 
 
 RECORD_ERRORS = (RecordMalformed, RecordNotDeterministic, SignatureInvalid, RecordTooLarge)

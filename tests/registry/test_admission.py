@@ -527,7 +527,7 @@ def one_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     made.registry.close()
 
 
-@settings(max_examples=250, deadline=None, derandomize=True, database=None)
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
 @given(
     st.sampled_from([CONFIG, WEIGHTS]),
     st.integers(0, 1200),

@@ -107,7 +107,7 @@ def test_the_bounds_themselves_are_taken(tmp_path: Path, rank: int, alpha: float
     assert (config.rank, config.alpha) == (config.rank_of("q_proj"), config.alpha_of("q_proj")) == (rank, alpha)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
 @given(
     st.lists(
         st.lists(st.sampled_from(["a", "b", "a_b"]), min_size=1, max_size=3).map(".".join), max_size=4, unique=True
@@ -282,7 +282,7 @@ _JSON = st.recursive(
 )
 
 
-@settings(max_examples=500, deadline=None, derandomize=True, database=None)
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
 @given(
     st.dictionaries(st.sampled_from(sorted(PEFT_0_21)) | st.text(max_size=8), _JSON, max_size=3), st.binary(max_size=50)
 )

@@ -335,6 +335,21 @@ def test_a_flipped_bit_anywhere_in_the_index_loses_no_adapter(lab: Lab) -> None:
     lab.open()
 
 
+def test_a_flipped_bit_in_the_log_loses_no_adapter(tmp_path: Path) -> None:
+    ended = subprocess.run([sys.executable, "-c", CRASH, str(tmp_path), "told"], check=False, cwd=ROOT)
+    assert ended.returncode == 9
+    data = tmp_path / "data"
+    table, log = (data / "registry.db").read_bytes(), (data / "registry.db.wal").read_bytes()
+    for position in range(20, len(log), len(log) // 8):
+        flipped = bytearray(log)
+        flipped[position] ^= 0x10
+        (data / "registry.db").write_bytes(table)
+        (data / "registry.db.wal").write_bytes(flipped)
+        lab = Lab(tmp_path)
+        assert [row.state for row in lab.registry.adapters()] == [ADMITTED]
+        lab.registry.close()
+
+
 def test_a_lost_index_is_made_again(lab: Lab) -> None:
     id = _admit(lab)
     lab.registry.close()

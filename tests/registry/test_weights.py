@@ -198,7 +198,7 @@ def test_a_pickle_with_another_name_is_never_opened(tmp_path: Path) -> None:
 
 # ---- random and mutated bytes --------------------------------------------------------------------------------
 
-fuzz = settings(max_examples=300, deadline=None, derandomize=True, database=None)
+fuzz = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 
 
 def _taken(path: Path) -> bool:
