@@ -61,6 +61,15 @@ def test_switches_in_the_environment(tmp_path: Path, text: str, value: bool) -> 
     assert _load(tmp_path, environ={"ORCHD_NET__MDNS": text})[0].net.mdns is value
 
 
+def test_the_bounds_themselves_are_taken(tmp_path: Path) -> None:
+    for value in (1, 64):
+        assert _load(tmp_path, f"[jobs]\nparallel = {value}")[0].jobs.parallel == value
+
+
+def test_variables_of_others_are_none_of_ours(tmp_path: Path) -> None:
+    assert _load(tmp_path, environ={"OTHER_NET__MDNS": "maybe", "NET__MDNS": "0"})[0] == Config()
+
+
 def test_a_variable_without_two_underscores_is_no_setting(tmp_path: Path) -> None:
     assert _load(tmp_path, environ={"ORCHD_HOME": "/x", "ORCHD_SYSTEM": "1"})[0] == Config()
 

@@ -40,6 +40,12 @@ def test_the_socket_always_fits_its_address(length: int) -> None:
     assert paths.data.is_relative_to("/" + "d" * length)
 
 
+def test_the_socket_moves_only_when_it_must() -> None:
+    longest = "/" + "d" * (SOCKET_PATH_LIMIT - len("//run/rpc.sock") + 1)
+    assert Paths.from_env({"ORCHD_HOME": longest}).socket == Path(longest, "run", "rpc.sock")
+    assert Paths.from_env({"ORCHD_HOME": longest + "d"}).socket.is_relative_to("/tmp")
+
+
 def test_the_limit_counts_bytes_not_letters() -> None:
     assert Paths.from_env({"ORCHD_HOME": "/" + "ü" * 60}).socket.is_relative_to("/tmp")
 
@@ -67,6 +73,11 @@ def test_xdg_variables_are_followed() -> None:
     assert paths.data == Path("/disk/data/orchd")
     assert paths.state == Path("/home/ada/.local/state/orchd")
     assert paths.socket == Path("/run/user/7/orchd/rpc.sock")
+
+
+@linux_only
+def test_without_a_home_variable_the_users_home_is_asked_for() -> None:
+    assert Paths.from_env({}).data == Path.home() / ".local/share/orchd"
 
 
 @linux_only

@@ -102,6 +102,10 @@ def test_an_empty_tensor_is_no_accident(tmp_path: Path) -> None:
         assert not weights.find_not_finite(view, weights.read_header(path)["a"])
 
 
+def test_eight_dimensions_are_taken(tmp_path: Path) -> None:
+    assert _taken(_write(tmp_path, Safetensors.of({"a": np.zeros((1,) * 8, np.float32)}).file()))
+
+
 # ---- attacks on the header -----------------------------------------------------------------------------------
 
 
