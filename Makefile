@@ -29,7 +29,7 @@ test: install
 test-repeat: install
 	@for n in $$(seq 1 $(N)); do \
 		echo "run $$n of $(N)"; \
-		$(PY) -m pytest tests/e2e tests/net tests/rpc tests/attacks || exit 1; \
+		$(PY) -m pytest -m 'not long' tests/e2e tests/net tests/rpc tests/attacks || exit 1; \
 	done
 
 lint: install

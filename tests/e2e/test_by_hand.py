@@ -23,6 +23,7 @@ def commands() -> str:
     return venv + "set -euo pipefail\n" + "".join(block.replace(". .venv/bin/activate\n", "") for block in blocks)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("bash") is None, reason="the commands are for bash")
 def test_every_command_of_hacking_md_works() -> None:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("ORCHD_")}

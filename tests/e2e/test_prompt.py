@@ -65,6 +65,7 @@ def terminal(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Keyboard
     os.close(master)
 
 
+@pytest.mark.long
 def test_prompt_on_a_terminal(terminal: tuple[subprocess.Popen[bytes], Keyboard, Path]) -> None:
     process, keyboard, temporary = terminal
     story = keyboard.wait_for(r"\n  > ")
