@@ -1,6 +1,6 @@
 """The job ``train``: a LoRA on a frozen base, in a plain loop that reads from top to bottom.
 
-Batches are packed rows with a loss on the answers only; AdamW; one linear schedule, which can span
+Batches are packed rows with a loss on the answers only; AdamW; one schedule, which can span
 several rounds of averaging.
 """
 

@@ -11,12 +11,13 @@ def test_rounds_read_one_schedule() -> None:
     assert rounds == [whole.rate(step) for step in range(300)]
 
 
-def test_it_rises_once_and_then_falls() -> None:
+def test_it_rises_stays_and_falls() -> None:
     rates = [Schedule(1.0, 100).rate(step) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == pytest.approx(1.0)
     assert rates[:10] == sorted(rates[:10])
-    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[10:51] == pytest.approx([1.0] * 41)
+    assert rates[50:] == sorted(rates[50:], reverse=True)
     assert 0.02 < rates[-1] < 0.04
     assert Schedule(1.0, 1).rate(0) == 1.0
 
