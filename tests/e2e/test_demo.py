@@ -20,8 +20,9 @@ from orchd.demo.cast import Cast
 from orchd.demo.examples import Examples
 from orchd.demo.leaks import Capture, is_local
 from orchd.demo.node import Node
-from tests.e2e.demo_runs import HOME_NAME, SECONDS, SPY, USER, demo, environment
-from tests.e2e.helpers import children, processes_with, wait_gone
+from orchd.rpc.client import Client
+from tests.e2e.demo_runs import HOME_NAME, SECONDS, SPY, USER, Run, demo, environment
+from tests.e2e.helpers import children, environment_has, processes_with, wait_gone
 
 NODES = ("A", "B", "C", "D", "P")
 #: A shorter name could stand in two megabytes of weights by chance.
@@ -251,3 +252,44 @@ def test_killed_demo_leaves_nothing() -> None:
         run.process.kill()
         assert wait_gone(family, 20) == []
         assert [path.name for path in run.temporary.iterdir()] == [HOME_NAME]
+
+
+def daemon_of(run: Run, node: str) -> int:
+    """The process of one node's daemon."""
+    home = f"ORCHD_HOME={run.temporary}"
+    found = [
+        pid
+        for pid, command in run.family().items()
+        if "orchd.daemon" in command and environment_has(pid, home) and environment_has(pid, f"/{node}\0")
+    ]
+    assert len(found) == 1, found
+    return found[0]
+
+
+@pytest.mark.parametrize(("victim", "code"), [("daemon", "8004 NodeEnded"), ("worker", "3004 WorkerLost")])
+def test_killed_part_is_told_in_two_lines(victim: str, code: str) -> None:
+    with demo() as run:
+        run.wait_for("All have joined")
+        daemon = daemon_of(run, "B")
+        for pid in [daemon] if victim == "daemon" else training_workers(daemon):
+            os.kill(pid, signal.SIGKILL)
+        said = run.rest().strip().splitlines()
+        assert run.process.wait(30) == 1
+        assert said[-2].startswith(f"error {code}: ")
+        assert said[-1].startswith("  ")
+        assert run.family() == {}
+        assert [path.name for path in run.temporary.iterdir()] == [HOME_NAME]
+
+
+def training_workers(daemon: int) -> list[int]:
+    """The workers of this daemon, once there is one: its event log says when a job runs."""
+    home = next(
+        value.removeprefix(b"ORCHD_HOME=")
+        for value in Path(f"/proc/{daemon}/environ").read_bytes().split(b"\0")
+        if value.startswith(b"ORCHD_HOME=")
+    )
+    socket_path = Path(os.fsdecode(home)) / "run" / "rpc.sock"
+    with Client(socket_path) as client:
+        events = client.events(after=0, kinds=("job.progress",), idle=60)
+        next(event for event in events if event["data"]["unit"] == "steps")
+    return children(daemon)
