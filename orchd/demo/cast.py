@@ -20,6 +20,7 @@ from pathlib import Path
 
 from orchd.demo import leash
 from orchd.demo.node import Node
+from orchd.demo.ollama import loopback_address
 from orchd.errors import DiskFull, NodeDidNotStart
 from orchd.paths import Paths
 
@@ -116,6 +117,7 @@ def node_environment(home: Path, *, bootstrap: str = "", settings: Mapping[str, 
         "ORCHD_NET__BOOTSTRAP": bootstrap,
         "ORCHD_NET__MDNS": "false",
         "ORCHD_NET__CAPTURE": str(home / "capture"),
+        "OLLAMA_HOST": "{}:{}".format(*loopback_address(os.environ)),
         "NO_COLOR": "1",
         **settings,
     }

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import json
+import os
 from dataclasses import dataclass
 
-from orchd.demo import examples
+from orchd.demo import examples, ollama
 from orchd.demo.cast import Cast
 from orchd.demo.node import Adapter, Node, Sentence, Served
 from orchd.demo.players import POOLED_TOPIC, RANK, TOPIC, Examiner, Peer, Plan
@@ -19,9 +18,9 @@ from orchd.demo.together import Together
 from orchd.errors import OrchdError, Refused
 
 QUESTIONS = 3
+OLLAMA_NAME = "orchd-demo"
 #: A node that trains at most once keeps no worker waiting for the next job.
 ONE_JOB = {"ORCHD_JOBS__WARM_SECONDS": "0"}
-OLLAMA = ("127.0.0.1", 11434)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +134,7 @@ class Finale:
         """The average, and beside it the two single adapters, served by C; then the questions."""
         names = {"average": played.averages[0].adapter, "a": played.adapters[0], "b": played.adapters[1]}
         served = {name: self._deploy(name, adapter, "embedded") for name, adapter in names.items()}
-        also = self._ollama(played.averages[0].adapter)
+        also = self.offer_to_ollama(played.averages[0].adapter)
         asked = examples.questions(self.examiner.sentences, QUESTIONS, self.plan.seed)
         return Deployment(
             target=served["average"].target,
@@ -159,29 +158,17 @@ class Finale:
         """The same prompt to A's adapter, B's adapter and the average."""
         return self.c.ask("a", prompt), self.c.ask("b", prompt), self.c.ask("average", prompt)
 
-    def _ollama(self, adapter: Adapter) -> tuple[str, ...]:
+    def offer_to_ollama(self, adapter: Adapter) -> tuple[str, ...]:
         """To Ollama too, when one answers on loopback. What it says is told; the story does not hang on it."""
-        version = ollama_version()
-        if version is None:
+        found = ollama.version(ollama.loopback_address(os.environ))
+        if found is None:
             return ()
-        name = "orchd-demo"
         try:
-            self._deploy(name, adapter, "ollama")
-            answer = self.c.ask(name, self.examiner.sentences[0].prompt)
-            self.c.call("deployment.remove", name=name)
+            self._deploy(OLLAMA_NAME, adapter, "ollama")
+            self.c.call("deployment.remove", deployment=OLLAMA_NAME)
         except OrchdError as error:
-            return (f"Ollama {version} on loopback did not take it: {error.message}",)
-        return (f"Ollama {version} on loopback served it too and answered {answer!r}",)
-
-
-def ollama_version() -> str | None:
-    """The version of an Ollama that answers on loopback."""
-    connection = http.client.HTTPConnection(*OLLAMA, timeout=1)
-    with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException, ValueError):
-        connection.request("GET", "/api/version")
-        answer = json.loads(connection.getresponse().read(4096))
-        return str(answer["version"]) if isinstance(answer, dict) and "version" in answer else None
-    return None
+            return (f"Ollama {found} on this machine did not take it: {error.message}",)
+        return (f"Ollama {found} on this machine served it too, gave the proven answers, and was rid of it again",)
 
 
 def _chat_line(sentence: Sentence) -> str:

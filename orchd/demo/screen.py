@@ -40,9 +40,9 @@ class Screen:
         )
         self._blank()
         self._tell(
-            "Read this first: after round 1 the average will get 0-2 % of the exam right, although its loss has by then "
-            "fallen from about 11 to about 2. A sentence counts only when every letter is right, and that comes with "
-            "rounds 2 and 3.",
+            "Read this first: after round 1 the average will get 0-2 % of the exam right, although its loss has by "
+            "then fallen from about 11 to about 2. A sentence counts only when every letter is right, and that comes "
+            "with rounds 2 and 3.",
             colour="bold",
         )
         self._blank()
