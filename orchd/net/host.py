@@ -86,6 +86,9 @@ class Host:
         except PeerStoreError:
             return []
 
+    async def disconnect(self, peer: ID) -> None:
+        await hardening.close_peer(self.swarm, peer)
+
     async def connect(self, peer: ID, addresses: Sequence[Multiaddr]) -> None:
         """Reach `peer` at the first address that answers. Raises `PeerUnreachable`."""
         lock = self._dialling.setdefault(peer, trio.Lock())  # a lock goes when nobody dials the peer any more

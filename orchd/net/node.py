@@ -176,7 +176,7 @@ class Node:
     def distrust(self, peer: ID) -> None:
         """Drop a peer that lied, and have nothing to do with it for a while."""
         self._distrusted[peer] = trio.current_time() + DISTRUST_S
-        self.spawn(self.host.basic.disconnect, peer)
+        self.spawn(self.host.disconnect, peer)
 
     def forgive(self, peer: ID) -> None:
         """The user asks for this very peer."""

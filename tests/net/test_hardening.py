@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from types import SimpleNamespace
@@ -193,7 +193,7 @@ async def come_and_go(times: int) -> None:
         for _ in range(times):
             await join(client, server)
             await until(lambda: client.id in server.peers())
-            await client.basic.disconnect(server.id)
+            await client.disconnect(server.id)
             await until(lambda: not server.peers())
             # Without the correction the slot is gone for good; with it, it comes back in a moment.
             if hardening.inbound_slots_given_back not in hardening._dropped:
@@ -445,6 +445,22 @@ async def test_only_we_decide_whom_to_dial(monkeypatch: pytest.MonkeyPatch) -> N
         client.basic.get_peerstore().add_addrs(server.id, server.basic.get_transport_addrs(), 100)
         await client.swarm.auto_connector.maybe_connect()
         await until(lambda: client.connected(server.id), "the library dials on its own")
+
+
+async def connect_while_disconnecting(disconnect: Callable[[Host, ID], Awaitable[None]]) -> bool:
+    """Whether the client still knows of the connection that the server sees."""
+    async with two_hosts() as (server, client):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(disconnect, client, server.id)
+            await until(lambda: not client.connected(server.id))
+            await join(client, server)
+        await until(lambda: client.id in server.peers())
+        return client.connected(server.id)
+
+
+async def test_a_connection_made_while_another_is_closed_is_not_forgotten() -> None:
+    assert not await connect_while_disconnecting(lambda host, peer: host.basic.disconnect(peer))
+    assert await connect_while_disconnecting(lambda host, peer: host.disconnect(peer))
 
 
 class Link:
