@@ -41,7 +41,7 @@ def test_the_socket_always_fits_its_address(length: int) -> None:
 
 
 def test_the_socket_moves_only_when_it_must() -> None:
-    longest = "/" + "d" * (SOCKET_PATH_LIMIT - len("//run/rpc.sock") + 1)
+    longest = "/" + "d" * (SOCKET_PATH_LIMIT - len("//run/rpc.sock"))
     assert Paths.from_env({"ORCHD_HOME": longest}).socket == Path(longest, "run", "rpc.sock")
     assert Paths.from_env({"ORCHD_HOME": longest + "d"}).socket.is_relative_to("/tmp")
 
