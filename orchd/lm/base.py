@@ -36,7 +36,14 @@ class Base:
     path: Path
 
 
-def load_base(path: Path | str, dtype: torch.dtype = torch.float32) -> Base:
+def best_device() -> str:
+    """Where to train and evaluate: ``cuda``, ``mps`` or ``cpu``. Only ``cpu`` has been run by the authors."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def load_base(path: Path | str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Base:
     """Load the folder ``path`` in ``dtype`` (computing in float32 from BF16 files loses nothing).
 
     Raises `BaseUnusable` when the folder is no usable base.
@@ -56,7 +63,7 @@ def load_base(path: Path | str, dtype: torch.dtype = torch.float32) -> Base:
         raise BaseUnusable(f"{folder.name}: {_first_line(error)}", field="base") from error
     if tokenizer.chat_template is None:
         raise BaseUnusable(f"{folder.name}: its tokenizer has no chat template", field="base")
-    return Base(model.eval().requires_grad_(False), tokenizer, folder)
+    return Base(model.to(device).eval().requires_grad_(False), tokenizer, folder)
 
 
 def _check_folder(folder: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from orchd.errors import DatasetUnusable
 from orchd.jobs.context import JobContext
 from orchd.lm.adapter import load_adapter
-from orchd.lm.base import load_base
+from orchd.lm.base import best_device, load_base
 from orchd.train.datasets.store import read_part
 from orchd.train.score import make_exam, mark
 from orchd.train.specs import EvaluateResult, EvaluateSpec, EvaluationRow
@@ -25,7 +25,7 @@ def run(spec: EvaluateSpec, job: JobContext) -> EvaluateResult:
     rows = list(read_part(Path(spec.dataset), spec.split))
     if not rows:
         raise DatasetUnusable(f"no rows in the {spec.split} part", field="split")
-    base = load_base(spec.base)
+    base = load_base(spec.base, device=best_device())
     exam = make_exam(base, rows)
     results: list[EvaluationRow] = []
     total = len(spec.adapters) + spec.include_base

@@ -30,7 +30,7 @@ from orchd.lm.adapter import (
     set_weights,
     start_adapter,
 )
-from orchd.lm.base import Base, load_base
+from orchd.lm.base import Base, best_device, load_base
 from orchd.lm.chat import Encoded
 from orchd.lm.losses import pack, token_losses
 from orchd.train.datasets.store import read_part
@@ -53,7 +53,7 @@ def run(spec: TrainSpec, job: JobContext) -> TrainResult:
     _check(spec)
     torch.set_num_threads(job.threads)
     started = time.monotonic()
-    base = load_base(spec.base)
+    base = load_base(spec.base, device=best_device())
     examples = read_examples(base, Path(spec.dataset))
     alpha = float(spec.alpha or 2 * spec.rank)
     torch.manual_seed(spec.seed)
@@ -161,7 +161,7 @@ def continue_from(model: Any, folder: Path) -> None:
     own = adapter_weights(model)
     weights: dict[str, Tensor] = {}
     for name, tensor in read_weights(folder).items():
-        tensor = tensor.float()
+        tensor = tensor.float().to(model.device)
         room = own.get(name)
         if room is None:
             weights[name] = tensor  # refused by set_weights, with its name
