@@ -387,6 +387,12 @@ def test_limits_are_told_before_anything_is_read() -> None:
         sign(manifest(extra={"a": bytes(1 << 20)}), ALICE)
 
 
+def test_the_largest_record_is_taken() -> None:
+    room = (1 << 20) - len(sign(manifest(extra={"a": bytes(1 << 19)}), ALICE).envelope)
+    whole = sign(manifest(extra={"a": bytes((1 << 19) + room)}), ALICE)
+    assert len(whole.envelope) == 1 << 20
+
+
 def test_lengths_are_counted_in_code_points() -> None:
     assert sign(manifest(name="😀" * 120), ALICE)
     with pytest.raises(RecordMalformed):

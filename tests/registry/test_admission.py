@@ -463,6 +463,29 @@ def test_an_adapter_with_empty_tensors_is_refused_with_a_number(lab: Lab) -> Non
     assert lab.admit(folder, lab.claim(folder, base=stranger)).verdict == QUARANTINED
 
 
+@pytest.mark.parametrize(
+    ("half", "shape"),
+    [
+        (A0, (RANK, HIDDEN, 1)),
+        (B0, (HIDDEN, RANK, 1)),
+        (A0, (RANK + 1, HIDDEN)),
+        (B0, (HIDDEN, RANK + 1)),
+        (A0, (RANK, HIDDEN + 1)),
+        (B0, (HIDDEN + 1, RANK)),
+    ],
+)
+def test_a_factor_of_another_shape_is_refused(lab: Lab, half: str, shape: tuple[int, ...]) -> None:
+    folder = lab.folder(tensors=lora_tensors() | {half: np.ones(shape, np.float32)})
+    with pytest.raises(TensorsRefused, match=MODULES[0]):
+        lab.admit(folder)
+
+
+def test_the_largest_readme_is_taken(lab: Lab) -> None:
+    folder = lab.folder()
+    (folder / "README.md").write_bytes(bytes(1 << 20))
+    assert lab.admit(folder).verdict == ADMITTED
+
+
 # ---- order, and checks that others bring ----------------------------------------------------------------------------
 
 
