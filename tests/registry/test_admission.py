@@ -389,6 +389,14 @@ def test_chunks_that_fit_under_a_wrong_whole_are_refused(lab: Lab) -> None:
         lab.admit(folder, claim)
 
 
+@pytest.mark.parametrize("more", [-1, 1, 1000])
+def test_a_size_that_lies_is_refused(lab: Lab, more: int) -> None:
+    """The digests are right, of the whole and of its one chunk."""
+    folder, claim = _entry(lab, lambda entry: msgspec.structs.replace(entry, size=entry.size + more))
+    with pytest.raises(DigestMismatch):
+        lab.admit(folder, claim)
+
+
 def test_many_small_chunks_are_as_good(lab: Lab) -> None:
     folder = lab.folder()
     data = (folder / WEIGHTS).read_bytes()
