@@ -25,7 +25,7 @@ class Making:
     description: str
     base: Base
     created_ms: int
-    licence: str = "CC0-1.0"
+    licence: str
 
 
 def admit(

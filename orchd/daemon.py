@@ -25,7 +25,7 @@ import trio
 
 import orchd
 from orchd import config as configuration
-from orchd.errors import HomeBusy, OrchdError
+from orchd.errors import HomeBusy, HomeUnusable, OrchdError
 from orchd.identity import Identity
 from orchd.jobs import EventLog, Jobs
 from orchd.log import set_up_logging
@@ -108,7 +108,10 @@ def hold_home(paths: Paths) -> Iterator[None]:
     """Lock the home for this process. Raises `HomeBusy` naming the process that holds it."""
     os.umask(0o077)
     for directory in (paths.data, paths.state, paths.cache):
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise HomeUnusable(f"the directory {directory} can't be made: {error.strerror}") from None
     with (paths.data / "lock").open("a+", encoding="ascii") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -104,7 +104,7 @@ class ConfigInvalid(BadRequest):
     """A setting has an unknown name or a value of the wrong kind; the message says where it was read."""
 
     code = 1001
-    default_hint = "`orchctl config show` lists every setting with its value and where it comes from."
+    default_hint = 'Correct it where the message says it stands; README.md, "By hand", tells of the settings.'
 
 
 class HomeBusy(OrchdError):
@@ -133,6 +133,13 @@ class NotAvailable(OrchdError):
 
     code = 1005
     default_hint = "Install the named extra into the same environment and run it again."
+
+
+class HomeUnusable(OrchdError):
+    """The daemon's directories can't be made where they should be."""
+
+    code = 1009
+    default_hint = "Set ORCHD_HOME to a directory that you may write to."
 
 
 # ---- 11xx RPC ------------------------------------------------------------------------------------------------
@@ -178,7 +185,7 @@ class RequestInvalid(BadRequest):
     """The JSON is no JSON-RPC 2.0 request."""
 
     code = 1106
-    default_hint = "A request is an object with `jsonrpc`: \"2.0\", `method`, `params` (an object) and `id`."
+    default_hint = 'A request is an object with `jsonrpc`: "2.0", `method`, `params` (an object) and `id`.'
 
 
 class LineInvalid(BadRequest):
@@ -474,7 +481,6 @@ class PeerRefused(OrchdError):
 
     code = 4009
     default_hint = "The peer answered, and said no; try again later or ask another one."
-
 
 
 # ---- 50xx training and language models -----------------------------------------------------------------------

@@ -38,6 +38,7 @@ from orchd.train.specs import EvaluateResult, ImportResult, Score, TrainResult
 P = ParamSpec("P")
 T = TypeVar("T")
 SALT_SIZE = 32  # bytes
+NO_LICENCE = "NOASSERTION"  # SPDX: the author has not said
 
 
 async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -55,6 +56,7 @@ class TrainNote(_Note, frozen=True, kw_only=True):
     base: str
     dataset: str
     initial: str | None
+    licence: str = NO_LICENCE
 
 
 class AverageNote(_Note, frozen=True, kw_only=True):
@@ -65,6 +67,7 @@ class AverageNote(_Note, frozen=True, kw_only=True):
     leaves: tuple[str, ...]
     method: str
     rank: int
+    licence: str = NO_LICENCE
 
 
 class VerifyNote(_Note, frozen=True, kw_only=True):
@@ -220,7 +223,7 @@ class Node:
             crafting.admit,
             self.registry,
             self.identity,
-            self._making(note.name, note.description, note.base),
+            self._making(note.name, note.description, note.base, note.licence),
             workdir / result.adapter,
             origin="trained",
             training=crafting.training_record(
@@ -246,7 +249,7 @@ class Node:
             crafting.admit,
             self.registry,
             self.identity,
-            self._making(note.name, f"Average of {len(leaves)} adapters", note.base),
+            self._making(note.name, f"Average of {len(leaves)} adapters", note.base, note.licence),
             workdir / result.adapter,
             origin="averaged",
             lineage=lineage,
@@ -319,8 +322,14 @@ class Node:
         else:
             await target.remove(note.name)
 
-    def _making(self, name: str, description: str, base: str) -> Making:
-        return Making(name=name, description=description, base=self.registry.base(base), created_ms=self.clock())
+    def _making(self, name: str, description: str, base: str, licence: str) -> Making:
+        return Making(
+            name=name,
+            description=description,
+            base=self.registry.base(base),
+            created_ms=self.clock(),
+            licence=licence,
+        )
 
 
 def recipe_matches(manifest: Manifest) -> bool:

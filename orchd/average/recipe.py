@@ -16,6 +16,7 @@ from typing import NamedTuple, TypeVar
 from orchd.average.specs import Dtype
 from orchd.errors import AverageSpecInvalid
 from orchd.records.codec import encode
+from orchd.records.ids import ADAPTER, text_id
 
 RECIPE_VERSION = 1
 MILLION = 1_000_000
@@ -141,4 +142,4 @@ def _check_weights(weighted: Sequence[tuple[Id, float | Fraction]]) -> None:
 
 
 def _shown(leaf: bytes | str) -> str:
-    return leaf.hex() if isinstance(leaf, bytes) else leaf[:80]
+    return text_id(ADAPTER, leaf) if isinstance(leaf, bytes) else leaf[:80]

@@ -193,22 +193,37 @@ class Registry:
         return self._row(self.resolve(text))
 
     def resolve(self, text: str) -> str:
-        """The whole id for an id, a unique prefix or a unique name.
+        """The whole id for an id, a unique prefix or a name.
 
-        What looks like an id is never taken as a name: names are chosen by strangers.
+        What looks like an id is never taken as a name: names are chosen by strangers. Of several adapters with one
+        name the newest of this node's own is meant; strangers' ones must be told apart by id.
         """
         if not text.startswith(ADAPTER):
-            sql = "SELECT digest FROM adapter WHERE name = $1"
-        elif len(text) >= MIN_PREFIX:
+            return self._named(text)
+        if len(text) >= MIN_PREFIX:
             sql = "SELECT digest FROM adapter WHERE starts_with(digest, $1)"
         else:
             sql = "SELECT digest FROM adapter WHERE digest = $1"
         found = {row[0] for row in self.index.read(sql, (text,))}
         if len(found) > 1:
-            raise AmbiguousId(f"{text!r} fits {len(found)} adapters", field="adapter")
+            raise AmbiguousId(f"{text!r} fits {len(found)} adapters: {', '.join(sorted(found))}", field="adapter")
         if not found:
             raise AdapterUnknown(f"no adapter {text[:80]!r} is here", field="adapter")
         return str(found.pop())
+
+    def _named(self, name: str) -> str:
+        rows = self.index.read(
+            "SELECT digest, author FROM adapter WHERE name = ? ORDER BY created DESC, received DESC, digest", (name,)
+        )
+        own = [id for id, author in rows if author == self.author]
+        if own:
+            return str(own[0])
+        if not rows:
+            raise AdapterUnknown(f"no adapter {name[:80]!r} is here", field="adapter")
+        if len(rows) > 1:
+            listed = ", ".join(f"{id} by {author}" for id, author in rows)
+            raise AmbiguousId(f"{len(rows)} adapters are called {name!r}: {listed}", hint="Say which by its id.")
+        return str(rows[0][0])
 
     def has_adapter(self, id: str) -> bool:
         return bool(self.index.read("SELECT 1 FROM adapter WHERE digest = ?", (id,)))

@@ -52,9 +52,12 @@ class AdapterPublish(Params, frozen=True, kw_only=True):
 
 
 class Published(Result, frozen=True, kw_only=True):
+    """`members`: other nodes that are connected under the topics now."""
+
     adapter: AdapterRow
     announcement: str
     topics: list[str]
+    members: int
 
 
 @method(
@@ -73,7 +76,8 @@ async def adapter_publish(node: Node, p: AdapterPublish) -> Published:
     signed = await in_thread(_announce, node, row, topics)
     await node.network.announce(signed)
     shown = await in_thread(node.registry.adapter, row.id)
-    return Published(adapter=shown, announcement=signed.id, topics=list(topics))
+    members = sum(topic.members for topic in node.network.topics() if topic.name in topics)
+    return Published(adapter=shown, announcement=signed.id, topics=list(topics), members=members)
 
 
 def _announce(node: Node, row: AdapterRow, topics: tuple[str, ...]) -> Verified[Announcement]:

@@ -166,8 +166,9 @@ async def chat_complete(node: Node, p: ChatComplete, session: Session) -> ChatAn
     async with node.runtime.complete(
         p.deployment, p.messages, max_tokens=p.max_tokens, temperature=p.temperature
     ) as answer:
-        async for text in answer:
-            parts.append(text)
-            if p.stream:
+        async for piece in answer:
+            text = piece if parts else piece.lstrip()  # many templates begin an answer with a blank
+            parts.extend([text] if text else [])
+            if p.stream and text:
                 await session.notify("chat.delta", ChatDelta(deployment=p.deployment, text=text))
     return ChatAnswer(text="".join(parts), tokens=answer.tokens, deployment=p.deployment)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from orchd.average.recipe import Parent, check_plan, expand_leaves, strength_in_ppm
 from orchd.average.specs import AverageSpec, VerifySpec, WeightedAdapter
 from orchd.errors import AdapterUnknown, AverageSpecInvalid, LeavesUnknown, ParamsInvalid
-from orchd.node import AverageNote, Node, TrainNote, VerifyNote, in_thread
+from orchd.node import NO_LICENCE, AverageNote, Node, TrainNote, VerifyNote, in_thread
 from orchd.records import Manifest, Verified, text_id
 from orchd.records.ids import ADAPTER
 from orchd.registry import Base
@@ -39,6 +40,7 @@ class TrainStart(Params, frozen=True, kw_only=True):
     schedule_total: int = 0
     schedule_offset: int = 0
     seed: int = 0
+    licence: str = NO_LICENCE
 
 
 @method("train.start", TrainStart, JobStarted, "Train an adapter on a data set.")
@@ -69,6 +71,7 @@ async def train_start(node: Node, p: TrainStart) -> JobStarted:
         base=base.name,
         dataset=dataset.id,
         initial=None if initial is None else initial.id,
+        licence=p.licence,
     )
     job = await node.jobs.submit("train", spec, title=f"train {name}", note=note)
     return JobStarted(job=job.id)
@@ -88,6 +91,10 @@ def _check_train(p: TrainStart) -> None:
         value = getattr(p, field)
         if not low <= value <= high:
             raise ParamsInvalid(f"{field} {value} is not from {low:g} to {high:g}", field=field)
+    if not re.fullmatch(r"[A-Za-z0-9.+() -]{1,120}", p.licence):
+        raise ParamsInvalid(
+            f"licence {p.licence[:80]!r} is no SPDX expression, such as MIT or CC-BY-4.0", field="licence"
+        )
     if p.alpha is not None and not 0 < p.alpha <= 100_000:
         raise ParamsInvalid(f"alpha {p.alpha} is not above 0 and at most 100000", field="alpha")
     if p.schedule_total and p.schedule_offset + p.steps > p.schedule_total:
@@ -138,8 +145,15 @@ def _plan_average(node: Node, p: AverageStart) -> tuple[AverageSpec, AverageNote
         leaves=tuple(leaf for leaf, _ in leaves),
         method=spec.method,
         rank=p.rank,
+        licence=_common_licence(parents),
     )
     return spec, note
+
+
+def _common_licence(parents: Sequence[Verified[Manifest]]) -> str:
+    """The licence that all of them have; where they differ nobody has said what the average's is."""
+    found = {parent.record.licence for parent in parents}
+    return found.pop() if len(found) == 1 else NO_LICENCE
 
 
 def _parent(manifest: Manifest) -> Parent | None:

@@ -61,7 +61,9 @@ def run(spec: TrainSpec, job: JobContext) -> TrainResult:
     if spec.initial is not None:
         continue_from(model, Path(spec.initial))
     steps = spec.steps or default_steps(len(examples))
+    job.log(f"{len(examples)} examples, {steps} steps of {spec.batch_size}, rank {spec.rank}, {software()}")
     losses, tokens = train(model, examples, spec, steps, job)
+    job.log(f"loss {losses[0]:.3f} at the first step, {losses[-1]:.3f} at the last; {tokens} tokens")
     config = save_adapter(model, job.workdir / "adapter", spec.dtype)
     heldout = score_heldout(model, base, Path(spec.dataset), job)
     return TrainResult(

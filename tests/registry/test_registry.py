@@ -64,11 +64,27 @@ def test_nothing_else_is_found(lab: Lab, text: str) -> None:
     assert len(caught.value.message) < 200
 
 
-def test_a_name_that_two_have_is_ambiguous(lab: Lab) -> None:
-    one, two = _admit(lab, "north", 0), _admit(lab, "north", 1)
-    with pytest.raises(AmbiguousId):
+def _admit_strangers(lab: Lab, name: str, seed: int) -> str:
+    folder = lab.folder(f"bob-{seed}", tensors=lora_tensors(seed))
+    claim = lab.claim(folder, name=name, author=BOB.public_key)
+    return lab.admit_signed(sign(claim, BOB), folder).id
+
+
+def test_of_several_with_one_name_the_newest_of_ones_own_is_meant(lab: Lab) -> None:
+    """Or a stranger who calls theirs the same would lock me out of mine."""
+    older = _admit(lab, "north", 0)
+    lab.now_ms += 1_000
+    newer = _admit(lab, "north", 1)
+    stranger = _admit_strangers(lab, "north", 2)
+    assert lab.registry.adapter("north").id == newer
+    assert {lab.registry.adapter(id).id for id in (older, newer, stranger)} == {older, newer, stranger}
+
+
+def test_a_name_that_two_strangers_have_is_ambiguous_and_both_are_listed(lab: Lab) -> None:
+    ids = [_admit_strangers(lab, "north", seed) for seed in (0, 1)]
+    with pytest.raises(AmbiguousId) as caught:
         lab.registry.adapter("north")
-    assert {lab.registry.adapter(id).id for id in (one, two)} == {one, two}
+    assert all(id in caught.value.message for id in ids)
 
 
 def test_a_name_that_looks_like_an_id_names_nothing(lab: Lab) -> None:

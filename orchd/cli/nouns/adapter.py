@@ -72,7 +72,12 @@ def _score(metric: dict[str, Any]) -> str:
 
 
 def human_published(shown: dict[str, Any]) -> str:
-    return f"announced {shown['adapter']['name']} on {', '.join(shown['topics'])} ({short(shown['announcement'])})"
+    told = (
+        f"{shown['members']} connected now"
+        if shown["members"]
+        else "nobody else is there yet; who joins later hears of it"
+    )
+    return f"announced {shown['adapter']['name']} on {', '.join(shown['topics'])} ({told})"
 
 
 def human_scores(shown: dict[str, Any]) -> str:

@@ -55,6 +55,8 @@ def _talk(context: Context, params: Params, before: list[Message]) -> None:
             return
         if said == FRESH:
             messages = list(before)
+        elif said.startswith("/"):
+            context.note(HELP)
         elif said:
             asked: list[Message] = [*messages, {"role": "user", "content": said}]
             try:

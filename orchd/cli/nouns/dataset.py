@@ -53,15 +53,15 @@ def import_file(context: Context, options: argparse.Namespace, params: Params) -
 
 IMPORT = Command(
     "import",
-    "Read a file (a chat export, JSONL, CSV) into a data set",
+    "Read a file (a chat export, JSONL) into a data set",
     human_row,
     method="dataset.import",
     job=True,
     run=import_file,
     arguments=(
-        arg("source", "the file or folder"),
+        arg("source", "the file"),
         opt("--name", "how to call it (default: the file's name)"),
-        opt("--kind", "what the file is (default: found out)"),
+        opt("--kind", "chatgpt, claude, openai, sharegpt or alpaca (default: found out)"),
         opt("--split", "auto, train, or test: every row is for scoring only", choices=("auto", "train", "test")),
         opt("--seed", "of the split into parts", type=int, metavar="N"),
     ),
