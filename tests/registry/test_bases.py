@@ -295,6 +295,14 @@ def test_a_damaged_file_is_refused_with_a_number(folder: Path, name: str, conten
         load("tiny", folder)
 
 
+def test_a_tokenizer_without_a_model_is_refused_and_one_without_merges_is_not(folder: Path) -> None:
+    write_json(folder / "tokenizer.json", TOKENIZER | {"model": {"type": "WordLevel", "vocab": {"a": 1}}})
+    assert _print_of(folder)
+    write_json(folder / "tokenizer.json", TOKENIZER | {"model": None})
+    with pytest.raises(TensorsRefused, match="model"):
+        load("tiny", folder)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -303,6 +311,9 @@ def test_a_damaged_file_is_refused_with_a_number(folder: Path, name: str, conten
         {"hidden_size": [8]},
         {"architectures": 5},
         {"num_attention_heads": 0},
+        {"hidden_size": None},
+        {"architectures": []},
+        {"architectures": None},
     ],
     ids=str,
 )

@@ -79,6 +79,21 @@ def test_a_caught_error_is_no_silent_loss(path: Path) -> None:
     index.close()
 
 
+def test_a_full_disk_is_told_as_such_and_the_change_was_not_made(path: Path) -> None:
+    index = Index(path)
+
+    def change(cursor: Cursor) -> None:
+        cursor.execute("INSERT INTO topic VALUES ('a', 1)")
+        raise duckdb.IOException('IO Error: Could not write file "registry.db.wal": No space left on device')
+
+    with pytest.raises(DiskFull, match=str(path)):
+        index.write(change)
+    assert _names(index) == []
+    _add(index, "b")  # works again once there is space
+    assert _names(index) == ["b"]
+    index.close()
+
+
 def test_a_failed_query_spoils_no_later_one(path: Path) -> None:
     index = Index(path)
     for _ in range(3):
