@@ -26,7 +26,7 @@ import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import msgspec
 
@@ -266,8 +266,7 @@ def serve_by_forking(ends: Ends, kinds: Kinds) -> int:
                 status = run_job(pipe, line, kinds)
                 pipe.finish()
             finally:
-                sys.stderr.flush()
-                os._exit(status)
+                leave(status)
         _, waited = os.waitpid(child, 0)
         signal.signal(signal.SIGTERM, held)
         write_message(ends.outgoing, {"event": "ended", "status": os.waitstatus_to_exitcode(waited)})
@@ -284,6 +283,13 @@ def _read_line(descriptor: int) -> bytes:
     return bytes(line)
 
 
+def leave(status: int) -> NoReturn:
+    """Exit without the atexit work of libraries: the result is out, and the process holds nothing else."""
+    sys.stdout.flush()  # what a library printed, on its way to the log
+    sys.stderr.flush()
+    os._exit(status)
+
+
 def _load_warm_modules() -> None:
     """Missing ones are left to the job, which says which extra to install."""
     for name in WARM_MODULES:
@@ -292,6 +298,4 @@ def _load_warm_modules() -> None:
 
 
 if __name__ == "__main__":
-    status = main()
-    sys.stderr.flush()
-    os._exit(status)  # no atexit work of libraries: the result is out, and the process holds nothing else
+    leave(main())

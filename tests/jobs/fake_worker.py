@@ -142,6 +142,4 @@ KINDS = {f.__name__: Kind(f"{HERE}:{f.__name__}", f"{HERE}:CountSpec", f"{HERE}:
 
 if __name__ == "__main__":
     worker.WARM_MODULES = ("csv",)
-    status = worker.main(kinds=KINDS)
-    sys.stderr.flush()
-    os._exit(status)
+    worker.leave(worker.main(kinds=KINDS))
