@@ -25,10 +25,12 @@ ONE_JOB = {"ORCHD_JOBS__WARM_SECONDS": "0"}
 
 @dataclass(frozen=True, kw_only=True)
 class Alone:
-    """A and B without each other, as many steps as all rounds together."""
+    """A and B without each other, as many steps as all rounds together; both merged once; what C refused meanwhile."""
 
     a: Adapter
     b: Adapter
+    merged: Adapter
+    refused: tuple[Refusal, ...]
 
 
 class Finale:
@@ -44,16 +46,18 @@ class Finale:
 
     # ---- alone, and the hostile peer -------------------------------------------------------------------------
 
-    def alone(self) -> tuple[Alone, tuple[Refusal, ...]]:
-        """A and B train by themselves; D offers a tampered copy of what A made."""
+    def alone(self) -> Alone:
+        """A and B train by themselves; D offers a tampered copy of what A made; C merges the two as if there had been
+        no rounds."""
         with Together() as nodes:
             a = nodes.start(self._train_alone, self.a)
             b = nodes.start(self._train_alone, self.b)
             hostile = nodes.start(self.cast.start, "D", bootstrap=self.a.node.address, settings=ONE_JOB)
-        refusal = self._cheat(hostile.result(), a.result())
+        refused = self._cheat(hostile.result(), a.result())
         self.cast.stop(hostile.result())
         self.c.find_and_fetch(b.result().id)
-        return Alone(a=a.result(), b=b.result()), refusal
+        merged = self.c.average([a.result().id, b.result().id], name="one-shot merge", rank=RANK).adapter
+        return Alone(a=a.result(), b=b.result(), merged=merged, refused=refused)
 
     def _train_alone(self, peer: Peer) -> Adapter:
         name = peer.node.name
@@ -85,11 +89,7 @@ class Finale:
             return (refusal,)
         return ()
 
-    # ---- the one-shot merge, the pooled node -----------------------------------------------------------------
-
-    def one_shot(self, alone: Alone) -> Adapter:
-        """C averages the two finished adapters once, as if there had been no rounds."""
-        return self.c.average([alone.a.id, alone.b.id], name="one-shot merge", rank=RANK).adapter
+    # ---- the pooled node, the exam ---------------------------------------------------------------------------
 
     def pooled(self) -> Adapter:
         """A node that was given both halves: the upper bound, and what A and B would not do. C fetches its adapter."""
@@ -109,10 +109,10 @@ class Finale:
         self.cast.stop(node)
         return adapter
 
-    def exam(self, played: Played, alone: Alone, oneshot: Adapter, pooled: Adapter) -> tuple[Entrant, ...]:
+    def exam(self, played: Played, alone: Alone, pooled: Adapter) -> tuple[Entrant, ...]:
         """The whole table. What C marked in the rounds is not marked again."""
         with self.screen.working("C marks the exam"):
-            _, *marks = self.examiner.mark([alone.a, alone.b, oneshot, pooled])
+            _, *marks = self.examiner.mark([alone.a, alone.b, alone.merged, pooled])
         a_alone, b_alone, merged, upper = marks
         steps, last = self.plan.steps, played.rounds[-1]
         return (

@@ -39,14 +39,13 @@ class Story:
         self._open()
         played = Rounds(self.plan, self.peers, self.examiner, self.screen).play()
         finale = self.finale = Finale(self.plan, self.cast, self.peers, self.examiner, self.screen)
-        alone, refused = finale.alone()
         with Together() as nodes:
-            pooling = nodes.start(finale.pooled)
-            deploying = nodes.start(finale.deploy, played)
-            merging = nodes.start(finale.one_shot, alone)
-        exam = finale.exam(played, alone, merging.result(), pooling.result())
+            alone = nodes.start(finale.alone)
+            pooled = nodes.start(finale.pooled)
+            deployment = nodes.start(finale.deploy, played)
+        exam = finale.exam(played, alone.result(), pooled.result())
         self.screen.exam_table(exam, len(self.examiner.sentences))
-        self.screen.deployed(deploying.result())
+        self.screen.deployed(deployment.result())
         left = departure(Capture.read(self.peers[0].node.home / "capture"), examples.texts(self.peers[0].sentences))
         self.screen.left(left)
         return Results(
@@ -57,9 +56,9 @@ class Story:
             knowledge=tuple(peer.knowledge() for peer in self.peers),
             rounds=played.rounds,
             exam=exam,
-            refused=refused,
+            refused=alone.result().refused,
             departure=left,
-            deployment=deploying.result(),
+            deployment=deployment.result(),
         )
 
     def _open(self) -> None:

@@ -225,7 +225,7 @@ def publish_with_description(node: Node, description: str, folder: Path) -> str:
     [
         ("Read this first", signal.SIGINT),
         ("All have joined", signal.SIGINT),
-        ("C marks", signal.SIGTERM),
+        ("trained, signed", signal.SIGTERM),
     ],
 )
 def test_interrupted_demo_leaves_nothing(moment: str, number: signal.Signals, tmp_path: Path) -> None:
