@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import queue
 import signal
 import sys
@@ -128,6 +129,10 @@ class _Run:
             self.screen.failed(error)
             return error.exit_code
         if isinstance(error, CastClosed):
+            return EXIT_INTERRUPTED
+        if isinstance(error, BrokenPipeError):  # whoever read the story has left (`orchctl demo | head`)
+            self.screen.terminal.stream = open(os.devnull, "w")  # noqa: SIM115
+            os.dup2(self.screen.terminal.stream.fileno(), sys.stdout.fileno())
             return EXIT_INTERRUPTED
         raise error
 

@@ -68,7 +68,9 @@ def demo(*arguments: str, **environ: str) -> Iterator[Run]:
             for pid in run.family():
                 os.kill(pid, signal.SIGKILL)
             process.kill()
-            process.communicate()
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
 
 
 def environment(temporary: Path) -> dict[str, str]:

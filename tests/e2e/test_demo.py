@@ -293,3 +293,13 @@ def training_workers(daemon: int) -> list[int]:
         events = client.events(after=0, kinds=("job.progress",), idle=60)
         next(event for event in events if event["data"]["unit"] == "steps")
     return children(daemon)
+
+
+def test_reader_that_leaves_ends_the_demo() -> None:
+    with demo() as run:
+        run.wait_for("Two people")
+        assert run.process.stdout is not None
+        run.process.stdout.close()
+        assert run.process.wait(60) == 130
+        assert run.family() == {}
+        assert [path.name for path in run.temporary.iterdir()] == [HOME_NAME]
