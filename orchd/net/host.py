@@ -69,8 +69,11 @@ class Host:
         return self.basic.get_id()
 
     def addresses(self) -> list[str]:
-        """Where this node can be reached, each with its peer id."""
-        return [str(address) for address in self.basic.get_addrs()]
+        """Where this node can be reached, each with its peer id; none while the host is falling."""
+        try:
+            return [str(address) for address in self.basic.get_addrs()]
+        except OSError:  # its sockets are closed already
+            return []
 
     def connected(self, peer: ID) -> bool:
         return any(not connection.is_closed for connection in self.swarm.get_connections(peer))

@@ -174,6 +174,17 @@ async def test_a_fallen_host_is_started_again_where_it_was(tmp_path: Path, monke
         await b.events.wait("adapter.announced", id=manifest.id)
 
 
+async def test_a_host_that_is_falling_can_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed() -> None:
+        raise OSError(9, "Bad file descriptor")
+
+    async with cluster(tmp_path) as made:
+        a = await made.start("a")
+        assert a.network._node is not None
+        monkeypatch.setattr(a.network._node.host.basic, "get_addrs", closed)
+        assert a.network.status().addresses == ()
+
+
 def resources() -> tuple[int, int]:
     """Open descriptors, and tasks of trio itself."""
     gc.collect()
