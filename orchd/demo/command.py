@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import queue
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Sequence
@@ -25,6 +25,8 @@ from orchd.errors import EXIT_FAILED, EXIT_INTERRUPTED, DemoFailed, OrchdError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 MOST_ROUNDS = 8
+#: No signal has this number.
+OVER = b"\0"
 
 
 def run(argv: Sequence[str] | None = None) -> int:
@@ -78,15 +80,29 @@ def _rounds(text: str) -> int:
 
 
 class _Signals:
-    """SIGINT, SIGTERM and SIGHUP as messages, so that none of them breaks off a clean-up halfway."""
+    """SIGINT, SIGTERM and SIGHUP as bytes on a socket, so that none of them breaks off a clean-up halfway.
+
+    A wake-up descriptor and no Python handler that wakes somebody: the kernel may give a signal to any thread, and
+    then the handler would wait until the main thread wakes of itself (seen here, one time in some thirty).
+    """
 
     def __init__(self) -> None:
-        self.messages: queue.SimpleQueue[object] = queue.SimpleQueue()  # its `put` may be called in a handler
+        self._receiver, self._sender = socket.socketpair()
+        self._sender.setblocking(False)
+        signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
         for number in SIGNALS:
-            signal.signal(number, self._handle)
+            signal.signal(number, _do_nothing)
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.messages.put(signal.Signals(number))
+    def wait(self) -> bool:
+        """Whether a signal came before `over` was called."""
+        return self._receiver.recv(1) != OVER
+
+    def over(self) -> None:
+        self._sender.send(OVER)
+
+
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    """A signal without a handler would end the process at once."""
 
 
 class _Run:
@@ -105,7 +121,7 @@ class _Run:
     def play(self) -> int:
         thread = threading.Thread(target=self._tell, name="story", daemon=True)
         thread.start()
-        if isinstance(self.signals.messages.get(), signal.Signals):
+        if self.signals.wait():
             return self._interrupted()
         if isinstance(self.outcome, BaseException):
             return self._failed(self.outcome)
@@ -116,7 +132,7 @@ class _Run:
             self.outcome = self.story.run()
         except BaseException as error:  # handed to the main thread, which tells it
             self.outcome = error
-        self.signals.messages.put(None)
+        self.signals.over()
 
     def _interrupted(self) -> int:
         self.screen.quiet = True
@@ -149,10 +165,12 @@ class _Run:
         """Only C is needed for it; the others go first. Ctrl-C and Ctrl-D end it."""
         for peer in self.story.peers:
             self.cast.stop(peer.node)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in SIGNALS:
+            signal.signal(number, signal.default_int_handler)
         try:
             side_by_side(self.story, self.screen)
         except (KeyboardInterrupt, EOFError):
             self.screen.terminal.line()
         finally:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            for number in SIGNALS:
+                signal.signal(number, _do_nothing)

@@ -16,6 +16,7 @@ def own_signals() -> Iterator[None]:
     """The command takes the signals; the test runner wants them back."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     yield
+    signal.set_wakeup_fd(-1)
     for number, handler in before.items():
         signal.signal(number, handler)
 
