@@ -185,7 +185,10 @@ async def test_ctrl_c_leaves_the_job_running(house: House, words: list[str]) -> 
 def read_until(descriptor: int, text: bytes) -> bytes:
     seen = b""
     while text not in seen:
-        seen += os.read(descriptor, 4096)
+        try:
+            seen += os.read(descriptor, 4096)
+        except OSError:  # the terminal's other end is closed: the process has ended
+            raise AssertionError(f"it ended before it said {text!r}: {seen!r}") from None
     return seen
 
 
