@@ -1,7 +1,9 @@
 """The signed records that nodes tell each other. Sans-I/O: bytes in, values out; the clock is an argument."""
 
 from orchd.records.announcement import Announcement
-from orchd.records.envelope import Verified, sign, verify
+from orchd.records.attestation import Attestation
+from orchd.records.envelope import Record, Verified, cosign, sign, verify, verify_any
+from orchd.records.federation import Federation
 from orchd.records.ids import parse_id, text_id
 from orchd.records.manifest import (
     MICRO,
@@ -15,22 +17,31 @@ from orchd.records.manifest import (
     Training,
     chunk_size_for,
 )
+from orchd.records.revocation import Revocation
+from orchd.records.rotation import KeyRotation
 
 __all__ = [
     "MICRO",
     "AdapterInfo",
     "Announcement",
+    "Attestation",
     "BaseRef",
+    "Federation",
     "FileEntry",
+    "KeyRotation",
     "Leaf",
     "Lineage",
     "Manifest",
     "Metric",
+    "Record",
+    "Revocation",
     "Training",
     "Verified",
     "chunk_size_for",
+    "cosign",
     "parse_id",
     "sign",
     "text_id",
     "verify",
+    "verify_any",
 ]

@@ -9,6 +9,7 @@ import hashlib
 from orchd.errors import ParamsInvalid
 
 ADAPTER, ANNOUNCEMENT, DATASET, BASE = "adp_", "ann_", "dst_", "base_"
+REVOCATION, ATTESTATION, ROTATION, FEDERATION = "rev_", "att_", "rot_", "fed_"
 DIGEST_SIZE = 32
 
 
