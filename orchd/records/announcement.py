@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -26,3 +26,4 @@ class Announcement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     base: Digest
     author: Key
     seq: Count
+    extra: dict[str, Any] = {}

@@ -1,8 +1,8 @@
-"""A second reader of docs/SPEC-manifest.md, from that page alone: `msgpack` and `cryptography`, nothing of orchd.
+"""A second reader of docs/SPEC-manifest.md and docs/SPEC-records.md, from these pages alone: nothing of orchd.
 
     python tests/vectors/independent.py        checks records.json and prints what differs
 
-Written to be read: copy it to start an implementation in another language.
+It needs `msgpack` and `cryptography`. Written to be read: copy it to start an implementation in another language.
 """
 
 from __future__ import annotations
@@ -65,6 +65,10 @@ def fields(**checks: Check) -> Check:
         and value.keys() == checks.keys()
         and all(check(value[name]) for name, check in checks.items())
     )
+
+
+def both(first: Check, second: Check) -> Check:
+    return lambda value: first(value) and second(value)
 
 
 def switch(value: Any) -> bool:
@@ -139,15 +143,48 @@ ANNOUNCEMENT = fields(
     base=DIGEST,
     author=DIGEST,
     seq=COUNT,
+    extra=anything,
+)
+REVOCATION = fields(manifest=DIGEST, reason=text(0, 4000), created_ms=COUNT, author=DIGEST, extra=anything)
+ATTESTATION = fields(
+    manifest=DIGEST,
+    evaluator=DIGEST,
+    metric=LABEL,
+    value=COUNT,
+    base_value=maybe(COUNT),
+    examples=COUNT,
+    interval=COUNT,
+    created_ms=COUNT,
+    extra=anything,
+)
+ROTATION = both(
+    fields(old=DIGEST, new=DIGEST, created_ms=COUNT, extra=anything), lambda value: value["old"] != value["new"]
+)
+FEDERATION = fields(
+    topic=text(1, 120),
+    base=DIGEST,
+    rounds=number(1, 2**32),
+    cadence_s=COUNT,
+    min_members=number(1, 2**32),
+    method=LABEL,
+    rank=number(1, 1024),
+    created_ms=COUNT,
+    author=DIGEST,
+    extra=anything,
 )
 ENVELOPE = fields(
     payload=lambda value: type(value) is bytes,
     type=lambda value: type(value) is str,
     signatures=many(fields(key=DIGEST, sig=data(64)), 1, 16),
 )
-KINDS: dict[str, tuple[str, str, int, Check]] = {
-    "manifest": ("application/vnd.orchd.manifest.v1+msgpack", "adp_", 1 << 20, MANIFEST),
-    "announcement": ("application/vnd.orchd.announcement.v1+msgpack", "ann_", 8 << 10, ANNOUNCEMENT),
+#: The type's word, the id's prefix, the most bytes of an envelope, the fields, and who must have signed.
+KINDS: dict[str, tuple[str, str, int, Check, tuple[str, ...]]] = {
+    "manifest": ("manifest", "adp_", 1 << 20, MANIFEST, ("author",)),
+    "announcement": ("announcement", "ann_", 8 << 10, ANNOUNCEMENT, ("author",)),
+    "revocation": ("revocation", "rev_", 32 << 10, REVOCATION, ("author",)),
+    "attestation": ("attestation", "att_", 8 << 10, ATTESTATION, ("evaluator",)),
+    "rotation": ("rotation", "rot_", 8 << 10, ROTATION, ("old", "new")),
+    "federation": ("federation", "fed_", 8 << 10, FEDERATION, ("author",)),
 }
 
 
@@ -156,7 +193,8 @@ KINDS: dict[str, tuple[str, str, int, Check]] = {
 
 def verify(envelope: bytes, kind: str) -> tuple[str, dict[str, Any]]:
     """The record's id and fields. Raises `Refused`."""
-    wanted_type, prefix, limit, check = KINDS[kind]
+    word, prefix, limit, check, signers = KINDS[kind]
+    wanted_type = f"application/vnd.orchd.{word}.v1+msgpack"
     if len(envelope) > limit:
         raise Refused("too large")
     outer = decode(envelope, ENVELOPE)
@@ -167,8 +205,8 @@ def verify(envelope: bytes, kind: str) -> tuple[str, dict[str, Any]]:
     for signature in outer["signatures"]:
         check_signature(signature["key"], signature["sig"], message)
     record = decode(payload, check)
-    if record["author"] not in [signature["key"] for signature in outer["signatures"]]:
-        raise Refused("the author has not signed")
+    if not {record[name] for name in signers} <= {signature["key"] for signature in outer["signatures"]}:
+        raise Refused("somebody who must sign has not signed")
     digest = hashlib.sha256(payload).digest()
     return prefix + base64.b32encode(digest).decode().lower().rstrip("="), record
 

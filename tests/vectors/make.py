@@ -14,14 +14,38 @@ from pathlib import Path
 from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
+import msgspec
 
-from orchd.records import Announcement, Leaf, Lineage, sign
+from orchd.records import (
+    Announcement,
+    Attestation,
+    Federation,
+    KeyRotation,
+    Leaf,
+    Lineage,
+    Record,
+    Revocation,
+    Verified,
+    sign,
+)
 from orchd.records.announcement import ANNOUNCEMENT_TYPE
+from orchd.records.attestation import ATTESTATION_TYPE
 from orchd.records.envelope import pre_authentication
+from orchd.records.federation import FEDERATION_TYPE
 from orchd.records.manifest import MANIFEST_TYPE, Leak, Manifest, Round, Routing
-from tests.helpers import ALICE, BOB, NOW_MS, envelope, manifest, pack, plain
+from orchd.records.revocation import REVOCATION_TYPE
+from orchd.records.rotation import ROTATION_TYPE
+from tests.helpers import ALICE, BOB, MALLORY, NOW_MS, envelope, manifest, pack, plain
 
 FILE = Path(__file__).with_name("records.json")
+KINDS: dict[type[Record], str] = {
+    Manifest: "manifest",
+    Announcement: "announcement",
+    Revocation: "revocation",
+    Attestation: "attestation",
+    KeyRotation: "rotation",
+    Federation: "federation",
+}
 ORDER = 2**252 + 27742317777372353535851937790883648493  # of Ed25519's base point
 
 
@@ -91,8 +115,32 @@ def _valid() -> list[dict[str, Any]]:
     payload = pack(plain(manifest()))
     cosigned = envelope(payload, BOB, ALICE)
     found.append(_vector("two signatures, the author's second", cosigned, id=sign(manifest(), ALICE).id))
-    announced = sign(_announcement(), ALICE)
-    found.append(_vector("an announcement", announced.envelope, id=announced.id, kind="announcement"))
+    return found + [
+        _vector(name, signed.envelope, id=signed.id, kind=KINDS[type(signed.record)]) for name, signed in small()
+    ]
+
+
+def small() -> list[tuple[str, Verified[Record]]]:
+    """Good records of the five other kinds."""
+    newer: dict[str, Any] = {"next": {"version": 2, "bytes": b"\x00\xff", "list": [1, -1, None, True, "ü"]}}
+    replace = msgspec.structs.replace
+    found: list[tuple[str, Verified[Record]]] = []
+    for name, record in (
+        ("an announcement", _announcement()),
+        ("a revocation", _revocation()),
+        ("a revocation without a reason", replace(_revocation(), reason="")),
+        ("a revocation with a reason of 4000 code points, 16,000 bytes", replace(_revocation(), reason="😀" * 4000)),
+        ("an attestation", _attestation()),
+        ("an attestation without the base", replace(_attestation(), base_value=None, examples=0, value=2**53)),
+        ("a federation", _federation()),
+        ("a federation of one round and one member", replace(_federation(), rounds=1, min_members=1, cadence_s=0)),
+    ):
+        found.append((name, sign(record, ALICE)))
+        if name in ("an announcement", "a revocation", "an attestation", "a federation"):
+            found.append((f"{name} from a newer writer", sign(replace(record, extra=newer), ALICE)))
+    found.append(("a key rotation, signed by both keys", sign(_rotation(), ALICE, BOB)))
+    found.append(("a key rotation from a newer writer", sign(replace(_rotation(), extra=newer), ALICE, BOB)))
+    found.append(("a revocation that a third party signed too", sign(_revocation(), ALICE, BOB)))
     return found
 
 
@@ -113,11 +161,51 @@ def _announcement() -> Announcement:
     )
 
 
+def _revocation() -> Revocation:
+    return Revocation(
+        manifest=sign(manifest(), ALICE).digest,
+        reason="It was trained on the exam.\nDo not use it.",
+        created_ms=NOW_MS,
+        author=ALICE.public_key,
+    )
+
+
+def _attestation() -> Attestation:
+    return Attestation(
+        manifest=sign(manifest(), ALICE).digest,
+        evaluator=ALICE.public_key,
+        metric="loss",
+        value=230_000,
+        base_value=8_400_000,
+        examples=64,
+        interval=12_000,
+        created_ms=NOW_MS,
+    )
+
+
+def _rotation() -> KeyRotation:
+    return KeyRotation(old=ALICE.public_key, new=BOB.public_key, created_ms=NOW_MS)
+
+
+def _federation() -> Federation:
+    return Federation(
+        topic="orchd/demo",
+        base=bytes(range(32)),
+        rounds=12,
+        cadence_s=86_400,
+        min_members=3,
+        method="mean",
+        rank=16,
+        created_ms=NOW_MS,
+        author=ALICE.public_key,
+    )
+
+
 # ---- bad records -----------------------------------------------------------------------------------------------
 
 
 def _invalid() -> list[dict[str, Any]]:
-    return [*_bad_signatures(), *_bad_payloads(), *_bad_envelopes()]
+    return [*_bad_signatures(), *_bad_payloads(), *_bad_envelopes(), *_bad_small_signatures(), *_bad_small_payloads()]
 
 
 def _bad_signatures() -> list[dict[str, Any]]:
@@ -271,6 +359,100 @@ def _bad_envelopes() -> list[dict[str, Any]]:
         _vector("an announcement under no topic", topics, "malformed", kind="announcement"),
         _vector("an announcement of more than 8 KiB", many + bytes(600), "too_large", kind="announcement"),
     ]
+
+
+def _bad_small_signatures() -> list[dict[str, Any]]:
+    """Records of the four small kinds that the wrong people signed, or that say they are of another kind."""
+    rotation, revocation = pack(plain(_rotation())), pack(plain(_revocation()))
+    moved = pack(plain(_rotation()) | {"new": MALLORY.public_key})
+    only = [
+        ("a key rotation that only the old key signed", envelope(rotation, ALICE, type=ROTATION_TYPE), "rotation"),
+        ("a key rotation that only the new key signed", envelope(rotation, BOB, type=ROTATION_TYPE), "rotation"),
+        (
+            "a key rotation to another key under the old signatures",
+            envelope(moved, ALICE, BOB, type=ROTATION_TYPE, signed=rotation),
+            "rotation",
+        ),
+        (
+            "a revocation by somebody who is not its author",
+            envelope(revocation, BOB, type=REVOCATION_TYPE),
+            "revocation",
+        ),
+        (
+            "an attestation in another evaluator's name",
+            envelope(pack(plain(_attestation())), BOB, type=ATTESTATION_TYPE),
+            "attestation",
+        ),
+        (
+            "a federation in another author's name",
+            envelope(pack(plain(_federation())), BOB, type=FEDERATION_TYPE),
+            "federation",
+        ),
+        (
+            "a revocation relabelled as an attestation",
+            pack(msgpack.unpackb(envelope(revocation, ALICE, type=REVOCATION_TYPE)) | {"type": ATTESTATION_TYPE}),
+            "attestation",
+        ),
+    ]
+    return [_vector(name, data, "signature", kind=kind) for name, data, kind in only]
+
+
+def _bad_small_payloads() -> list[dict[str, Any]]:
+    """Properly signed, and no record of that kind all the same."""
+    changes: list[tuple[Record, str, list[tuple[str, dict[str, Any]]]]] = [
+        (
+            _revocation(),
+            REVOCATION_TYPE,
+            [
+                ("of no adapter", {"manifest": b""}),
+                ("with a reason of 4001 code points", {"reason": "x" * 4001}),
+                ("with an escape sequence", {"reason": "\x1b[2J"}),
+            ],
+        ),
+        (
+            _attestation(),
+            ATTESTATION_TYPE,
+            [
+                ("of a negative value", {"value": -1}),
+                ("of a float", {"value": 0.23}),
+                ("of more than 2^53", {"base_value": 2**53 + 1}),
+                ("without an interval", {"interval": None}),
+            ],
+        ),
+        (
+            _rotation(),
+            ROTATION_TYPE,
+            [("to the same key", {"new": ALICE.public_key}), ("to a key of 31 bytes", {"new": bytes(31)})],
+        ),
+        (
+            _federation(),
+            FEDERATION_TYPE,
+            [
+                ("of no round", {"rounds": 0}),
+                ("of no member", {"min_members": 0}),
+                ("of rank 0", {"rank": 0}),
+                ("of rank 1025", {"rank": 1025}),
+                ("without a topic", {"topic": ""}),
+                ("of 2^32 + 1 rounds", {"rounds": 2**32 + 1}),
+            ],
+        ),
+        (_announcement(), ANNOUNCEMENT_TYPE, []),
+    ]
+    found = []
+    for record, type, own in changes:
+        fields, kind = plain(record), KINDS[record.__class__]
+
+        def add(what: str, payload: bytes, refused: str = "malformed", kind: str = kind, type: str = type) -> None:
+            found.append(_vector(f"{kind} {what}", envelope(payload, ALICE, BOB, type=type), refused, kind=kind))
+
+        for what, change in own:
+            add(what, pack(fields | change))
+        add("with an unknown field", pack(fields | {"zz": 1}))
+        add("without `extra`", pack({key: fields[key] for key in fields if key != "extra"}), "not_deterministic")
+        add("with a float under extra", pack(fields | {"extra": {"a": 0.5}}))
+        add("with its keys backwards", msgpack.packb(dict(sorted(fields.items(), reverse=True))), "not_deterministic")
+        add("that is too large", pack(fields | {"extra": {"a": bytes(32 << 10)}}), "too_large")
+    return found
 
 
 if __name__ == "__main__":
