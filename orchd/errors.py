@@ -566,6 +566,13 @@ class LeavesUnknown(Refused):
     default_hint = "Fetch the average's leaves first; without them it can't be recomputed."
 
 
+class NotAverageable(BadRequest):
+    """An adapter that no average can be made of: it is more than plain LoRA factors."""
+
+    code = 6007
+    default_hint = "`orchctl adapter show ID` lists what the adapter can do; choose one that is `averageable`."
+
+
 # ---- 70xx serving --------------------------------------------------------------------------------------------
 
 
