@@ -300,10 +300,10 @@ class TensorsRefused(Refused):
 
 
 class AdapterConfigRefused(Refused):
-    """`adapter_config.json` holds a setting that is not plain LoRA, or that orchd does not know."""
+    """`adapter_config.json` holds a setting that can't be used, or that orchd does not know."""
 
     code = 2114
-    default_hint = "Only plain PEFT LoRA settings are taken, nothing that names code."
+    default_hint = "Only PEFT's LoRA settings are taken, and nothing that names code."
 
 
 class ClaimRefused(Refused):
@@ -318,6 +318,27 @@ class NotAdmitted(Refused):
 
     code = 2116
     default_hint = "`orchctl adapter show` says why it is in quarantine."
+
+
+class AuthorBlocked(Refused):
+    """An adapter comes from an author whom this node's user has blocked."""
+
+    code = 2117
+    default_hint = "`orchctl trust list` shows who is blocked here; `orchctl trust remove` lifts it."
+
+
+class AdapterRevoked(Refused):
+    """The author of an adapter has taken it back."""
+
+    code = 2118
+    default_hint = "Its author says not to use it; what the author gave as the reason is in the message."
+
+
+class SizeRefused(Refused):
+    """A manifest names a size that no adapter has, or one that its list of chunks does not make."""
+
+    code = 2119
+    default_hint = "The manifest's figures do not fit each other or are beyond every honest adapter; it is not taken."
 
 
 class IndexDamaged(OrchdError):
@@ -339,6 +360,62 @@ class IndexUnavailable(OrchdError):
 
     code = 2122
     default_hint = "The index itself was left as it is; mend the cause that is named and start again."
+
+
+class BundleRefused(Refused):
+    """A file is no bundle of adapters, or holds something that no honest one does."""
+
+    code = 2140
+    default_hint = "Nothing of it was taken. `orchctl adapter export` writes bundles; a packed-again one is none."
+
+
+class OutputExists(BadRequest):
+    """There is a file already where one should be written."""
+
+    code = 2141
+    default_hint = "Choose another name, or say --force to replace it."
+
+
+class BaseChanged(Refused):
+    """The files of a base are not those that were added under its name."""
+
+    code = 2142
+    default_hint = "Restore its files, or add the folder again if the change was meant."
+
+
+class BaseLinkRefused(BadRequest):
+    """Two bases can't be one and the same."""
+
+    code = 2143
+    default_hint = "Only two forms of one base (a folder and a GGUF file, say) can be linked."
+
+
+class NothingToUndo(NotFound):
+    """There is no act left that can be undone."""
+
+    code = 2123
+    default_hint = "Removing, pinning, releasing and what is decided about authors can be undone, newest first."
+
+
+class UndoStale(OrchdError):
+    """What the newest act changed was changed again since, so that taking it back would undo more than that."""
+
+    code = 2124
+    default_hint = "Do the opposite by hand: `orchctl adapter` and `orchctl trust` have a command for each way."
+
+
+class NotReleasable(Refused):
+    """An adapter is in quarantine for a reason that nobody here can overrule."""
+
+    code = 2125
+    default_hint = "Only the verdicts of admission and of one's own policies can be overruled by hand."
+
+
+class ManifestGone(NotFound):
+    """The signed manifest of an adapter is not on the disk, though the index knows of it."""
+
+    code = 2126
+    default_hint = "Fetch the adapter again from a peer that has it."
 
 
 # ---- 30xx jobs -----------------------------------------------------------------------------------------------
