@@ -418,6 +418,34 @@ class ManifestGone(NotFound):
     default_hint = "Fetch the adapter again from a peer that has it."
 
 
+class SubjectInvalid(BadRequest):
+    """What is to be trusted or blocked is neither an author's key nor a peer's id."""
+
+    code = 2150
+    default_hint = "Authors read `key_…` (`orchctl adapter show` names them), peers `12D3Koo…` (`orchctl net peers`)."
+
+
+class SubjectUnknown(NotFound):
+    """Nothing was decided about this author or peer."""
+
+    code = 2151
+    default_hint = "`orchctl trust list` shows what was decided, and about whom."
+
+
+class NotTheAuthor(Refused):
+    """Only who made an adapter can take it back, and nobody can vouch for their own."""
+
+    code = 2152
+    default_hint = "`orchctl trust block` keeps everything of an author away from this node."
+
+
+class KeyUnchanged(OrchdError):
+    """This node's key can't be changed now."""
+
+    code = 2153
+    default_hint = "The old key is still in use; mend the cause that is named and try again."
+
+
 # ---- 30xx jobs -----------------------------------------------------------------------------------------------
 
 
@@ -558,6 +586,13 @@ class PeerRefused(OrchdError):
 
     code = 4009
     default_hint = "The peer answered, and said no; try again later or ask another one."
+
+
+class PeerBlocked(Refused):
+    """The user has blocked this peer."""
+
+    code = 4010
+    default_hint = "`orchctl trust remove PEER` lifts it."
 
 
 # ---- 50xx training and language models -----------------------------------------------------------------------
