@@ -1,0 +1,1 @@
+"""What the registry costs: the door, receiving, and a hundred thousand adapters."""
