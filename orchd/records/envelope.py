@@ -28,6 +28,7 @@ MAX_SIGNATURES = 16
 Record = Manifest | Announcement | Revocation | Attestation | KeyRotation | Federation
 R = TypeVar("R", bound=Record)
 S = TypeVar("S", bound=Record)
+R_co = TypeVar("R_co", bound=Record, covariant=True)
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,13 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 @dataclass(frozen=True)
-class Verified(Generic[R]):
+class Verified(Generic[R_co]):
     """A record whose author's signature holds. `envelope` is the bytes as received, `digest` the 32 bytes of its id.
 
     `signers` are the public keys (32 bytes) of everybody who signed, the author among them; each signature holds.
     """
 
-    record: R
+    record: R_co
     digest: bytes
     envelope: bytes
     signers: frozenset[bytes]
