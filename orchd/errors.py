@@ -415,7 +415,7 @@ class ManifestGone(NotFound):
     """The signed manifest of an adapter is not on the disk, though the index knows of it."""
 
     code = 2126
-    default_hint = "Fetch the adapter again from a peer that has it."
+    default_hint = "`orchctl registry rebuild` takes it out of the index; fetch the adapter again."
 
 
 class SubjectInvalid(BadRequest):
