@@ -144,8 +144,8 @@ async def run(paths: Paths, config: configuration.Config, settings: tuple[config
             until_served.pop_all()  # from here the server releases it
             await nursery.start(RpcServer(bound, node, methods.TABLE).run)
             LOG.info("ready: %s as %s", paths.socket, node.identity.author)
-            if node.registry.rebuilt:
-                LOG.warning("the index was made again from the manifests: %s", node.registry.rebuilt)
+            for notice in node.registry.notices:
+                LOG.warning("%s", notice)
             notify(READY, status(f"serving {paths.socket}"))
             await node.stopping.wait()
             notify(STOPPING)
@@ -166,7 +166,7 @@ def compose(
     stack.callback(registry.close)
     events = EventLog(paths.state, now_ms)
     stack.callback(events.close)
-    jobs = Jobs(registry.index, paths.state, config.jobs, events, work=paths.data / "work")
+    jobs = Jobs(registry.local, paths.state, config.jobs, events, work=paths.data / "work")
     network = Network(identity, config.net, registry, events, now_ms, random.SystemRandom())
     runtime = EmbeddedRuntime(paths.runtime, threads=config.jobs.threads)
     return Node(

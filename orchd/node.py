@@ -29,7 +29,8 @@ from orchd.paths import Paths
 from orchd.records import Manifest, parse_id
 from orchd.records.ids import ADAPTER, DATASET
 from orchd.registry import AdapterRow, DatasetRow, Registry
-from orchd.registry.local import Datasets, Deployment, Deployments, Run, Topics
+from orchd.registry.local_rows import Deployment, Run
+from orchd.registry.own import Datasets, Deployments, Topics
 from orchd.serve.embedded import EmbeddedRuntime
 from orchd.serve.specs import BuildResult, Golden
 from orchd.serve.targets import Artefact, DeployTarget
@@ -144,9 +145,9 @@ class Node:
     random_bytes: Callable[[int], bytes] = os.urandom
 
     def __post_init__(self) -> None:
-        self.datasets = Datasets(self.registry.index, self.paths.data / "datasets")
-        self.topics = Topics(self.registry.index, self.clock)
-        self.deployments = Deployments(self.registry.index)
+        self.datasets = Datasets(self.registry.local, self.paths.data / "datasets")
+        self.topics = Topics(self.registry.local, self.clock)
+        self.deployments = Deployments(self.registry.local)
         finishers: dict[str, Finisher] = {
             "dataset.import": self._imported,
             "train": self._trained,

@@ -288,12 +288,12 @@ class Lab:
         return self.registry.admit(signed.envelope, files, origin=origin, checks=checks)
 
     def traces(self) -> list[str]:
-        """Every file that the registry keeps besides its index, by path below its folder."""
+        """Every file that the registry keeps besides its index and journal, by path below its folder."""
         data = self.root / "data"
         return sorted(
             str(path.relative_to(data))
             for path in data.rglob("*")
-            if path.is_file() and not path.name.startswith("registry.db")
+            if path.is_file() and not path.name.startswith(("registry.db", "journal.log"))
         )
 
 

@@ -28,9 +28,10 @@ from orchd.jobs.entry import Entry, LocalContext, new_id
 from orchd.jobs.events import EventLog
 from orchd.jobs.kinds import KINDS, Kinds, struct
 from orchd.jobs.process import COMMAND, WorkerProcess
-from orchd.jobs.rows import Index, JobRows
+from orchd.jobs.rows import JobRows
 from orchd.jobs.states import ErrorInfo, Job, State, move
 from orchd.jobs.warm import WarmPool
+from orchd.registry.local import Local
 
 LOG_BYTES = 2_000_000
 """A job's log on disk."""
@@ -65,7 +66,7 @@ class Jobs:
 
     def __init__(
         self,
-        index: Index,
+        local: Local,
         state_dir: Path,
         config: JobsConfig,
         events: EventLog,
@@ -75,7 +76,7 @@ class Jobs:
         command: Sequence[str] = COMMAND,
         rng: random.Random | None = None,
     ) -> None:
-        self._rows = JobRows(index)
+        self._rows = JobRows(local)
         self._config = config
         self._events = events
         self._logs = state_dir / "jobs"

@@ -1,27 +1,18 @@
-"""Job rows in the node's index: the table `job`."""
+"""Job rows: journalled, and in the node's index as the table `job`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import msgspec
 
 from orchd.errors import AmbiguousId, JobUnknown
 from orchd.jobs.states import ErrorInfo, Job, State
-
-T = TypeVar("T")
+from orchd.registry.local import Local, put
+from orchd.registry.local_rows import JobRow
 
 COLUMNS = "id, kind, state, title, spec, result, error, created, started, finished"
 ENDED = tuple(state for state in State if state.ended)
-
-
-class Index(Protocol):
-    """What jobs need of `orchd.registry`'s index: thread-safe reads and writes in transactions."""
-
-    def read(self, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]: ...
-
-    def write(self, change: Callable[[Any], T]) -> T: ...
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,28 +24,26 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobRows:
-    """Jobs in the index. Every method reads or writes the disk: for a thread."""
+    """Jobs in the journal and the index. Every method reads or writes the disk: for a thread."""
 
-    def __init__(self, index: Index) -> None:
-        self._index = index
+    def __init__(self, local: Local) -> None:
+        self._local = local
+        self._index = local.index
 
     def put(self, job: Job, resumable: bool) -> None:
-        row = (
-            job.id,
-            job.kind,
-            job.state.value,
-            job.title,
-            _json(Stored(spec=job.spec, note=job.note, resumable=resumable)),
-            None if job.result is None else _json(job.result),
-            None if job.error is None else _json(job.error),
-            job.created_ms,
-            job.started_ms,
-            job.finished_ms,
+        row = JobRow(
+            id=job.id,
+            kind=job.kind,
+            state=job.state.value,
+            title=job.title,
+            spec=_json(Stored(spec=job.spec, note=job.note, resumable=resumable)),
+            result=None if job.result is None else _json(job.result),
+            error=None if job.error is None else _json(job.error),
+            created=job.created_ms,
+            started=job.started_ms,
+            finished=job.finished_ms,
         )
-        marks = ", ".join("?" * len(row))
-        self._index.write(
-            lambda cursor: cursor.execute(f"INSERT OR REPLACE INTO job ({COLUMNS}) VALUES ({marks})", row)
-        )
+        self._local.act(f"job.{row.state}", put(row))
 
     def get(self, id_or_prefix: str) -> Job:
         """One job by its id or the unique beginning of it. Raises `JobUnknown`, `AmbiguousId`."""

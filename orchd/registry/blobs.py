@@ -81,7 +81,7 @@ class BlobWriter:
         self._left = max_bytes
         self._expected = expected
         self._hash = hashlib.sha256()
-        with _full_disk_told(store.root):
+        with full_disk_told(store.root):
             descriptor, name = tempfile.mkstemp(dir=temporary)
         self._path = Path(name)
         self._file = os.fdopen(descriptor, "wb", buffering=0)
@@ -101,7 +101,7 @@ class BlobWriter:
         self._left -= view.nbytes
         if self._left < 0:
             raise DigestMismatch("more bytes came than were promised")
-        with _full_disk_told(self._store.root):
+        with full_disk_told(self._store.root):
             while view.nbytes:
                 view = view[self._hash_and_write(view) :]
 
@@ -116,7 +116,7 @@ class BlobWriter:
         if self._expected is not None and digest != self._expected:
             raise DigestMismatch(f"the digest is {digest.hex()}, {self._expected.hex()} was signed")
         target = self._store.path(digest)
-        with _full_disk_told(self._store.root):
+        with full_disk_told(self._store.root):
             os.fchmod(self._file.fileno(), 0o444)
             os.fsync(self._file.fileno())
             if not target.parent.is_dir():
@@ -128,7 +128,7 @@ class BlobWriter:
 
 
 @contextmanager
-def _full_disk_told(place: Path) -> Iterator[None]:
+def full_disk_told(place: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -147,7 +147,7 @@ def sync_directory(directory: Path) -> None:
 
 def write_durably(path: Path, data: bytes) -> None:
     """Atomic and durable: after a crash there is the old file or the new one, whole."""
-    with _full_disk_told(path.parent):
+    with full_disk_told(path.parent):
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED)
         try:
             with os.fdopen(descriptor, "wb") as file:

@@ -8,10 +8,13 @@ damaged block shows only when it is read.
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,8 +35,15 @@ SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     # Files stay readable by DuckDB 1.5, so that there is a way back.
     "storage_compatibility_version": "v1.5.0",
 }
-#: Every file but its own is closed to the database, for good.
-LOCK_DOWN = ("SET enable_external_access=false", "SET lock_configuration=true")
+BACKUPS = "backups"  # the folder beside the database that holds its copies
+DAMAGE_MARK = ".is-damaged"  # ends the name of an empty file
+#: How DuckDB says that a block's checksum is wrong.
+CORRUPT = "Corrupt database file"
+#: Rows up to which a table's primary key is looked through at start (7 µs each); damage in a larger one shows when it
+#: is used, and is mended at the next start.
+KEYS_CHECKED = 10_000
+INTERRUPT_SECONDS = 0.005  # between two interrupts of a read that goes on
+FETCHED = 2_000  # rows at a time
 #: What DuckDB says when not the file is at fault but its surroundings; anything else means damage.
 _SURROUNDINGS: tuple[tuple[str, type[OrchdError]], ...] = (
     ("Could not set lock", HomeBusy),
@@ -48,6 +58,52 @@ _SURROUNDINGS: tuple[tuple[str, type[OrchdError]], ...] = (
 )
 
 
+class ReadCancelled(Exception):
+    """What `read` raises when its `Cancel` was used."""
+
+
+class Cancel:
+    """Ends a read from another thread. May be used once, before, during or after it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._cursor: Cursor | None = None
+        self._ended = threading.Event()
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        """Returns when no read with this value goes on any more."""
+        with self._lock:
+            self.cancelled = True
+            cursor = self._cursor
+        if cursor is None:
+            return
+        cursor.interrupt()
+        while not self._ended.wait(INTERRUPT_SECONDS):  # an interrupt before the query has begun does nothing
+            cursor.interrupt()
+
+    def _begin(self, cursor: Cursor) -> None:
+        with self._lock:
+            if self.cancelled:
+                raise ReadCancelled
+            self._cursor = cursor
+
+    def _end(self) -> None:
+        with self._lock:
+            self._cursor = None
+        self._ended.set()
+
+
+@dataclass
+class _Write:
+    """One waiting change, and what came of it."""
+
+    change: Callable[[Cursor], Any]
+    done: bool = False
+    result: Any = None
+    error: BaseException | None = None
+
+
 class Index:
     """A database file. `read` and `write` may be called from any thread.
 
@@ -58,6 +114,7 @@ class Index:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._writer_lock = threading.Lock()
+        self._waiting: deque[_Write] = deque()
         self._open()
         try:
             self._migrate()
@@ -73,7 +130,7 @@ class Index:
         self._readers: queue.SimpleQueue[Cursor] = queue.SimpleQueue()
         try:
             self._root = duckdb.connect(str(self.path), config=SETTINGS)
-            for statement in LOCK_DOWN:
+            for statement in self._lock_down():
                 self._root.execute(statement)
         except duckdb.Error as error:
             raise self._refusal(error) from None
@@ -87,49 +144,148 @@ class Index:
         with self._writer_lock:
             self._root.close()
 
-    def read(self, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """All rows of one query, on a cursor that no other thread uses meanwhile."""
+    def _lock_down(self) -> tuple[str, ...]:
+        """Every file but its own and its copies is closed to the database, for good."""
+        copies = _literal(f"{self.backups}/")
+        return (
+            f"SET allowed_directories=[{copies}]",
+            "SET enable_external_access=false",
+            "SET lock_configuration=true",
+        )
+
+    @property
+    def backups(self) -> Path:
+        return self.path.parent / BACKUPS
+
+    def read(self, sql: str, params: Sequence[Any] = (), cancel: Cancel | None = None) -> list[tuple[Any, ...]]:
+        """All rows of one query, on a cursor that no other thread uses meanwhile.
+
+        Raises `ReadCancelled` when `cancel` was used; the cursor is not used again then.
+        """
         readers = self._readers  # opening again makes another queue, and a dead cursor does not belong there
         try:
             cursor = readers.get_nowait()
         except queue.Empty:
             cursor = self._root.cursor()
         try:
-            rows: list[tuple[Any, ...]] = cursor.execute(sql, list(params)).fetchall()
+            rows = _fetch(cursor, sql, params, cancel)
+        except duckdb.InterruptException:
+            self._drop(cursor)
+            raise ReadCancelled from None
         except duckdb.Error as error:
             self._after(error, cursor)
+            raise
+        except BaseException:
+            self._drop(cursor)
             raise
         readers.put(cursor)
         return rows
 
-    def write(self, change: Callable[[Cursor], T]) -> T:
-        """Run `change` in one transaction of the one writer. Any error rolls it back and is raised.
+    def stream(self, sql: str, params: Sequence[Any] = ()) -> Iterator[tuple[Any, ...]]:
+        """The rows of one query, a few thousand in memory at a time, from one moment of the database."""
+        cursor = self._root.cursor()
+        try:
+            cursor.execute(sql, list(params))
+            while rows := cursor.fetchmany(FETCHED):
+                yield from rows
+        finally:
+            self._drop(cursor)
 
-        That is so for an error of the database that `change` has caught, too: nothing of it would be kept.
+    def write(self, change: Callable[[Cursor], T]) -> T:
+        """Run `change` in a transaction of the one writer. Any error rolls it back and is raised.
+
+        That is so for an error of the database that `change` has caught, too: nothing of it would be kept. Changes
+        that wait for one another become one transaction; if that fails, `change` runs again in one of its own.
         """
+        mine = _Write(change)
+        self._waiting.append(mine)
         with self._writer_lock:
+            if not mine.done:
+                self._run([self._waiting.popleft() for _ in range(len(self._waiting))])
+        if mine.error is not None:
+            raise mine.error
+        result: T = mine.result
+        return result
+
+    def _run(self, group: Sequence[_Write]) -> None:
+        with suppress(Exception):
+            if len(group) > 1:
+                self._commit(group)
+                return
+        for write in group:
             try:
-                self._root.execute("BEGIN TRANSACTION")
-                result = change(self._root)
-                self._root.execute("SELECT 1")  # raises in an aborted transaction, where COMMIT would say nothing
-                self._root.execute("COMMIT")
+                self._commit([write])
             except BaseException as error:
-                with suppress(duckdb.Error):
-                    self._root.execute("ROLLBACK")
-                self._after(error, None)
-                if isinstance(error, duckdb.Error) and NO_SPACE in str(error):
-                    raise DiskFull(f"no room for the index {self.path}: the change was not made") from None
-                raise
-            return result
+                write.error = error
+                write.done = True
+
+    def _commit(self, writes: Sequence[_Write]) -> None:
+        try:
+            self._root.execute("BEGIN TRANSACTION")
+            results = [write.change(self._root) for write in writes]
+            self._root.execute("SELECT 1")  # raises in an aborted transaction, where COMMIT would say nothing
+            self._root.execute("COMMIT")
+        except BaseException as error:
+            with suppress(duckdb.Error):
+                self._root.execute("ROLLBACK")
+            self._after(error, None)
+            if isinstance(error, duckdb.Error) and NO_SPACE in str(error):
+                raise DiskFull(f"no room for the index {self.path}: the change was not made") from None
+            raise
+        for write, result in zip(writes, results, strict=True):
+            write.result, write.done = result, True
+
+    @staticmethod
+    def append(cursor: Cursor, table: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Put many rows at once, inside a `write`; a row with a key that is there replaces it."""
+        appender = cursor.appender(table, action="upsert")
+        appender.append_rows(rows)
+        appender.flush()
+
+    def backup(self, target: Path) -> None:
+        """A copy of the whole database below `backups`, durable when this returns; reading it all also checks it.
+
+        Raises `IndexDamaged` when a part can't be read, `DiskFull`; there is no copy then.
+        """
+        unfinished = target.with_name(target.name + ".unfinished")
+        try:
+            with self._writer_lock:
+                self._copy(unfinished)
+            _sync(unfinished)
+            os.replace(unfinished, target)
+            _sync(target.parent)
+        except duckdb.Error as error:
+            self._after(error, None)
+            raise self._refusal(error) from None
+        finally:
+            for left in (unfinished, unfinished.with_name(unfinished.name + ".wal")):
+                left.unlink(missing_ok=True)
+
+    def _copy(self, target: Path) -> None:
+        self.backups.mkdir(exist_ok=True)
+        target.unlink(missing_ok=True)
+        [(name,)] = self._root.execute("SELECT current_database()").fetchall()
+        self._root.execute(f"ATTACH {_literal(str(target))} AS copy_of_it (STORAGE_VERSION 'v1.5.0')")
+        try:
+            self._root.execute(f'COPY FROM DATABASE "{name}" TO copy_of_it')
+        finally:
+            self._root.execute("DETACH copy_of_it")
 
     def execute(self, sql: str, params: Sequence[Any] = ()) -> None:
         """One statement in a transaction of its own."""
         self.write(lambda cursor: cursor.execute(sql, list(params)))
 
+    @staticmethod
+    def _drop(cursor: Cursor) -> None:
+        with suppress(duckdb.Error):
+            cursor.close()
+
     def _after(self, error: BaseException, cursor: Cursor | None) -> None:
         if cursor is not None:
-            with suppress(duckdb.Error):
-                cursor.close()
+            self._drop(cursor)
+        if isinstance(error, duckdb.Error) and CORRUPT in str(error):
+            with suppress(OSError):
+                self._damage_mark.touch()
         if isinstance(error, duckdb.FatalException):  # every cursor is dead; opening again loses nothing
             with suppress(duckdb.Error):
                 self._root.close()
@@ -149,8 +305,54 @@ class Index:
 
     def _read_through(self) -> None:
         """Read every value once, so that damage shows at start, when it can be mended, and not later."""
-        for (table,) in self.read("SELECT table_name FROM duckdb_tables()"):
-            self.read(f'SELECT bit_xor(hash(t)) FROM "{table}" t')
+        if self._damage_mark.exists():
+            raise IndexDamaged(f"a part of {self.path} could not be read when the daemon ran last")
+        for table, key in self.read(
+            "SELECT table_name, constraint_column_names[1] FROM duckdb_constraints()"
+            " WHERE constraint_type = 'PRIMARY KEY'"
+        ):
+            [(rows, _)] = self.read(f'SELECT count(*), bit_xor(hash(t)) FROM "{table}" t')
+            if 0 < rows <= KEYS_CHECKED:
+                self._check_keys(table, key)
+
+    def _check_keys(self, table: str, key: str) -> None:
+        """Look at the tree of the primary key, which neither a scan nor ON CONFLICT does."""
+        self._root.execute("BEGIN TRANSACTION")
+        try:
+            self._root.execute(f'UPDATE "{table}" SET "{key}" = "{key}"')
+        finally:
+            with suppress(duckdb.Error):
+                self._root.execute("ROLLBACK")
+
+    @property
+    def _damage_mark(self) -> Path:
+        """This file says that the database has to be set aside at the next start."""
+        return self.path.with_name(self.path.name + DAMAGE_MARK)
+
+
+def _fetch(cursor: Cursor, sql: str, params: Sequence[Any], cancel: Cancel | None) -> list[tuple[Any, ...]]:
+    if cancel is None:
+        return cursor.execute(sql, list(params)).fetchall()
+    cancel._begin(cursor)
+    try:
+        rows = cursor.execute(sql, list(params)).fetchall()
+    finally:
+        cancel._end()
+    if cancel.cancelled:
+        raise ReadCancelled
+    return rows
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _run_migration(cursor: Cursor, number: int, name: str, sql: str) -> None:

@@ -1,159 +1,330 @@
-"""What this node alone knows, beside the adapters: data sets, training runs, joined topics, deployments."""
+"""The tables of what this node alone knows: journal first, then the row.
+
+The index remembers up to which act it has the journal, in the transaction that makes the rows; at start it is given
+the rest. So a lost or restored index gets everything back, and a restart costs what came since. Where a part of the
+journal itself is lost, it is written again from the index.
+"""
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable, Sequence
-from pathlib import Path
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, NamedTuple, TypeVar
 
+import duckdb
 import msgspec
 
-from orchd.errors import AmbiguousId, DatasetUnknown, DeploymentUnknown
-from orchd.registry.index import Index
-from orchd.registry.rows import DatasetRow
+from orchd.errors import NothingToUndo, UndoStale
+from orchd.registry.index import Cursor, Index
+from orchd.registry.journal import Entry, Journal, Line
+from orchd.registry.local_rows import TABLES, LocalRow
 
 Clock = Callable[[], int]
+Row = TypeVar("Row", bound=LocalRow)
+BATCH = 5_000  # acts that become one transaction when the journal is read
+COMPACT_SIZE = 4 << 20  # bytes below which a journal is left as long as it is
+UNDO_KEPT = 100  # acts that can still be undone after the journal was written anew
 
 
-class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """Which data set an adapter was trained on, in which job. `salt` (32 bytes) opens its `data_commitment`."""
+class Change(NamedTuple):
+    """A row to put, or None: the row with that key is deleted."""
 
-    adapter: str
-    dataset: str
-    job: str
-    salt: bytes
-
-
-class Datasets:
-    """Data sets by content: a folder each below `root`, a row each in the index."""
-
-    def __init__(self, index: Index, root: Path) -> None:
-        self._index = index
-        self._root = root
-        root.mkdir(parents=True, exist_ok=True)
-
-    def add(self, row: DatasetRow, folder: Path) -> DatasetRow:
-        """Keep the folder that an import made. The same content again changes nothing but the name."""
-        target = self.folder(row.id)
-        if target.is_dir():
-            shutil.rmtree(folder)
-        else:
-            os.replace(folder, target)
-        values = msgspec.structs.astuple(row)
-        self._index.execute(
-            "INSERT INTO dataset(id, name, kind, train, validation, test, skipped, warnings, created)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET name = excluded.name",
-            [list(value) if isinstance(value, tuple) else value for value in values],
-        )
-        return self.get(row.id)
-
-    def folder(self, id: str) -> Path:
-        return self._root / id
-
-    def list(self) -> list[DatasetRow]:
-        """Newest first."""
-        rows = self._index.read(
-            "SELECT id, name, kind, train, validation, test, skipped, warnings, created FROM dataset"
-            " ORDER BY created DESC"
-        )
-        return [_dataset(row) for row in rows]
-
-    def get(self, text: str) -> DatasetRow:
-        """By id, unique prefix or unique name. Raises `DatasetUnknown` or `AmbiguousId`."""
-        rows = self.list()
-        found = [row for row in rows if text in (row.id, row.name)]
-        if not found and len(text) >= 8:
-            found = [row for row in rows if row.id.startswith(text)]
-        if len(found) > 1:
-            raise AmbiguousId(f"{text[:80]!r} fits {len(found)} data sets", field="dataset")
-        if not found:
-            raise DatasetUnknown(f"no data set {text[:80]!r} is here", field="dataset")
-        return found[0]
-
-    def remove(self, id: str) -> None:
-        self._index.execute("DELETE FROM dataset WHERE id = ?", (id,))
-        shutil.rmtree(self.folder(id), ignore_errors=True)
-
-    def add_run(self, run: Run) -> None:
-        self._index.execute(
-            "INSERT INTO run(adapter, dataset, job, salt) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
-            msgspec.structs.astuple(run),
-        )
-
-    def adapters_from(self, id: str) -> Sequence[str]:
-        """Ids of the adapters that were trained here on a data set."""
-        return [row[0] for row in self._index.read("SELECT adapter FROM run WHERE dataset = ? ORDER BY 1", (id,))]
+    kind: type[LocalRow]
+    key: str
+    row: LocalRow | None
 
 
-def _dataset(row: tuple[object, ...]) -> DatasetRow:
-    names = [field.name for field in msgspec.structs.fields(DatasetRow)]
-    return msgspec.convert(dict(zip(names, row, strict=True)), DatasetRow)
+class Undone(msgspec.Struct, frozen=True, kw_only=True):
+    """The act that was taken back, when it was done, and the keys that it had changed."""
+
+    act: str
+    done_ms: int
+    keys: tuple[str, ...]
 
 
-class Topics:
-    """The topics that this node has joined and joins again at each start."""
-
-    def __init__(self, index: Index, clock: Clock) -> None:
-        self._index = index
-        self._clock = clock
-
-    def add(self, name: str) -> None:
-        self._index.execute(
-            "INSERT INTO topic(name, joined) VALUES (?, ?) ON CONFLICT DO NOTHING", (name, self._clock())
-        )
-
-    def remove(self, name: str) -> None:
-        self._index.execute("DELETE FROM topic WHERE name = ?", (name,))
-
-    def list(self) -> list[str]:
-        return [row[0] for row in self._index.read("SELECT name FROM topic ORDER BY name")]
+def put(row: LocalRow) -> Change:
+    return Change(type(row), getattr(row, _TABLES[type(row)].columns[0]), row)
 
 
-class Deployment(msgspec.Struct, frozen=True, kw_only=True):
-    """An adapter made usable in a target.
+def delete(kind: type[LocalRow], key: str) -> Change:
+    return Change(kind, key, None)
 
-    `blob` is the SHA-256 (hexadecimal) of its GGUF; `adapter` None stands for the plain base.
-    `parity` is the verdict of the proof as JSON text; `state` is ready or removed.
-    """
+
+@dataclass(frozen=True)
+class _Table:
+    name: str
+    kind: type[LocalRow]
+    columns: tuple[str, ...]
+
+    @property
+    def select(self) -> str:
+        return f"SELECT {', '.join(map(_quoted, self.columns))} FROM {_quoted(self.name)}"
+
+    @property
+    def key(self) -> str:
+        return _quoted(self.columns[0])
+
+    def row(self, values: Sequence[Any]) -> LocalRow:
+        return self.kind(**{name: _from_index(value) for name, value in zip(self.columns, values, strict=True)})
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"'
+
+
+def _from_index(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _to_index(row: LocalRow) -> tuple[Any, ...]:
+    return tuple(list(value) if isinstance(value, tuple) else value for value in msgspec.structs.astuple(row))
+
+
+_TABLES = {
+    kind: _Table(name, kind, tuple(part.name for part in msgspec.structs.fields(kind))) for kind, name in TABLES.items()
+}
+_BY_NAME = {table.name: table for table in _TABLES.values()}
+
+
+@dataclass
+class _Act:
+    """One waiting act. `then` runs in the transaction that makes its rows."""
 
     name: str
-    adapter: str | None
-    target: str
-    state: str
-    base: str
-    blob: str
-    size: int
-    quantize: str
-    parity: str | None
-    created: int
+    changes: tuple[Change, ...]
+    undoable: bool
+    undoes: int | None
+    then: Callable[[Cursor], object] | None
+    done: bool = False
+    error: BaseException | None = None
 
 
-class Deployments:
-    def __init__(self, index: Index) -> None:
-        self._index = index
+class Local:
+    """Safe to use from several threads. `lost` lines of the journal could not be read and were not in the index."""
 
-    def put(self, deployment: Deployment) -> None:
-        """Replace what has that name."""
-        names = [field.name for field in msgspec.structs.fields(Deployment)]
-        sets = ", ".join(f"{name} = excluded.{name}" for name in names[1:])
-        self._index.execute(
-            f"INSERT INTO deployment({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
-            f" ON CONFLICT DO UPDATE SET {sets}",
-            msgspec.structs.astuple(deployment),
+    def __init__(self, journal: Journal, index: Index, clock: Clock) -> None:
+        self._journal = journal
+        self.index = index
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._waiting: deque[_Act] = deque()
+        #: Whether the index may lack acts that the journal has.
+        self._behind = False
+        self.lost = 0
+        self._open()
+
+    def close(self) -> None:
+        with self._lock:
+            self._journal.close()
+
+    # ---- reading ------------------------------------------------------------------------------------------------
+
+    def get(self, kind: type[Row], key: str) -> Row | None:
+        table = _TABLES[kind]
+        rows = self.index.read(f"{table.select} WHERE {table.key} = ?", (key,))
+        return table.row(rows[0]) if rows else None  # type: ignore[return-value]
+
+    def all(self, kind: type[Row]) -> list[Row]:
+        """In the order of their keys."""
+        return self.where(kind, "TRUE")
+
+    def where(self, kind: type[Row], condition: str, params: Sequence[Any] = ()) -> list[Row]:
+        """The rows that fit a condition in SQL, in the order of their keys."""
+        table = _TABLES[kind]
+        rows = self.index.read(f"{table.select} WHERE {condition} ORDER BY {table.key}", params)
+        return [table.row(values) for values in rows]  # type: ignore[misc]
+
+    # ---- acts ---------------------------------------------------------------------------------------------------
+
+    def act(
+        self,
+        name: str,
+        *changes: Change,
+        undoable: bool = False,
+        then: Callable[[Cursor], object] | None = None,
+        undoes: int | None = None,
+    ) -> None:
+        """Do all `changes` or none: a line in the journal, synced, then the rows, and `then` with them.
+
+        `then` runs in the same transaction, and again when the transaction has to be repeated. Acts that wait for one
+        another share a sync and a transaction. Raises `DiskFull`, or what `then` raises; nothing was changed then.
+        """
+        act = _Act(name, changes, undoable, undoes, then)
+        self._waiting.append(act)
+        with self._lock:
+            if not act.done:
+                self._run([self._waiting.popleft() for _ in range(len(self._waiting))])
+        if act.error is not None:
+            raise act.error
+
+    def _run(self, group: list[_Act]) -> None:
+        if len(group) > 1 and not any(act.undoable for act in group):
+            try:
+                self._commit(group)
+            except Exception:  # each alone, so that one that fails does not take the others along
+                pass
+            else:
+                for act in group:
+                    act.done = True
+                return
+        for act in group:
+            try:
+                self._commit([act])
+            except BaseException as error:
+                act.error = error
+            act.done = True
+
+    def _commit(self, acts: Sequence[_Act]) -> None:
+        """One sync, one transaction. Raises, with journal and index as they were, when either fails."""
+        if self._behind:
+            self._catch_up()
+        lines = [self._line(number, act) for number, act in enumerate(acts, self._journal.last + 1)]
+        self._journal.append(lines)
+
+        def change(cursor: Cursor) -> None:
+            for act in acts:
+                for item in act.changes:
+                    _apply(cursor, item)
+                if act.then is not None:
+                    act.then(cursor)
+            _mark(cursor, lines[-1].seq)
+
+        try:
+            self.index.write(change)
+        except BaseException:
+            if not self._is_applied(lines[-1].seq):
+                self._journal.take_back(lines)
+                raise
+
+    def _is_applied(self, seq: int) -> bool:
+        """Whether a transaction that ended in an error was kept all the same (a full disk after the commit)."""
+        try:
+            return self._applied() >= seq
+        except duckdb.Error:
+            return False
+
+    def _line(self, number: int, act: _Act) -> Line:
+        undo = None
+        if act.undoable:
+            undo = tuple(_entry(Change(kind, key, self.get(kind, key))) for kind, key, _ in act.changes)
+        return Line(
+            seq=number,
+            at=self._clock(),
+            act=act.name,
+            changes=tuple(_entry(change) for change in act.changes),
+            undo=undo,
+            undoes=act.undoes,
         )
 
-    def list(self) -> list[Deployment]:
-        names = [field.name for field in msgspec.structs.fields(Deployment)]
-        rows = self._index.read(f"SELECT {', '.join(names)} FROM deployment ORDER BY created DESC, name")
-        return [Deployment(**dict(zip(names, row, strict=True))) for row in rows]
+    # ---- undo ---------------------------------------------------------------------------------------------------
 
-    def get(self, name: str) -> Deployment:
-        """Raises `DeploymentUnknown`."""
-        for deployment in self.list():
-            if deployment.name == name:
-                return deployment
-        raise DeploymentUnknown(f"no deployment {name[:80]!r} is here", field="deployment")
+    def undo(self) -> Undone:
+        """Take back the newest act that can be and was not. Raises `NothingToUndo`, or `UndoStale`."""
+        taken_back, found = set[int](), None
+        for line in self._journal.lines():
+            if line.undoes is not None:
+                taken_back.add(line.undoes)
+        for line in self._journal.lines():
+            if line.undo is not None and line.seq not in taken_back:
+                found = line
+        if found is None or found.undo is None:
+            raise NothingToUndo("nothing that was done here is left to be undone")
+        for now in map(_change, found.changes):
+            if self.get(now.kind, now.key) != now.row:
+                raise UndoStale(f"{now.key} was changed again after {found.act}")
+        self.act(f"undo {found.act}", *map(_change, found.undo), undoes=found.seq)
+        return Undone(act=found.act, done_ms=found.at, keys=tuple(key for _, key, _ in found.undo))
 
-    def remove(self, name: str) -> None:
-        self._index.execute("DELETE FROM deployment WHERE name = ?", (name,))
+    # ---- at start -----------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        applied = self._applied()
+        self.lost = self._journal.damaged if applied < self._journal.last else 0
+        self._catch_up()
+        new = self._journal.count == 0 and self._row_count() > 0
+        if new or self._journal.damaged or applied > self._journal.last:
+            self._journal.rewrite(self._snapshot(max(applied, self._journal.last)))
+        elif self._journal.size > COMPACT_SIZE and self._journal.count > 2 * self._row_count():
+            self._journal.rewrite(self._snapshot(self._journal.last))
+        else:
+            return
+        self.index.write(lambda cursor: _mark(cursor, self._journal.last))
+
+    def _catch_up(self) -> None:
+        """Give the index the acts that it has not got."""
+        self._behind = True
+        waiting = self._journal.lines(self._applied())
+        while lines := list(islice(waiting, BATCH)):
+            newest = {(name, key): value for line in lines for name, key, value in line.changes}
+            self.index.write(lambda cursor, n=newest, s=lines[-1].seq: _apply_all(cursor, n, s))  # type: ignore[misc]
+        self._behind = False
+
+    def _applied(self) -> int:
+        rows = self.index.read("SELECT seq FROM applied")
+        return int(rows[0][0]) if rows else 0
+
+    def _row_count(self) -> int:
+        counts = " UNION ALL ".join(f"SELECT count(*) AS n FROM {_quoted(table.name)}" for table in _TABLES.values())
+        return int(self.index.read(f"SELECT sum(n) FROM ({counts})")[0][0])
+
+    def _snapshot(self, last: int) -> Iterator[Line]:
+        """Every row as a line, and the acts that can still be undone; the newest line has a number above `last`."""
+        kept, now = _still_undoable(self._journal.lines()), self._clock()
+        yield from kept
+        if gone := {(table, key) for line in kept for table, key, _ in line.changes}:  # what is there follows
+            last += 1
+            yield Line(seq=last, at=now, act="kept", changes=tuple((table, key, None) for table, key in sorted(gone)))
+        for table in _TABLES.values():
+            for values in self.index.stream(table.select):
+                last += 1
+                row = table.row(values)
+                yield Line(seq=last, at=now, act="kept", changes=(_entry(put(row)),))
+
+
+def _still_undoable(lines: Iterable[Line]) -> list[Line]:
+    found: dict[int, Line] = {}
+    for line in lines:
+        if line.undoes is not None:
+            found.pop(line.undoes, None)
+        if line.undo is not None:
+            found[line.seq] = line
+    return list(found.values())[-UNDO_KEPT:]
+
+
+def _entry(change: Change) -> Entry:
+    return _TABLES[change.kind].name, change.key, change.row
+
+
+def _change(entry: Entry) -> Change:
+    name, key, value = entry
+    kind = _BY_NAME[name].kind
+    return Change(kind, key, None if value is None else msgspec.convert(value, kind))
+
+
+def _mark(cursor: Cursor, seq: int) -> None:
+    cursor.execute("INSERT OR REPLACE INTO applied VALUES (1, ?)", [seq])
+
+
+def _apply(cursor: Cursor, change: Change) -> None:
+    table = _TABLES[change.kind]
+    if change.row is None:
+        cursor.execute(f"DELETE FROM {_quoted(table.name)} WHERE {table.key} = ?", [change.key])
+    else:
+        marks = ", ".join("?" * len(table.columns))
+        cursor.execute(f"INSERT OR REPLACE INTO {_quoted(table.name)} VALUES ({marks})", _to_index(change.row))
+
+
+def _apply_all(cursor: Cursor, newest: dict[tuple[str, str], Any], seq: int) -> None:
+    """The last value of each key at once. A table that this orchd does not know is passed over."""
+    for table in _TABLES.values():
+        mine = [(key, value) for (name, key), value in newest.items() if name == table.name]
+        gone = [key for key, value in mine if value is None]
+        if gone:
+            cursor.execute(f"DELETE FROM {_quoted(table.name)} WHERE {table.key} IN (SELECT unnest(?))", [gone])
+        rows = [_to_index(msgspec.convert(value, table.kind)) for _, value in mine if value is not None]
+        if rows:
+            Index.append(cursor, table.name, rows)
+    _mark(cursor, seq)

@@ -1,38 +1,44 @@
 """The registry: adapters behind the one door, and the tables of what this node knows.
 
-Truth is on disk as signed manifests and content-addressed blobs; the DuckDB index is made again from them when it is
-lost. A manifest is written after its blobs and before its row, so that a crash at any moment leaves an adapter whole
-or absent.
+Truth is on disk as signed manifests, content-addressed blobs and the journal of what was decided here; the DuckDB
+index is made again from them when it is lost. An adapter comes in blobs first, then its manifest, then the verdict in
+the journal, then the rows, so that a crash at any moment leaves it whole or absent.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
 import msgspec
 
-from orchd.errors import AdapterUnknown, AmbiguousId, BaseUnknown, BlobUnknown, DigestMismatch, IndexDamaged, Refused
+from orchd.errors import AdapterUnknown, AmbiguousId, BaseUnknown, BlobUnknown, NotReleasable
 from orchd.records import Announcement, Manifest, Verified, parse_id, text_id, verify
 from orchd.records.ids import ADAPTER, BASE
+from orchd.registry import rebuild, restand, restore
 from orchd.registry.admission import CHECKS, Candidate, Check
 from orchd.registry.bases import Base, load
-from orchd.registry.blobs import UNFINISHED, BlobStore, write_durably
+from orchd.registry.blobs import BlobStore
 from orchd.registry.index import Cursor, Index
+from orchd.registry.journal import Journal
+from orchd.registry.local import Local, Undone, delete, put
+from orchd.registry.local_rows import OwnAnnouncement, Pin, Release, Trash, Verdict
+from orchd.registry.manifest_files import ManifestFiles
+from orchd.registry.rebuild import insert_adapter
+from orchd.registry.restand import Judges, Nobody
 from orchd.registry.rows import AdapterRow, AnnouncementRow, adapter_row, announcement_key
+from orchd.registry.standing import ADMITTED, QUARANTINED, StandingChange
 
-ADMITTED, QUARANTINED = "admitted", "quarantined"
-SELF, STRANGER = "self", "stranger"
+SELF = "self"
 MIN_PREFIX = len(ADAPTER) + 4
-MANIFEST_FILE = re.compile(r"\A[0-9a-f]{64}\Z")
+WHOLE_ID = len(text_id(ADAPTER, bytes(32)))
 LOG = logging.getLogger(__name__)
 
 
@@ -53,45 +59,52 @@ class Registry:
         self.data = data
         self.index = index
         self.blobs = BlobStore(data / "blobs")
+        self.manifests = ManifestFiles(data / "manifests")
         self.author = author
         #: Why the index was made again at start, empty when it was not.
         self.rebuilt = rebuilt
-        self._clock = clock
-        self._manifests = data / "manifests"
+        #: What the user has to know about how this start went.
+        self.notices: list[str] = [rebuilt] if rebuilt else []
+        #: Told of every adapter whose state is another, after it is.
+        self.on_standing: Callable[[StandingChange], None] | None = None
+        self.clock = clock
+        self.local = Local(Journal(data / "journal.log", clock()), index, clock)
+        self.judges: Judges = Nobody(author)
         self._folders = data / "adapters"
         self._bases: dict[str, Base] = {}
         #: Held while an adapter's blobs are kept or thrown away: two adapters may share one.
         self._keeping = threading.Lock()
-        for directory in (self._manifests, self._folders):
-            directory.mkdir(parents=True, exist_ok=True)
+        self._announcing = threading.Lock()
+        self._folders.mkdir(parents=True, exist_ok=True)
         for unfinished in self._folders.glob(".*"):
             shutil.rmtree(unfinished, ignore_errors=True)
-        for unfinished in self._manifests.glob(UNFINISHED + "*"):
-            unfinished.unlink()
 
     @classmethod
     def open(
         cls, data: Path, clock: Callable[[], int], author: str = "", bases: Mapping[str, Path] | None = None
     ) -> Self:
-        """The registry below `data`, made there when nothing is. A manifest without a row goes through the door again.
+        """The registry below `data`, made there when nothing is. What the index lacks is put back.
 
         `bases` are folders by name.
         """
         data.mkdir(parents=True, exist_ok=True)
-        path, rebuilt = data / "registry.db", ""
+        index, rebuilt = restore.open_index(data / "registry.db", clock())
         try:
-            index = Index(path)
-        except IndexDamaged as error:
-            rebuilt = error.message
-            _set_aside(path, clock())
-            index = Index(path)
-        registry = cls(data, index, clock, author, rebuilt=rebuilt)
-        for name, folder in (bases or {}).items():
-            registry.add_base(name, folder)
-        registry._put_back_missing()
+            registry = cls(data, index, clock, author, rebuilt=rebuilt)
+            for name, folder in (bases or {}).items():
+                registry.add_base(name, folder)
+            if registry.local.lost:
+                registry.notices.append(
+                    f"{registry.local.lost} lines of the journal were damaged; they lie in journal.log.damaged-*"
+                )
+            rebuild.reconcile(registry)
+        except BaseException:
+            index.close()
+            raise
         return registry
 
     def close(self) -> None:
+        self.local.close()
         self.index.close()
 
     # ---- admission ----------------------------------------------------------------------------------------------
@@ -105,19 +118,28 @@ class Registry:
         """
         manifest = verify(envelope, Manifest)
         if self.has_adapter(manifest.id):
-            return self._admission(manifest.id, new=False)
-        reasons = self._judge(manifest, files, checks, self._clock())
+            return self._admission(manifest.id, new=self._take_from_trash(manifest.id))
+        reasons = self.judge(manifest, files, checks, self.clock())
         with self._keeping:
             if new := not self.has_adapter(manifest.id):
                 self._keep(manifest, files)
-                self._insert(manifest, reasons, origin)
+                verdict = Verdict(adapter=manifest.id, reasons=tuple(reasons), origin=origin, received=self.clock())
+                self._insert(manifest, verdict)
         return self._admission(manifest.id, new=new)
+
+    def _take_from_trash(self, id: str) -> bool:
+        """What was removed here and comes again is wanted again; whether it was in the trash."""
+        if self.local.get(Trash, id) is None:
+            return False
+        self.local.act("adapter.restore", delete(Trash, id))
+        self.restand([id])
+        return True
 
     def _admission(self, id: str, *, new: bool) -> Admission:
         row = self._row(id)
         return Admission(id=row.id, verdict=row.state, reason=row.reason, new=new, row=row)
 
-    def _judge(
+    def judge(
         self, manifest: Verified[Manifest], files: Mapping[str, Path], checks: Sequence[Check], now_ms: int
     ) -> list[str]:
         """The reasons for quarantine, none for an adapter to admit. Raises the refusal."""
@@ -131,62 +153,36 @@ class Registry:
                 if not self.blobs.has(entry.sha256):
                     self.blobs.put_file(files[entry.path], entry.sha256)
                     undo.callback(self.blobs.remove, entry.sha256)
-            write_durably(self._manifests / manifest.digest.hex(), manifest.envelope)
+            self.manifests.write(manifest)
             undo.pop_all()
 
-    def _insert(self, manifest: Verified[Manifest], reasons: Sequence[str], origin: str) -> None:
-        record = manifest.record
-        values = (
-            manifest.id,
-            manifest.envelope,
-            record.name,
-            manifest.author,
-            text_id(BASE, record.base.fingerprint),
-            record.adapter.rank,
-            list(record.adapter.target_modules),
-            record.size,
-            record.created_ms,
-            self._clock(),
-            QUARANTINED if reasons else ADMITTED,
-            "; ".join(reasons),
-            origin,
-        )
-        marks = ", ".join("?" * len(values))
-        self.index.execute(f"INSERT INTO adapter VALUES ({marks}) ON CONFLICT DO NOTHING", values)
+    def _insert(self, manifest: Verified[Manifest], verdict: Verdict) -> None:
+        """The verdict in the journal, then the rows; the adapter stands in quarantine until everything was weighed."""
+        self.local.act("adapter.admit", put(verdict), then=lambda cursor: insert_adapter(cursor, manifest, verdict))
+        self.restand([manifest.id], tell=False)
 
-    def _put_back_missing(self) -> None:
-        known = {row[0] for row in self.index.read("SELECT digest FROM adapter")}
-        for path in sorted(self._manifests.iterdir()):
-            if not MANIFEST_FILE.match(path.name) or text_id(ADAPTER, bytes.fromhex(path.name)) in known:
-                continue
-            try:
-                self._put_back(path)
-            except (Refused, FileNotFoundError) as error:
-                LOG.warning("the adapter with the manifest %s is damaged and was set aside: %s", path, error)
-                path.rename(path.with_name(f".damaged-{path.name}"))
-            except OSError as error:
-                LOG.warning("the manifest %s was passed over: %s", path, error)
-
-    def _put_back(self, path: Path) -> None:
-        manifest = verify(path.read_bytes(), Manifest)
-        if manifest.digest.hex() != path.name:
-            raise DigestMismatch(f"{path} holds another manifest than its name says")
-        files = {entry.path: self.blobs.path(entry.sha256) for entry in manifest.record.files}
-        # It was let in once: a clock that stands too early now is no reason to throw it out.
-        reasons = self._judge(manifest, files, (), max(self._clock(), manifest.record.created_ms))
-        self._insert(manifest, reasons, self._origin(manifest))
-
-    def _origin(self, manifest: Verified[Manifest]) -> str:
-        if manifest.author != self.author:
-            return "fetched"
-        return "averaged" if manifest.record.lineage else "trained"
+    def restand(self, ids: Collection[str] | None = None, *, tell: bool = True) -> list[StandingChange]:
+        """Compute anew what adapters (all, when None) may do here, after something was decided or received."""
+        found = restand.changes(self.index, self.judges, ids)
+        if found:
+            self.index.write(lambda cursor: restand.apply(cursor, found))
+        if tell and self.on_standing is not None:
+            for change in found:
+                if change.before != change.after:
+                    self.on_standing(change)
+        return found
 
     # ---- adapters -----------------------------------------------------------------------------------------------
 
     def adapters(self, *, state: str | None = None, topic: str | None = None) -> list[AdapterRow]:
-        """Adapters that are here, newest first."""
-        found = self._rows("WHERE ? IS NULL OR state = ?", (state, state))
-        return [row for row in found if topic is None or topic in row.topics]
+        """Adapters that are here and not removed, newest first; `state` removed gives those in the trash."""
+        found = self.index.read(
+            "SELECT digest FROM adapter WHERE CASE WHEN $1 IS NULL THEN state <> 'removed' ELSE state = $1 END"
+            " ORDER BY created DESC, digest",
+            (state,),
+        )
+        rows = self.rows_of([row[0] for row in found])
+        return [row for row in rows if topic is None or topic in row.topics]
 
     def adapter(self, text: str) -> AdapterRow:
         """By id, unique prefix of an id, or unique name. Raises `AdapterUnknown` or `AmbiguousId`."""
@@ -200,8 +196,8 @@ class Registry:
         """
         if not text.startswith(ADAPTER):
             return self._named(text)
-        if len(text) >= MIN_PREFIX:
-            sql = "SELECT digest FROM adapter WHERE starts_with(digest, $1)"
+        if MIN_PREFIX <= len(text) < WHOLE_ID:
+            sql = "SELECT digest FROM adapter WHERE digest >= $1 AND digest < $1 || '~' AND state <> 'removed'"
         else:
             sql = "SELECT digest FROM adapter WHERE digest = $1"
         found = {row[0] for row in self.index.read(sql, (text,))}
@@ -213,7 +209,9 @@ class Registry:
 
     def _named(self, name: str) -> str:
         rows = self.index.read(
-            "SELECT digest, author FROM adapter WHERE name = ? ORDER BY created DESC, received DESC, digest", (name,)
+            "SELECT digest, author FROM adapter WHERE name = ? AND state <> 'removed'"
+            " ORDER BY created DESC, received DESC, digest",
+            (name,),
         )
         own = [id for id, author in rows if author == self.author]
         if own:
@@ -230,10 +228,9 @@ class Registry:
 
     def manifest(self, id: str) -> Verified[Manifest]:
         """The signed manifest, verified again. Raises `AdapterUnknown`."""
-        rows = self.index.read("SELECT envelope FROM adapter WHERE digest = ?", (id,))
-        if not rows:
+        if not self.has_adapter(id):
             raise AdapterUnknown(f"no adapter {id[:80]!r} is here", field="adapter")
-        return verify(bytes(rows[0][0]), Manifest)
+        return self.manifests.read(parse_id(id, ADAPTER))
 
     def files(self, id: str) -> dict[str, Path]:
         """The adapter's files by name; the paths are blobs and are not to be written to."""
@@ -260,55 +257,65 @@ class Registry:
         return folder
 
     def remove(self, id: str) -> None:
-        """Forget an adapter and the blobs that no other adapter has."""
-        with self._keeping:
-            digests = {entry.sha256 for entry in self.manifest(id).record.files}
-            self.index.execute("DELETE FROM adapter WHERE digest = ?", (id,))
-            for other in self._manifests_here():
-                digests -= {entry.sha256 for entry in other.record.files}
-            (self._manifests / _digest_hex(id)).unlink(missing_ok=True)
-            shutil.rmtree(self._folders / id, ignore_errors=True)
-            for digest in digests:
-                self.blobs.remove(digest)
+        """Into the trash: it is not found any more, and `undo` brings it back for a while. Raises `AdapterUnknown`."""
+        self._row(id)
+        self.local.act("adapter.remove", put(Trash(adapter=id, since=self.clock())), undoable=True)
+        self.restand([id])
 
-    def _manifests_here(self) -> list[Verified[Manifest]]:
-        return [verify(bytes(row[0]), Manifest) for row in self.index.read("SELECT envelope FROM adapter")]
+    def pin(self, id: str, pinned: bool = True) -> None:
+        """Whether an adapter is kept when room is made. Raises `AdapterUnknown`."""
+        self._row(id)
+        self.local.act(
+            "adapter.pin" if pinned else "adapter.unpin",
+            put(Pin(adapter=id)) if pinned else delete(Pin, id),
+            undoable=True,
+            then=lambda cursor: cursor.execute("UPDATE adapter SET pinned = ? WHERE digest = ?", [pinned, id]),
+        )
+
+    def release(self, id: str) -> AdapterRow:
+        """Let an adapter out of quarantine by hand. Raises `AdapterUnknown`, or `NotReleasable` with what keeps it."""
+        row = self._row(id)
+        if row.state == QUARANTINED:
+            self.local.act("adapter.release", put(Release(adapter=id, since=self.clock())), undoable=True)
+            self.restand([id])
+            row = self._row(id)
+        if row.state != ADMITTED:
+            raise NotReleasable(f"{row.name} stays in quarantine: {row.reason}", field="adapter")
+        return row
+
+    def undo(self) -> Undone:
+        """Take back the newest act that can be. Raises `NothingToUndo` or `UndoStale`."""
+        undone = self.local.undo()
+        rebuild.refresh_pins(self.index)
+        self.restand()
+        return undone
 
     def trust(self, author: str) -> str:
-        return SELF if author == self.author else STRANGER
+        return self.judges.level(author)
 
     def _row(self, id: str) -> AdapterRow:
-        rows = self._rows("WHERE digest = ?", (id,))
+        rows = self.rows_of([id])
         if not rows:
             raise AdapterUnknown(f"no adapter {id[:80]!r} is here", field="adapter")
         return rows[0]
 
-    def _rows(self, where: str, params: Sequence[Any]) -> list[AdapterRow]:
-        rows = self.index.read(
-            f"SELECT envelope, state, reason, origin, received FROM adapter {where} ORDER BY created DESC, digest",
-            params,
-        )
-        topics = self._topics_by_adapter()
-        return [self._adapter_row(row, topics) for row in rows]
+    def rows_of(self, ids: Sequence[str]) -> list[AdapterRow]:
+        """The rows of adapters that are here, in the order of `ids`; unknown ones are left out."""
+        rows = self.index.read(ROWS, (list(ids),))
+        return [self._adapter_row(row) for row in rows]
 
-    def _adapter_row(self, row: tuple[Any, ...], topics: Mapping[str, tuple[str, ...]]) -> AdapterRow:
-        envelope, state, reason, origin, received = row
-        manifest = verify(bytes(envelope), Manifest)
+    def _adapter_row(self, row: tuple[Any, ...]) -> AdapterRow:
+        shown, author, state, reason, origin, received, pinned, topics = row
         return adapter_row(
-            manifest,
-            trust=self.trust(manifest.author),
+            shown,
+            trust=self.trust(author),
             state=state,
             reason=reason,
             origin=origin,
             received_ms=received,
-            topics=topics.get(manifest.id, ()),
+            pinned=pinned,
+            topics=tuple(topics),
         )
-
-    def _topics_by_adapter(self) -> dict[str, tuple[str, ...]]:
-        rows = self.index.read(
-            "SELECT adapter, list_sort(list_distinct(flatten(list(topics)))) FROM announcement GROUP BY 1"
-        )
-        return {adapter: tuple(topics) for adapter, topics in rows}
 
     # ---- announcements ------------------------------------------------------------------------------------------
 
@@ -325,7 +332,7 @@ class Registry:
             text_id(BASE, record.base),
             peer,
             record.created_ms,
-            self._clock(),
+            self.clock(),
             announcement.envelope,
         )
 
@@ -382,15 +389,31 @@ class Registry:
     def shared_manifest(self, id: str) -> bytes | None:
         """The signed manifest of an adapter that is admitted and has been announced: what peers may ask for."""
         rows = self.index.read(
-            "SELECT envelope FROM adapter WHERE digest = $1 AND state = $2"
+            "SELECT 1 FROM adapter WHERE digest = $1 AND state = $2"
             " AND EXISTS (SELECT 1 FROM announcement n WHERE n.adapter = $1)",
             (id, ADMITTED),
         )
-        return bytes(rows[0][0]) if rows else None
+        return self.manifests.read(parse_id(id, ADAPTER)).envelope if rows else None
+
+    def announce(self, make: Callable[[int], Verified[Announcement]], peer: str) -> Verified[Announcement]:
+        """Sign an announcement of this node, with the number that `make` is given, and remember it.
+
+        No number is given twice, also not after the index was made again.
+        """
+        with self._announcing:
+            signed = make(self.next_seq())
+            own = OwnAnnouncement(digest=signed.id, seq=signed.record.seq, envelope=signed.envelope)
+            self.local.act("announce", put(own))
+            self.record_announcement(signed, peer)
+        return signed
 
     def next_seq(self) -> int:
         """The number of this node's next announcement."""
-        rows = self.index.read("SELECT coalesce(max(seq), 0) + 1 FROM announcement WHERE author = ?", (self.author,))
+        rows = self.index.read(
+            "SELECT greatest((SELECT coalesce(max(seq), 0) FROM announcement WHERE author = $1),"
+            " (SELECT coalesce(max(seq), 0) FROM own_announcement)) + 1",
+            (self.author,),
+        )
         return int(rows[0][0])
 
     # ---- bases --------------------------------------------------------------------------------------------------
@@ -416,12 +439,11 @@ class Registry:
         return next((base for base in self._bases.values() if base.digest == wanted), None)
 
 
-def _digest_hex(id: str) -> str:
-    return parse_id(id, ADAPTER).hex()
-
-
-def _set_aside(path: Path, now_ms: int) -> None:
-    """Move a damaged index and its log out of the way; never delete it."""
-    for name in (path, path.with_name(path.name + ".wal")):
-        if name.exists():
-            name.rename(name.with_name(f"{name.name}.damaged-{now_ms}"))
+ROWS = """
+SELECT a.shown, a.author, a.state, a.reason, a.origin, a.received, a.pinned, coalesce(n.topics, [])
+FROM unnest($1::VARCHAR[]) WITH ORDINALITY u(id, place) JOIN adapter a ON a.digest = u.id
+LEFT JOIN (
+    SELECT adapter, list_sort(list_distinct(flatten(list(topics)))) AS topics FROM announcement
+    WHERE adapter IN (SELECT unnest($1::VARCHAR[])) GROUP BY adapter) n ON n.adapter = a.digest
+ORDER BY u.place
+"""

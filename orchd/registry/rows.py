@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+from typing import Any
+
 import msgspec
 
 from orchd.records import MICRO, Announcement, Manifest, Verified, text_id
 from orchd.records.ids import ADAPTER, BASE
+from orchd.registry.local_rows import Verdict
+
+#: Characters of an adapter's texts that are searched; longer ones would make each search slower.
+WORDS_LIMIT = 2_000
+LEAF, INITIAL, RELATIVE_TO, PREVIOUS = "leaf", "initial", "relative_to", "previous"
 
 
 class _Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,6 +33,7 @@ class MetricRow(_Row, frozen=True, kw_only=True):
 class TrainingRow(_Row, frozen=True, kw_only=True):
     method: str
     initial: str | None
+    relative_to: str | None
     examples: int
     tokens: int
     steps: int
@@ -70,6 +79,12 @@ class AdapterRow(_Row, frozen=True, kw_only=True):
     training: TrainingRow | None
     lineage: LineageRow | None
     topics: tuple[str, ...]
+    tags: tuple[str, ...]
+    modules: tuple[str, ...]
+    architecture: str
+    capabilities: tuple[str, ...]
+    supersedes: str | None
+    pinned: bool
 
 
 class AnnouncementRow(_Row, frozen=True, kw_only=True):
@@ -99,25 +114,69 @@ class DatasetRow(_Row, frozen=True, kw_only=True):
     created_ms: int
 
 
-def adapter_row(
-    manifest: Verified[Manifest],
-    *,
-    trust: str,
-    state: str,
-    reason: str,
-    origin: str,
-    received_ms: int,
-    topics: tuple[str, ...],
-) -> AdapterRow:
+#: The columns of the table `adapter` that come from the manifest and the verdict, in its order.
+ADAPTER_COLUMNS = (
+    "digest", "name", "author", "base", "architecture", "adapter_rank", "modules", "licence", "tags", "size",
+    "created", "supersedes", "words", "loss", "exact_match", "capabilities", "blobs", "shown", "origin", "received",
+)  # fmt: skip
+
+
+def adapter_values(manifest: Verified[Manifest], verdict: Verdict) -> tuple[Any, ...]:
+    """The values of `ADAPTER_COLUMNS`."""
+    record, id = manifest.record, manifest.id
+    first = {metric.metric: metric.value / MICRO for metric in reversed(record.evaluation)}
+    words = " ".join((record.name, *record.tags, record.description, record.base.hint)).lower()[:WORDS_LIMIT]
+    return (
+        id,
+        record.name,
+        manifest.author,
+        text_id(BASE, record.base.fingerprint),
+        record.base.architecture,
+        record.adapter.rank,
+        list(record.adapter.target_modules),
+        record.licence,
+        list(record.tags),
+        record.size,
+        record.created_ms,
+        None if record.supersedes is None else text_id(ADAPTER, record.supersedes),
+        words,
+        first.get("loss"),
+        first.get("exact_match"),
+        list(record.adapter.capabilities),
+        [entry.sha256.hex() for entry in record.files],
+        msgspec.json.encode(_shown(manifest, id)).decode(),
+        verdict.origin,
+        verdict.received,
+    )
+
+
+def edges(manifest: Verified[Manifest]) -> list[tuple[str, str, str, float | None]]:
+    """What an adapter contains: (child, parent, kind, weight of a leaf)."""
+    record, id = manifest.record, manifest.id
+    found: dict[tuple[bytes, str], float | None] = {}
+    if record.lineage:
+        for leaf in record.lineage.leaves:
+            found[leaf.id, LEAF] = (found.get((leaf.id, LEAF)) or 0.0) + leaf.weight_ppm / MICRO
+        if record.lineage.previous:
+            found[record.lineage.previous, PREVIOUS] = None
+    if record.training:
+        for parent, kind in ((record.training.initial, INITIAL), (record.training.relative_to, RELATIVE_TO)):
+            if parent:
+                found[parent, kind] = None
+    return [(id, text_id(ADAPTER, parent), kind, weight) for (parent, kind), weight in found.items()]
+
+
+def _shown(manifest: Verified[Manifest], id: str) -> AdapterRow:
+    """What the manifest tells; what was decided here is left empty and filled in when it is read."""
     record = manifest.record
     return AdapterRow(
-        id=manifest.id,
+        id=id,
         name=record.name,
         author=manifest.author,
-        trust=trust,
-        state=state,
-        reason=reason,
-        origin=origin,
+        trust="",
+        state="",
+        reason="",
+        origin="",
         base=text_id(BASE, record.base.fingerprint),
         base_hint=record.base.hint,
         rank=record.adapter.rank,
@@ -128,12 +187,32 @@ def adapter_row(
         licence=record.licence,
         description=record.description,
         created_ms=record.created_ms,
-        received_ms=received_ms,
+        received_ms=0,
         evaluation=_metrics(record),
         training=_training(record),
         lineage=_lineage(record),
-        topics=topics,
+        topics=(),
+        tags=record.tags,
+        modules=record.adapter.target_modules,
+        architecture=record.base.architecture,
+        capabilities=record.adapter.capabilities,
+        supersedes=None if record.supersedes is None else text_id(ADAPTER, record.supersedes),
+        pinned=False,
     )
+
+
+_shown_decoder = msgspec.json.Decoder(AdapterRow)
+
+
+def adapter_row(shown: str, **decided: Any) -> AdapterRow:
+    """A row as it is shown, from the column `shown` and what was decided here."""
+    return msgspec.structs.replace(_shown_decoder.decode(shown), **decided)
+
+
+def form() -> str:
+    """Changes when rows are made in another way than before, so that they are made again."""
+    schema = msgspec.json.encode(msgspec.json.schema(AdapterRow), order="deterministic")
+    return hashlib.sha256(schema + repr(ADAPTER_COLUMNS).encode()).hexdigest()[:16]
 
 
 def _metrics(record: Manifest) -> tuple[MetricRow, ...]:
@@ -156,6 +235,7 @@ def _training(record: Manifest) -> TrainingRow | None:
     return TrainingRow(
         method=training.method,
         initial=None if training.initial is None else text_id(ADAPTER, training.initial),
+        relative_to=None if training.relative_to is None else text_id(ADAPTER, training.relative_to),
         examples=training.examples,
         tokens=training.tokens,
         steps=training.steps,

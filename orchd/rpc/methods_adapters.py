@@ -82,18 +82,20 @@ async def adapter_publish(node: Node, p: AdapterPublish) -> Published:
 
 def _announce(node: Node, row: AdapterRow, topics: tuple[str, ...]) -> Verified[Announcement]:
     manifest = node.registry.manifest(row.id)
-    record = Announcement(
-        manifest=manifest.digest,
-        topics=topics,
-        size=manifest.record.size,
-        created_ms=node.clock(),
-        base=manifest.record.base.fingerprint,
-        author=node.identity.public_key,
-        seq=node.registry.next_seq(),
-    )
-    signed = sign(record, node.identity)
-    node.registry.record_announcement(signed, node.network.peer_id)
-    return signed
+
+    def make(seq: int) -> Verified[Announcement]:
+        record = Announcement(
+            manifest=manifest.digest,
+            topics=topics,
+            size=manifest.record.size,
+            created_ms=node.clock(),
+            base=manifest.record.base.fingerprint,
+            author=node.identity.public_key,
+            seq=seq,
+        )
+        return sign(record, node.identity)
+
+    return node.registry.announce(make, node.network.peer_id)
 
 
 class AdapterFetch(Params, frozen=True, kw_only=True):

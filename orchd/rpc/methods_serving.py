@@ -9,7 +9,7 @@ from orchd.errors import NotAdmitted, ParamsInvalid, TargetNameRefused
 from orchd.importers.conversation import Message
 from orchd.node import DeploymentRow, DeployNote, Node, in_thread
 from orchd.registry import ADMITTED
-from orchd.registry.local import Deployment
+from orchd.registry.local_rows import Deployment
 from orchd.rpc.connection import Session
 from orchd.rpc.methods_data import read_part
 from orchd.rpc.methods_jobs import JobStarted

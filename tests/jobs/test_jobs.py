@@ -22,6 +22,8 @@ from orchd.jobs.events import EventLog, Subscription
 from orchd.jobs.jobs import Jobs
 from orchd.jobs.states import TRANSITIONS, Job, State, move
 from orchd.registry.index import Index
+from orchd.registry.journal import Journal
+from orchd.registry.local import Local
 from tests.jobs import fake_worker
 from tests.jobs.fake_worker import CountResult, CountSpec
 
@@ -46,6 +48,7 @@ class House:
         self.folder = folder
         self.clock = Ticking()
         self.index = Index(folder / "index.duckdb")
+        self.local = Local(Journal(folder / "journal.log", self.clock()), self.index, self.clock)
         self.prepare: Callable[[Jobs], None] = lambda jobs: None
         self.config = JobsConfig(parallel=1, warm_seconds=0)
 
@@ -53,7 +56,7 @@ class House:
     async def running(self) -> AsyncIterator[tuple[Jobs, EventLog]]:
         events = EventLog(self.folder / "state", self.clock)
         jobs = Jobs(
-            self.index,
+            self.local,
             self.folder / "state",
             self.config,
             events,
@@ -75,6 +78,7 @@ class House:
 def house(tmp_path: Path) -> Any:
     made = House(tmp_path)
     yield made
+    made.local.close()
     made.index.close()
 
 

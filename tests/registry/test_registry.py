@@ -21,7 +21,7 @@ from orchd.errors import (
     OrchdError,
 )
 from orchd.records import Announcement, BaseRef, Verified, sign
-from orchd.registry import ADMITTED, QUARANTINED, AdapterRow, registry
+from orchd.registry import ADMITTED, QUARANTINED, REMOVED, AdapterRow, manifest_files, restore
 from orchd.registry.admission import CONFIG, WEIGHTS
 from orchd.registry.describe import file_entries
 from tests.helpers import ALICE, BOB, Lab, lora_tensors
@@ -168,57 +168,29 @@ def test_what_a_crash_left_half_made_is_cleaned_up(lab: Lab) -> None:
 # ---- removing ------------------------------------------------------------------------------------------------
 
 
-def test_removed_means_nothing_is_left(lab: Lab) -> None:
+def test_what_is_removed_is_found_no_more_and_can_be_had_back(lab: Lab) -> None:
     id = _admit(lab)
-    lab.registry.adapter_folder(id)
     lab.registry.remove(id)
-    assert lab.traces() == []
+    for text in (id[:12], "north"):
+        with pytest.raises(AdapterUnknown):
+            lab.registry.adapter(text)
+    assert lab.registry.adapters() == []
+    assert [row.id for row in lab.registry.adapters(state=REMOVED)] == [id]
     _reopen(lab)
     assert lab.registry.adapters() == []
+    assert lab.registry.undo().keys == (id,)
+    assert lab.registry.adapter("north").state == ADMITTED
     with pytest.raises(AdapterUnknown):
-        lab.registry.remove(id)
+        lab.registry.remove("adp_" + "a" * 52)
 
 
-def test_what_another_adapter_shares_stays(lab: Lab) -> None:
-    one, two = _admit(lab, "one", 0), _admit(lab, "two", 1)  # the same adapter_config.json
-    lab.registry.remove(one)
-    assert all(path.exists() for path in lab.registry.files(two).values())
-    assert len(lab.traces()) == 3  # two blobs, one manifest
-
-
-def test_nothing_is_removed_from_under_an_adapter_that_is_just_coming_in(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one = _admit(lab, "one", 0)
-    ended_or_waits, lock, put_file = threading.Event(), threading.Lock(), lab.registry.blobs.put_file
-
-    class Watched:
-        def __enter__(self) -> None:
-            if lock.locked():
-                ended_or_waits.set()
-            lock.acquire()
-
-        def __exit__(self, *_: object) -> None:
-            lock.release()
-
-    def remove() -> None:
-        lab.registry.remove(one)
-        ended_or_waits.set()
-
-    removing = threading.Thread(target=remove)
-
-    def put(source: Path, expected: bytes | None = None) -> bytes:
-        removing.start()  # the shared config was seen a moment ago and is not put again
-        ended_or_waits.wait()
-        return put_file(source, expected)
-
-    monkeypatch.setattr(lab.registry, "_keeping", Watched())
-
-    monkeypatch.setattr(lab.registry.blobs, "put_file", put)
-    two = _admit(lab, "two", 1)
-    removing.join()
-    assert all(path.exists() for path in lab.registry.files(two).values())
-    assert not lab.registry.has_adapter(one)
+def test_what_is_removed_and_comes_again_is_here_again(lab: Lab) -> None:
+    id = _admit(lab)
+    lab.registry.remove(id)
+    folder = lab.root / "made" / "north"
+    again = lab.admit(folder, lab.claim(folder, name="north"))
+    assert (again.id, again.new, again.verdict) == (id, True, ADMITTED)
+    assert lab.registry.adapter("north").id == id
 
 
 # ---- when writing fails --------------------------------------------------------------------------------------
@@ -238,7 +210,7 @@ def test_a_full_disk_leaves_nothing_behind(lab: Lab, monkeypatch: pytest.MonkeyP
         return put_file(source, expected)
 
     if step == "manifest":
-        monkeypatch.setattr(registry, "write_durably", full)
+        monkeypatch.setattr(manifest_files, "write_durably", full)
     else:
         monkeypatch.setattr(lab.registry.blobs, "put_file", put)
     with pytest.raises(DiskFull):
@@ -269,19 +241,23 @@ def test_two_at_once_with_the_same_adapter(lab: Lab) -> None:
 CRASH = """
 import os, sys
 from pathlib import Path
-from orchd.registry import registry
+from orchd.registry import manifest_files, registry
 from tests.helpers import Lab
 lab = Lab(Path(sys.argv[1]))
 def die(*_, **__): os._exit(9)
 if sys.argv[2] == "blob": registry.BlobStore.put_file = die
-if sys.argv[2] == "manifest": registry.write_durably = die
-if sys.argv[2] == "row": registry.Registry._insert = die
+if sys.argv[2] == "manifest": manifest_files.write_durably = die
+if sys.argv[2] == "verdict": registry.Registry._insert = die
+if sys.argv[2] == "row": registry.insert_adapter = die
+if sys.argv[2] == "standing": registry.Registry.restand = die
 if sys.argv[2] == "told": registry.Registry._admission = die
 lab.admit(lab.folder())
 """
 
 
-@pytest.mark.parametrize(("step", "there"), [("blob", 0), ("manifest", 0), ("row", 1), ("told", 1)])
+@pytest.mark.parametrize(
+    ("step", "there"), [("blob", 0), ("manifest", 0), ("verdict", 1), ("row", 1), ("standing", 1), ("told", 1)]
+)
 def test_a_crash_leaves_an_adapter_whole_or_absent(tmp_path: Path, step: str, there: int) -> None:
     ended = subprocess.run([sys.executable, "-c", CRASH, str(tmp_path), step], check=False, cwd=ROOT)
     assert ended.returncode == 9
@@ -339,7 +315,7 @@ def test_a_flipped_bit_anywhere_in_the_index_loses_no_adapter(lab: Lab) -> None:
     lab.registry.close()
     path, rebuilt = lab.root / "data" / "registry.db", 0
     healthy = path.read_bytes()
-    for position in range(50, len(healthy), len(healthy) // 12):
+    for position in range(50, len(healthy), len(healthy) // 24):
         data = bytearray(healthy)
         data[position] ^= 0x40
         path.write_bytes(data)
@@ -394,36 +370,60 @@ def test_a_quarantined_adapter_stays_apart_in_a_new_index(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
-@pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
-def test_a_rotten_adapter_is_not_put_back(lab: Lab, name: str, damage: str) -> None:
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_an_adapter_whose_file_was_lost_is_put_back_into_quarantine(lab: Lab, name: str, damage: str) -> None:
     bad, good = _admit(lab, "bad", 0), _admit(lab, "good", 1)
-    blob = lab.registry.files(bad)[WEIGHTS]
-    if name == CONFIG:  # shared: both lose it
-        blob, good = lab.registry.files(bad)[CONFIG], ""
+    blob = lab.registry.files(bad)[name]
     lab.registry.close()
     (lab.root / "data" / "registry.db").unlink()
     data = blob.read_bytes()
     blob.unlink()
-    if damage != "gone":
-        blob.write_bytes(data[:-1] + (bytes([data[-1] ^ 1]) if damage == "flip" else b""))
+    if damage == "cut":
+        blob.write_bytes(data[:-1])
     lab.open()
-    assert [row.id for row in lab.registry.adapters()] == [good][: bool(good)]
-    assert list((lab.root / "data" / "manifests").glob(".damaged-*"))
+    row = lab.registry.adapter(bad)
+    assert row.state == QUARANTINED
+    assert "a file of it is" in row.reason
+    assert lab.registry.adapter(good).state == (QUARANTINED if name == CONFIG else ADMITTED)  # both have that config
+
+
+@pytest.mark.parametrize("damage", ["flip", "gone"])
+def test_what_no_verdict_was_given_on_is_judged_in_full(lab: Lab, damage: str) -> None:
+    bad, good = _admit(lab, "bad", 0), _admit(lab, "good", 1)
+    blob = lab.registry.files(bad)[WEIGHTS]
+    lab.registry.close()
+    (lab.root / "data" / "registry.db").unlink()
+    (lab.root / "data" / "journal.log").unlink()
+    data = blob.read_bytes()
+    blob.unlink()
+    if damage == "flip":
+        blob.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    lab.open()
+    assert [row.id for row in lab.registry.adapters()] == [good]
+    assert list((lab.root / "data" / "manifests").glob("*/.damaged-*"))
+    assert any("damaged" in notice for notice in lab.registry.notices)
 
 
 def test_a_damaged_manifest_and_other_files_are_no_hindrance(lab: Lab) -> None:
     id = _admit(lab)
-    manifests = lab.root / "data" / "manifests"
+    manifests, envelope = lab.root / "data" / "manifests", lab.registry.manifest(id).envelope
     (manifests / ("ab" * 32)).write_bytes(b"no manifest")
-    (manifests / ("cd" * 32)).write_bytes((manifests / lab.registry.manifest(id).digest.hex()).read_bytes())
+    (manifests / ("cd" * 32)).write_bytes(envelope)
     (manifests / "notes.txt").write_text("mine")
     (manifests / ".DS_Store").write_bytes(b"")
     _reopen(lab)
     assert [row.id for row in lab.registry.adapters()] == [id]
-    assert sorted(path.name[:14] for path in manifests.glob(".damaged-*")) == [".damaged-ababa", ".damaged-cdcdc"]
-    assert (manifests / "notes.txt").exists()
-    _reopen(lab)
-    assert [row.id for row in lab.registry.adapters()] == [id]
+    assert sorted(path.name[:14] for path in manifests.glob("*/.damaged-*")) == [".damaged-ababa", ".damaged-cdcdc"]
+
+
+def test_manifests_of_an_older_orchd_are_found_where_they_lay(lab: Lab) -> None:
+    id = _admit(lab)
+    path = lab.registry.manifests.path(lab.registry.manifest(id).digest)
+    lab.registry.close()
+    path.rename(path.parent.parent / path.name)
+    lab.open()
+    assert lab.registry.manifest(id).id == id
+    assert path.exists()
 
 
 def test_a_busy_or_newer_index_is_never_set_aside(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -435,7 +435,7 @@ def test_a_busy_or_newer_index_is_never_set_aside(lab: Lab, monkeypatch: pytest.
             raise e("block lock newer")
 
         with monkeypatch.context() as patch:
-            patch.setattr(registry, "Index", refuse)
+            patch.setattr(restore, "Index", refuse)
             with pytest.raises(error):
                 lab.open()
     lab.open()

@@ -9,7 +9,8 @@ import pytest
 
 from orchd.errors import AmbiguousId, DatasetUnknown, DeploymentUnknown
 from orchd.registry import DatasetRow
-from orchd.registry.local import Datasets, Deployment, Deployments, Run, Topics
+from orchd.registry.local_rows import Deployment, Run
+from orchd.registry.own import Datasets, Deployments, Topics
 from tests.helpers import NOW_MS, Lab
 
 ROW = DatasetRow(
@@ -31,7 +32,7 @@ def _row(letter: str, **changes: object) -> DatasetRow:
 
 @pytest.fixture
 def datasets(lab: Lab) -> Datasets:
-    return Datasets(lab.registry.index, lab.root / "datasets")
+    return Datasets(lab.registry.local, lab.root / "datasets")
 
 
 def _imported(lab: Lab, text: str = "hello") -> Path:
@@ -84,11 +85,11 @@ def test_which_adapters_a_data_set_went_into(lab: Lab, datasets: Datasets) -> No
 
 
 def test_joined_topics_stay_joined_over_a_restart(lab: Lab) -> None:
-    topics = Topics(lab.registry.index, lambda: NOW_MS)
+    topics = Topics(lab.registry.local, lambda: NOW_MS)
     for name in ("b", "a", "b"):
         topics.add(name)
     lab.registry.close()
-    topics = Topics(lab.open().index, lambda: NOW_MS)
+    topics = Topics(lab.open().local, lambda: NOW_MS)
     assert topics.list() == ["a", "b"]
     topics.remove("a")
     topics.remove("nothing")
@@ -96,7 +97,7 @@ def test_joined_topics_stay_joined_over_a_restart(lab: Lab) -> None:
 
 
 def test_a_deployment_replaces_the_one_of_its_name(lab: Lab) -> None:
-    deployments = Deployments(lab.registry.index)
+    deployments = Deployments(lab.registry.local)
     first = Deployment(
         name="words",
         adapter=None,

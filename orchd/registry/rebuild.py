@@ -1,0 +1,204 @@
+"""Makes the index's rows from what is on disk: manifests, blobs, the journal.
+
+A manifest whose adapter has a verdict in the journal came through the door once: its signature is verified, its files
+are looked for, and its rows are made. One without (a crash came before the verdict) is judged in full, like any at the
+door.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from orchd.errors import BlobUnknown, OrchdError, Refused
+from orchd.records import Announcement, FileEntry, Manifest, Verified, parse_id, text_id, verify
+from orchd.records.ids import ADAPTER
+from orchd.registry.blobs import BlobStore
+from orchd.registry.index import Cursor, Index
+from orchd.registry.local import delete, put
+from orchd.registry.local_rows import OwnAnnouncement, Rot, Trash, Verdict
+from orchd.registry.restand import DAMAGED, MISSING
+from orchd.registry.rows import ADAPTER_COLUMNS, adapter_values, edges, form
+from orchd.registry.standing import QUARANTINED
+
+if TYPE_CHECKING:
+    from orchd.registry.registry import Registry
+
+LOG = logging.getLogger(__name__)
+BATCH = 1_000  # adapters that become one transaction
+NOT_WEIGHED = "not weighed yet"  # the reason until the standing was computed
+
+
+class Rebuilt(msgspec.Struct, frozen=True, kw_only=True):
+    """How many adapters were put into the index, and how many came out of it because their manifest is gone."""
+
+    put_back: int
+    taken_out: int
+
+
+def insert_adapter(cursor: Cursor, manifest: Verified[Manifest], verdict: Verdict) -> None:
+    """The rows of one adapter, in quarantine until its standing was computed."""
+    marks = ", ".join("?" * (len(ADAPTER_COLUMNS) + 4))
+    values = (*adapter_values(manifest, verdict), QUARANTINED, NOT_WEIGHED, False, verdict.received)
+    cursor.execute(f"INSERT OR REPLACE INTO adapter VALUES ({marks})", list(values))
+    for edge in edges(manifest):
+        cursor.execute("INSERT OR REPLACE INTO edge VALUES (?, ?, ?, ?)", list(edge))
+
+
+def reconcile(registry: Registry, *, everything: bool = False) -> Rebuilt:
+    """Compare index and disk, and put back what the index lacks; `everything`: make all rows again."""
+    index = registry.index
+    everything = everything or index.read("SELECT form FROM built") != [(form(),)]
+    known = {parse_id(row[0], ADAPTER) for row in index.stream("SELECT digest FROM adapter")}
+    missing, gone = list[bytes](), set(known)
+    for digest in registry.manifests.digests():
+        gone.discard(digest)
+        if everything or digest not in known:
+            missing.append(digest)
+    put_back = 0
+    for batch in _batches(missing):
+        put_back += _put_back(registry, batch)
+    _take_out(registry, gone)
+    _put_back_announcements(registry)
+    refresh_pins(index)
+    registry.restand(tell=False)
+    if everything:
+        index.execute("INSERT OR REPLACE INTO built VALUES (1, ?)", (form(),))
+    return Rebuilt(put_back=put_back, taken_out=len(gone))
+
+
+def _batches(items: Iterable[bytes]) -> Iterator[list[bytes]]:
+    waiting = iter(items)
+    while batch := list(islice(waiting, BATCH)):
+        yield batch
+
+
+def _put_back(registry: Registry, digests: Sequence[bytes]) -> int:
+    """One batch; how many of it were whole."""
+    ids = [text_id(ADAPTER, digest) for digest in digests]
+    verdicts = {row.adapter: row for row in registry.local.where(Verdict, "adapter IN (SELECT unnest(?))", (ids,))}
+    whole = list[tuple[Verified[Manifest], Verdict]]()
+    for digest, id in zip(digests, ids, strict=True):
+        manifest = _read(registry, digest)
+        if manifest is None:
+            continue
+        verdict = verdicts.get(id) or _judge(registry, manifest)
+        if verdict is not None:
+            whole.append((manifest, verdict))
+    _note_lost_files(registry, [manifest for manifest, _ in whole])
+    registry.index.write(lambda cursor: _append(cursor, whole))
+    return len(whole)
+
+
+def _read(registry: Registry, digest: bytes) -> Verified[Manifest] | None:
+    try:
+        return registry.manifests.read(digest)
+    except OrchdError as error:
+        aside = registry.manifests.set_aside(digest)
+        registry.notices.append(f"a manifest is damaged and was set aside as {aside}: {error.message}")
+    except OSError as error:
+        registry.notices.append(f"the manifest {digest.hex()} can't be read: {error}")
+    return None
+
+
+def _judge(registry: Registry, manifest: Verified[Manifest]) -> Verdict | None:
+    """The verdict on an adapter that has none, kept in the journal; None when it does not pass the door."""
+    files = {entry.path: registry.blobs.path(entry.sha256) for entry in manifest.record.files}
+    # It was let in once: a clock that stands too early now is no reason to throw it out.
+    now = max(registry.clock(), manifest.record.created_ms)
+    try:
+        reasons = registry.judge(manifest, files, (), now)
+    except (Refused, FileNotFoundError) as error:
+        aside = registry.manifests.set_aside(manifest.digest)
+        registry.notices.append(f"an adapter is damaged; its manifest was set aside as {aside}: {error}")
+        return None
+    except OSError as error:
+        registry.notices.append(f"the adapter {manifest.id} can't be read: {error}")
+        return None
+    verdict = Verdict(
+        adapter=manifest.id, reasons=tuple(reasons), origin=_origin(registry, manifest), received=registry.clock()
+    )
+    registry.local.act("adapter.admit", put(verdict))
+    return verdict
+
+
+def _origin(registry: Registry, manifest: Verified[Manifest]) -> str:
+    if manifest.author != registry.author:
+        return "fetched"
+    return "averaged" if manifest.record.lineage else "trained"
+
+
+def _note_lost_files(registry: Registry, manifests: Sequence[Verified[Manifest]]) -> None:
+    """Blobs that are not there, or not whole, are written down as rot: it keeps the adapter in quarantine."""
+    lost, now = dict[str, Rot](), registry.clock()
+    for manifest in manifests:
+        for entry in manifest.record.files:
+            if what := _what_is_wrong(registry.blobs, entry):
+                lost[entry.sha256.hex()] = Rot(blob=entry.sha256.hex(), what=what, since=now)
+    if lost:
+        registry.local.act("blob.rot", *map(put, lost.values()))
+
+
+def _what_is_wrong(blobs: BlobStore, entry: FileEntry) -> str:
+    try:
+        return "" if blobs.size(entry.sha256) == entry.size else DAMAGED
+    except BlobUnknown:
+        return MISSING
+
+
+def _append(cursor: Cursor, whole: Sequence[tuple[Verified[Manifest], Verdict]]) -> None:
+    ids = [manifest.id for manifest, _ in whole]
+    before: dict[str, tuple[Any, ...]] = {
+        row[0]: row[1:]
+        for row in cursor.execute(
+            "SELECT digest, state, reason, pinned, used FROM adapter WHERE digest IN (SELECT unnest(?))", [ids]
+        ).fetchall()
+    }
+    rows = [
+        (
+            *adapter_values(manifest, verdict),
+            *before.get(id, (QUARANTINED, NOT_WEIGHED, False, verdict.received)),
+        )
+        for id, (manifest, verdict) in zip(ids, whole, strict=True)
+    ]
+    Index.append(cursor, "adapter", rows)
+    cursor.execute("DELETE FROM edge WHERE child IN (SELECT unnest(?))", [ids])
+    if found := [edge for manifest, _ in whole for edge in edges(manifest)]:
+        Index.append(cursor, "edge", found)
+
+
+def _take_out(registry: Registry, gone: Iterable[bytes]) -> None:
+    """Rows whose manifest is not on the disk: what was thrown out for good, or lost."""
+    for digest in gone:
+        id = text_id(ADAPTER, digest)
+        if registry.local.get(Trash, id) is None:
+            registry.notices.append(f"the manifest of the adapter {id} is gone from the disk; fetch it again")
+            registry.index.write(lambda cursor, id=id: delete_rows(cursor, id))  # type: ignore[misc]
+        else:
+            forget(registry, id)
+
+
+def forget(registry: Registry, id: str) -> None:
+    """Every decision about an adapter, and its rows, after its manifest was deleted."""
+    changes = [delete(row, id) for row in (Verdict, Trash)]
+    registry.local.act("adapter.purge", *changes, then=lambda cursor: delete_rows(cursor, id))
+
+
+def delete_rows(cursor: Cursor, id: str) -> None:
+    cursor.execute("DELETE FROM adapter WHERE digest = ?", [id])
+    cursor.execute("DELETE FROM edge WHERE child = ?", [id])
+
+
+def _put_back_announcements(registry: Registry) -> None:
+    """This node's own: the network tells the others again."""
+    lost = registry.local.where(OwnAnnouncement, "digest NOT IN (SELECT digest FROM announcement)")
+    for own in lost:
+        registry.record_announcement(verify(own.envelope, Announcement), "")
+
+
+def refresh_pins(index: Index) -> None:
+    index.execute("UPDATE adapter SET pinned = NOT pinned WHERE pinned <> (digest IN (SELECT adapter FROM pin))")
