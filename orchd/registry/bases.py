@@ -4,14 +4,15 @@ The fingerprint is a digest over parsed values: architecture fields, tensor name
 tensor's numbers, the tokenizer and the chat template. Saved again with other sharding, key order, or the defaults that
 another version of transformers writes out or leaves out, it is the same. Outside the sample a changed weight is not
 seen; that is said where the fingerprint is shown. Special tokens that a post-processor adds are not in it: orchd adds
-none, the template does.
+none, the template does. docs/SPEC-base.md has all of it; `gguf_base` does the same for a GGUF file.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,17 @@ ARCHITECTURE_FIELDS = (
     "attention_bias", "mlp_bias", "sliding_window", "max_position_embeddings",
 )  # fmt: skip
 SAMPLE = 64  # numbers a tensor, evenly spread
+FOLDER, GGUF = "folder", "gguf"
 HEADER_LIMIT = 32 << 20  # bytes of a base's safetensors header
 
 
 @dataclass(frozen=True)
 class Base:
-    """A base on this machine. `shapes` maps a weight's name to its shape; `size` is in bytes."""
+    """A base on this machine. `shapes` maps a weight's name to its shape; `size` is in bytes.
+
+    `form` is folder (Hugging Face) or gguf. `parts` are digests of what the fingerprint is made of, by name, so that a
+    difference can be named; `sampled` numbers of all weights are looked at.
+    """
 
     name: str
     digest: bytes
@@ -43,6 +49,9 @@ class Base:
     size: int
     licence: str
     shapes: dict[str, tuple[int, ...]]
+    form: str = FOLDER
+    parts: Mapping[str, str] = field(default_factory=dict)
+    sampled: int = 0
 
     @property
     def fingerprint(self) -> str:
@@ -53,8 +62,6 @@ def load(name: str, folder: Path) -> Base:
     """The base in a Hugging Face folder with safetensors weights. Raises `BaseUnknown` or `TensorsRefused`."""
     config = _json(folder / "config.json")
     shards = _shards(folder)
-    digest = hashlib.sha256(b"orchd base fingerprint 1\n")
-    digest.update(_canonical(_architecture(config)))
     shapes: dict[str, tuple[int, ...]] = {}
     samples: dict[str, bytes] = {}
     for shard in shards:
@@ -65,10 +72,13 @@ def load(name: str, folder: Path) -> Base:
                     raise TensorsRefused(f"{folder}: two files hold the tensor {tensor.name[:80]!r}")
                 shapes[tensor.name] = tensor.shape
                 samples[tensor.name] = _sample(view, tensor)
-    for tensor_name in sorted(shapes):
-        digest.update(_canonical([tensor_name, *shapes[tensor_name]]))
+    fields, tokenizer = canonical(_architecture(config)), _tokenizer(folder)
+    names = {name: canonical([name, *shapes[name]]) for name in sorted(shapes)}
+    digest = hashlib.sha256(b"orchd base fingerprint 1\n" + fields)
+    for tensor_name, shaped in names.items():
+        digest.update(shaped)
         digest.update(samples[tensor_name])
-    digest.update(_canonical(_tokenizer(folder)))
+    digest.update(canonical(tokenizer))
     architectures = config.get("architectures")
     return Base(
         name=name,
@@ -79,7 +89,20 @@ def load(name: str, folder: Path) -> Base:
         size=sum(shard.stat().st_size for shard in shards),
         licence=_licence(folder),
         shapes=shapes,
+        parts=part_digests(
+            architecture=fields,
+            tensors=b"".join(names.values()),
+            weights=b"".join(samples[name] for name in names),
+            tokenizer=canonical(tokenizer[:-1]),
+            template=canonical(tokenizer[-1]),
+        ),
+        sampled=sum(map(len, samples.values())) // 4,
     )
+
+
+def part_digests(**parts: bytes) -> dict[str, str]:
+    """SHA-256 of each part, in hexadecimal."""
+    return {name: hashlib.sha256(data).hexdigest() for name, data in parts.items()}
 
 
 def _shards(folder: Path) -> list[Path]:
@@ -157,7 +180,8 @@ def _model(tree: dict[str, Any]) -> Any:
     return _plain(model | {"merges": merges})
 
 
-def _canonical(value: Any) -> bytes:
+def canonical(value: Any) -> bytes:
+    """One sequence of bytes for a JSON value: keys sorted, no spaces."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
 
 
