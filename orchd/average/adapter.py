@@ -8,7 +8,6 @@ What can't be averaged as a product Σ wᵢ sᵢ Bᵢ Aᵢ (DoRA, trained biases
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -63,7 +62,7 @@ class Adapter:
     """
 
     def __init__(self, folder: Path) -> None:
-        config = peft_config.read(folder / CONFIG_NAME)
+        config = peft_config.read_plain(folder / CONFIG_NAME)
         path = folder / WEIGHTS_NAME
         self._tensors = weights.read_header(path)
         self.modules = _modules(self._tensors, config)
@@ -185,7 +184,7 @@ def _module(
         raise TensorsRefused(
             f"module {name[:120]} has factors of rank {rank} and {again}, its settings say {config.rank_of(name)}"
         )
-    scale = config.alpha_of(name) / (math.sqrt(rank) if config.rslora else rank)
+    scale = config.scale_of(name)
     return Module(name, rank, rows, columns, scale, embedding)
 
 

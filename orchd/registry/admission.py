@@ -1,50 +1,109 @@
 """The one door: what every adapter passes before it is in the registry, whoever made it.
 
-Each check is a named function over one `Candidate` and raises a numbered refusal. They run in the order of `CHECKS`,
-cheap and decisive ones first. Further checks come as arguments (averaging brings one). A refused adapter leaves
-nothing behind; a quarantined one stays, with the reason, and is not used.
+Each check is a named function over one `Candidate` that raises a numbered refusal or gives a reason for quarantine.
+They run in the order of `CHECKS`, cheap and decisive ones first; further checks come as arguments (averaging brings
+one). `RECORD_CHECKS` need the signed record alone, so they run before a byte is stored; `CONTENT_CHECKS` look at the
+files, as they lie in the blob store. A refused adapter leaves nothing behind; a quarantined one stays, with the reason,
+and is not used.
+
+The whole files were hashed while they were stored; the chunks are hashed here (`figures`). So every byte is hashed
+once on the way in and once where it lies, and what is passed on to peers in chunks is what was signed.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from orchd.errors import (
-    AdapterConfigRefused,
+    AdapterRevoked,
+    AuthorBlocked,
     ClaimRefused,
     DigestMismatch,
     FileListRefused,
     FromTheFuture,
+    SizeRefused,
     TensorsRefused,
 )
-from orchd.records import FileEntry, Manifest, Verified
-from orchd.registry import peft_config, weights
+from orchd.records import Manifest, Verified, text_id
+from orchd.records.ids import BASE
+from orchd.registry import bounds, figures, parts, peft_config, weights
 from orchd.registry.bases import Base
+from orchd.registry.local_rows import Bound
+from orchd.registry.peft_config import PeftConfig
 
 CLOCK_WINDOW_MS = 10 * 60 * 1000  # a manifest may be this far in the future
 CONFIG, WEIGHTS, README = "adapter_config.json", "adapter_model.safetensors", "README.md"
 SIZE_LIMITS = {CONFIG: peft_config.SIZE_LIMIT, WEIGHTS: 4 << 30, README: 1 << 20}  # bytes
-TENSOR_NAME = re.compile(r"\Abase_model\.model\.(?P<module>[A-Za-z0-9_.]{1,200})\.lora_(?P<half>[AB])\.weight\Z")
 FORMAT = "peft-lora"
 
 
 @dataclass(frozen=True)
+class Known:
+    """What this node has decided and heard: why the author is blocked and the adapter revoked (texts, empty for
+    neither), and the norms seen for the base by `bounds.key`.
+    """
+
+    blocked: str = ""
+    revoked: str = ""
+    bounds: Mapping[str, Bound] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Candidate:
-    """An adapter at the door: verified manifest, files by name, the base when it is known here, the time."""
+    """An adapter at the door: verified manifest, files by name, the base when it is known here, the time.
+
+    What is read off the files is read once, when the first check asks.
+    """
 
     manifest: Verified[Manifest]
     files: Mapping[str, Path]
     base: Base | None
     now_ms: int
+    known: Known = Known()
+
+    @cached_property
+    def figures(self) -> figures.Figures:
+        entries = {self.files[entry.path]: entry for entry in self.manifest.record.files}
+        return figures.look(entries, self.files[WEIGHTS])
+
+    @cached_property
+    def tensors(self) -> dict[str, weights.Tensor]:
+        return weights.read_header(self.files[WEIGHTS])
+
+    @cached_property
+    def config(self) -> PeftConfig:
+        return peft_config.read(self.files[CONFIG])
+
+    @property
+    def norms(self) -> dict[str, float]:
+        """‖s·B A‖ (Frobenius) by module, with the scale that the settings give it."""
+        return {module: self.config.scale_of(module) * norm for module, norm in self.figures.products.items()}
 
 
 Check = Callable[[Candidate], str | None]
 """Raises a refusal, or returns the reason for quarantine, or None."""
+
+
+def judge(candidate: Candidate, checks: Sequence[Check]) -> list[str]:
+    """The reasons for quarantine, none for an adapter to admit. Raises the first refusal."""
+    return [reason for check in checks if (reason := check(candidate))]
+
+
+# ---- the record --------------------------------------------------------------------------------------------------
+
+
+def check_author(candidate: Candidate) -> None:
+    if candidate.known.blocked:
+        raise AuthorBlocked(f"{candidate.manifest.author} is blocked here: {candidate.known.blocked}")
+
+
+def check_revocation(candidate: Candidate) -> None:
+    if candidate.known.revoked:
+        raise AdapterRevoked(f"{candidate.manifest.id} is revoked: {candidate.known.revoked}")
 
 
 def check_clock(candidate: Candidate) -> None:
@@ -53,128 +112,109 @@ def check_clock(candidate: Candidate) -> None:
         raise FromTheFuture(f"the manifest is dated {ahead / 60_000:.0f} minutes in the future")
 
 
+def check_sizes(candidate: Candidate) -> None:
+    """Before anything is read: how large the files are, and chunk lists that fit."""
+    _check_sizes(candidate.manifest.record)
+
+
 def check_file_list(candidate: Candidate) -> None:
-    """Before anything is read: which files, how large, and a chunk list that fits."""
-    check_promised_files(candidate.manifest.record)
+    _check_names(candidate.manifest.record)
     promised = {entry.path for entry in candidate.manifest.record.files}
     if promised != candidate.files.keys():
         raise FileListRefused(f"the manifest lists {sorted(promised)}, {sorted(candidate.files)} came")
 
 
 def check_promised_files(manifest: Manifest) -> None:
-    """The part of `check_file_list` that needs no files: also run before the first byte is fetched."""
+    """The part of the record's checks that needs no more than it: also run before the first byte is fetched."""
+    _check_sizes(manifest)
+    _check_names(manifest)
+
+
+def _check_sizes(manifest: Manifest) -> None:
+    for entry in manifest.files:
+        limit = SIZE_LIMITS.get(entry.path)
+        if limit is not None and entry.size > limit:
+            raise SizeRefused(f"{entry.path} is {entry.size} bytes; at most {limit} are taken")
+        if len(entry.chunks) != math.ceil(entry.size / entry.chunk_size):
+            raise SizeRefused(f"{entry.path[:80]}: {len(entry.chunks)} chunks do not make {entry.size} bytes")
+
+
+def _check_names(manifest: Manifest) -> None:
     names = [entry.path for entry in manifest.files]
     if len(set(names)) != len(names) or not {CONFIG, WEIGHTS} <= set(names) <= SIZE_LIMITS.keys():
         raise FileListRefused(f"the manifest lists the files {str(names)[:200]}")
-    for entry in manifest.files:
-        if entry.size > SIZE_LIMITS[entry.path]:
-            raise FileListRefused(f"{entry.path} is {entry.size} bytes; at most {SIZE_LIMITS[entry.path]} are taken")
-        if len(entry.chunks) != math.ceil(entry.size / entry.chunk_size):
-            raise FileListRefused(f"{entry.path}: {len(entry.chunks)} chunks do not make {entry.size} bytes")
+
+
+# ---- the content -------------------------------------------------------------------------------------------------
 
 
 def check_digests(candidate: Candidate) -> None:
-    for entry in candidate.manifest.record.files:
-        _check_file(entry, candidate.files[entry.path])
+    if candidate.figures.damage:
+        raise DigestMismatch(candidate.figures.damage)
 
 
-def _check_file(entry: FileEntry, path: Path) -> None:
-    whole, left = hashlib.sha256(), entry.size
-    with path.open("rb") as file:
-        for number, wanted in enumerate(entry.chunks):
-            chunk = file.read(min(entry.chunk_size, left))
-            left -= len(chunk)
-            whole.update(chunk)
-            if hashlib.sha256(chunk).digest() != wanted:
-                raise DigestMismatch(f"{entry.path}: chunk {number} is not the one that was signed")
-        if left or file.read(1):
-            raise DigestMismatch(f"{entry.path} is not {entry.size} bytes long")
-    if whole.digest() != entry.sha256:
-        raise DigestMismatch(f"{entry.path}: the digest is not the one that was signed")
+def check_header(candidate: Candidate) -> None:
+    """The weights file is safetensors: header, offsets, dtypes."""
+    assert candidate.tensors
 
 
-def check_weights(candidate: Candidate) -> None:
-    """Header, names, pairs, ranks, shapes, finite numbers, and what the manifest claims about them."""
-    config = peft_config.read(candidate.files[CONFIG])
-    path = candidate.files[WEIGHTS]
-    tensors = weights.read_header(path)
-    modules = _pairs(tensors)
-    _check_settings_apply(config, modules)
-    for module, (a, b) in modules.items():
-        _check_pair(module, a, b, config.rank_of(module), candidate.base)
-    with weights.mapped(path) as view:
-        for tensor in tensors.values():
-            if weights.find_not_finite(view, tensor):
-                raise TensorsRefused(f"tensor {tensor.name} holds NaN or infinity")
-    _check_claims(candidate.manifest.record, config, tensors)
+def check_config(candidate: Candidate) -> None:
+    """The settings are known ones, and none names code or a path."""
+    assert candidate.config
 
 
-def _pairs(tensors: Mapping[str, weights.Tensor]) -> dict[str, tuple[weights.Tensor, weights.Tensor]]:
-    halves: dict[str, dict[str, weights.Tensor]] = {}
-    for tensor in tensors.values():
-        match = TENSOR_NAME.match(tensor.name)
-        if match is None:
-            raise TensorsRefused(f"tensor {tensor.name[:120]!r} is no part of a plain LoRA")
-        halves.setdefault(match["module"], {})[match["half"]] = tensor
-    for module, pair in halves.items():
-        if pair.keys() != {"A", "B"}:
-            raise TensorsRefused(f"module {module} has only its lora_{next(iter(pair))}")
-    return {module: (pair["A"], pair["B"]) for module, pair in halves.items()}
+def check_tensors(candidate: Candidate) -> None:
+    """Names, pairs, ranks and shapes are what the settings say, and what the base has."""
+    config = candidate.config
+    found = parts.sort(candidate.tensors, config)
+    parts.check_settings(found, config)
+    parts.check_shapes(found, config, None if candidate.base is None else candidate.base.shapes)
 
 
-def _check_settings_apply(config: peft_config.PeftConfig, modules: Mapping[str, object]) -> None:
-    """Each module is a target, and each pattern is for a module.
-
-    PEFT reads a pattern's key as a regular expression. One that names no module by its letters might still fit some
-    there, and would give them another scale than it gives here.
-    """
-    targets, named = frozenset(config.target_modules), set[str]()
-    for module in modules:
-        names = peft_config.suffixes(module)
-        if targets.isdisjoint(names):
-            raise TensorsRefused(f"module {module} is not among the target modules")
-        named.update(names)
-    if strange := sorted((config.rank_pattern.keys() | config.alpha_pattern.keys()) - named):
-        raise AdapterConfigRefused(
-            f"rank_pattern or alpha_pattern names {strange[0]!r}, which is no module of the file"
-        )
+def check_finite(candidate: Candidate) -> None:
+    if candidate.figures.not_finite:
+        raise TensorsRefused(f"tensor {candidate.figures.not_finite} holds NaN or infinity")
 
 
-def _check_pair(module: str, a: weights.Tensor, b: weights.Tensor, rank: int, base: Base | None) -> None:
-    if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != rank or b.shape[1] != rank:
-        raise TensorsRefused(f"module {module}: A {list(a.shape)} and B {list(b.shape)} do not have rank {rank}")
-    if base is None:
-        return
-    shape = base.shapes.get(f"{module}.weight")
-    if shape != (b.shape[0], a.shape[1]):
-        wanted = f"is {list(shape)}" if shape else "has no such module"
-        raise TensorsRefused(f"module {module}: the adapter is for [{b.shape[0]}, {a.shape[1]}], the base {wanted}")
+def check_norms(candidate: Candidate) -> str | None:
+    """Quarantines what is far stronger than the adapters seen for this base."""
+    base = text_id(BASE, candidate.manifest.record.base.fingerprint)
+    return bounds.outside(candidate.known.bounds, base, candidate.norms) or None
 
 
-def _check_claims(
-    manifest: Manifest,
-    config: peft_config.PeftConfig,
-    tensors: Mapping[str, weights.Tensor],
-) -> None:
-    claim = manifest.adapter
+def check_claims(candidate: Candidate) -> None:
+    """What the manifest says about the adapter is what its files show."""
+    claim, config, tensors = candidate.manifest.record.adapter, candidate.config, candidate.tensors.values()
     shown = {
         "format": (claim.format, FORMAT),
         "rank": (claim.rank, max([config.rank, *config.rank_pattern.values()])),
         "alpha": (claim.alpha_milli, round(config.alpha * 1000)),
         "rslora": (claim.rslora, config.rslora),
         "target_modules": (claim.target_modules, config.target_modules),
-        "parameters": (claim.parameters, sum(tensor.parameters for tensor in tensors.values())),
-        "dtype": ({claim.dtype}, {tensor.dtype for tensor in tensors.values()}),
+        "parameters": (claim.parameters, sum(tensor.parameters for tensor in tensors)),
+        "dtype": ({claim.dtype}, {tensor.dtype for tensor in tensors}),
+        "capabilities": (claim.capabilities, config.capabilities),
     }
     for name, (claimed, found) in shown.items():
         if claimed != found:
             raise ClaimRefused(f"the manifest says {name} {claimed}, its files show {found}")
 
 
-def check_base_known(candidate: Candidate) -> str | None:
+def check_base(candidate: Candidate) -> str | None:
     if candidate.base is None:
         return "the base is not here, so its shapes could not be compared"
     return None
 
 
-CHECKS: tuple[Check, ...] = (check_clock, check_file_list, check_digests, check_weights, check_base_known)
+RECORD_CHECKS: tuple[Check, ...] = (check_author, check_revocation, check_clock, check_sizes, check_file_list)
+CONTENT_CHECKS: tuple[Check, ...] = (
+    check_digests,
+    check_header,
+    check_config,
+    check_tensors,
+    check_finite,
+    check_norms,
+    check_claims,
+    check_base,
+)
+CHECKS = RECORD_CHECKS + CONTENT_CHECKS

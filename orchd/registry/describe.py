@@ -48,5 +48,5 @@ def adapter_info(folder: Path) -> AdapterInfo:
         target_modules=config.target_modules,
         dtype=dtypes.pop(),
         parameters=sum(tensor.parameters for tensor in tensors.values()),
-        capabilities=("averageable", "servable_as_lora"),
+        capabilities=config.capabilities,
     )

@@ -1,8 +1,12 @@
-"""`adapter_config.json` from a stranger: only plain LoRA settings, read strictly into a typed value."""
+"""`adapter_config.json` from a stranger: LoRA settings that are known, read strictly into a typed value.
+
+DoRA, trained biases and saved modules are read too; `read_plain` is for those who can only use a product B·A.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +18,10 @@ from orchd.errors import AdapterConfigRefused
 SIZE_LIMIT = 64 << 10  # bytes
 MAX_RANK = 1024
 MAX_ALPHA = 1e9  # a manifest holds it times 1000 in 40 bits
-#: Settings that change what the adapter computes and are not taken yet; each must have its plain value.
-PLAIN = {
-    "use_dora": (False, None),
-    "bias": ("none", None),
+#: Settings that change what the adapter computes and are not taken; each must have its plain value.
+PLAIN: dict[str, tuple[Any, ...]] = {
     # Others ("pissa", "olora", False, …) change the base when PEFT loads them, or leave noise in place of a missing B.
     "init_lora_weights": (True, "gaussian"),
-    "lora_bias": (False, None),
-    "modules_to_save": (None, []),
     "fan_in_fan_out": (False, None),
     "use_qalora": (False, None),
     "use_bdlora": (None,),
@@ -64,7 +64,14 @@ READ = {
     "target_modules",
     "rank_pattern",
     "alpha_pattern",
+    "use_dora",
+    "bias",
+    "lora_bias",
+    "modules_to_save",
 }
+#: Whose biases were trained: nobody's, all of the model's, or those of the target modules.
+BIASES = ("none", "all", "lora_only")
+AVERAGEABLE, SERVABLE = "averageable", "servable_as_lora"
 N = TypeVar("N", int, float)
 MODULE_NAME = re.compile(r"\A[A-Za-z0-9_.]{1,120}\Z")
 #: `name` or `organisation/name` on a hub; never a path of somebody's machine.
@@ -73,7 +80,11 @@ HUB_NAME = re.compile(r"\A[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}(/[A-Za-z0-9_][A-Za-z0
 
 @dataclass(frozen=True)
 class PeftConfig:
-    """The settings that matter: rank and alpha by module, from the general values and the patterns."""
+    """The settings that matter: rank and alpha by module, from the general values and the patterns.
+
+    Beyond a product B·A: `dora` (a trained length of each row of the weight), `bias` (one of `BIASES`), `factor_bias`
+    (PEFT's `lora_bias`, a bias on B) and `saved` (names of modules whose whole weights are in the file).
+    """
 
     rank: int
     alpha: float
@@ -81,6 +92,31 @@ class PeftConfig:
     target_modules: tuple[str, ...]
     rank_pattern: dict[str, int]
     alpha_pattern: dict[str, float]
+    dora: bool = False
+    bias: str = "none"
+    factor_bias: bool = False
+    saved: tuple[str, ...] = ()
+
+    @property
+    def beyond_product(self) -> str:
+        """The first setting that a product B·A can't express, as `key = value`; empty when there is none."""
+        settings = {
+            "use_dora": self.dora,
+            "bias": "" if self.bias == "none" else self.bias,
+            "lora_bias": self.factor_bias,
+            "modules_to_save": list(self.saved),
+        }
+        return next((f"{key} = {value}" for key, value in settings.items() if value), "")
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """What can be done with the adapter here and in serving programs that take a LoRA; in a manifest's order."""
+        return () if self.beyond_product else (AVERAGEABLE, SERVABLE)
+
+    def scale_of(self, module: str) -> float:
+        """The factor on B·A: α/r, or α/√r with rsLoRA."""
+        rank = self.rank_of(module)
+        return self.alpha_of(module) / (math.sqrt(rank) if self.rslora else rank)
 
     def rank_of(self, module: str) -> int:
         return _by_pattern(self.rank_pattern, module, self.rank)
@@ -101,6 +137,14 @@ def _by_pattern(pattern: dict[str, N], module: str, default: N) -> N:
     if len(names) > 1:
         return next(value for key, value in pattern.items() if key in names)
     return pattern[names[0]] if names else default
+
+
+def read_plain(path: Path) -> PeftConfig:
+    """As `read`, and refuses what a product B·A can't express: dropped in silence, it would be another adapter."""
+    config = read(path)
+    if config.beyond_product:
+        raise AdapterConfigRefused(f"{config.beyond_product} is not plain LoRA")
+    return config
 
 
 def read(path: Path) -> PeftConfig:
@@ -125,6 +169,10 @@ def read(path: Path) -> PeftConfig:
         target_modules=_modules(tree.get("target_modules")),
         rank_pattern={_module(k): _rank(k, v) for k, v in _pattern(tree, "rank_pattern").items()},
         alpha_pattern={_module(k): _alpha(k, v) for k, v in _pattern(tree, "alpha_pattern").items()},
+        dora=_switch(tree, "use_dora"),
+        bias=_bias(tree.get("bias")),
+        factor_bias=_switch(tree, "lora_bias"),
+        saved=_saved(tree.get("modules_to_save")),
     )
 
 
@@ -172,6 +220,22 @@ def _modules(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not value:
         raise AdapterConfigRefused(f"target_modules = {str(value)[:80]!r}; a list of module names is wanted")
     return tuple(sorted({_module(name) for name in value}))
+
+
+def _saved(value: Any) -> tuple[str, ...]:
+    if value is None or value == []:
+        return ()
+    if not isinstance(value, list):
+        raise AdapterConfigRefused(f"modules_to_save = {str(value)[:80]!r}; a list of module names is wanted")
+    return tuple(sorted({_module(name) for name in value}))
+
+
+def _bias(value: Any) -> str:
+    if value is None:
+        return "none"
+    if value not in BIASES or not isinstance(value, str):
+        raise AdapterConfigRefused(f"bias = {str(value)[:80]!r}; one of {', '.join(BIASES)} is wanted")
+    return value
 
 
 def _module(name: Any) -> str:

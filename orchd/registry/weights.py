@@ -7,6 +7,7 @@ or overlaps, unique names, at most a megabyte of header. No pickle is ever opene
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import mmap
@@ -23,6 +24,9 @@ from orchd.errors import TensorsRefused
 
 HEADER_LIMIT = 1 << 20  # bytes
 ITEM_SIZE = {"F32": 4, "F16": 2, "BF16": 2}
+#: How the numbers are read: as they are, or the bits of those that need widening.
+RAW = {"F32": "<f4", "F16": "<u2", "BF16": "<u2"}
+Single = npt.NDArray[np.float32]
 BLOCK = 1 << 20  # numbers looked at together when searching for NaN
 #: Exponent bits, all set in NaN and infinity, by dtype.
 _EXPONENT = {"F32": ("<u4", 0x7F80_0000), "F16": ("<u2", 0x7C00), "BF16": ("<u2", 0x7F80)}
@@ -113,13 +117,26 @@ def mapped(path: Path) -> Iterator[memoryview]:
             view.release()
 
 
-def values(view: memoryview, tensor: Tensor) -> npt.NDArray[np.float32]:
+def values(view: memoryview, tensor: Tensor) -> Single:
     """A tensor's numbers as float32 (a copy), in its shape."""
-    raw = view[tensor.start : tensor.end]
-    if tensor.dtype == "BF16":
-        wide = np.frombuffer(raw, "<u2").astype(np.uint32) << 16
-        return wide.view(np.float32).reshape(tensor.shape)
-    return np.frombuffer(raw, "<f4" if tensor.dtype == "F32" else "<f2").astype(np.float32).reshape(tensor.shape)
+    raw = np.frombuffer(view[tensor.start : tensor.end], RAW[tensor.dtype]).reshape(tensor.shape)
+    return widen(raw, tensor.dtype, np.empty(tensor.shape, np.uint32)).astype(np.float32)
+
+
+def widen(raw: npt.NDArray[Any], dtype: str, scratch: npt.NDArray[np.uint32]) -> Single:
+    """`raw` (numbers as `RAW[dtype]`) as float32; `scratch` has its shape, and may become the answer."""
+    if dtype == "F32":
+        return raw.view(np.float32)
+    if dtype == "BF16":
+        np.left_shift(raw, 16, out=scratch, dtype=np.uint32, casting="unsafe")
+        return scratch.view(np.float32)
+    return np.take(_half_values(), raw, out=scratch.view(np.float32), mode="clip")
+
+
+@functools.cache
+def _half_values() -> Single:
+    """Every F16 number by its bits: a table is twice as quick as numpy's conversion."""
+    return np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
 
 
 def find_not_finite(view: memoryview, tensor: Tensor) -> bool:

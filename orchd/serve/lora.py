@@ -7,7 +7,6 @@ modules, transposed layers (`registry.peft_config`), embeddings (here). Source: 
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -40,7 +39,7 @@ class Lora:
     def __init__(self, folder: Path) -> None:
         self._weights = Weights([folder / "adapter_model.safetensors"])
         try:
-            config = peft_config.read(folder / "adapter_config.json")
+            config = peft_config.read_plain(folder / "adapter_config.json")
         except (OSError, AdapterConfigRefused) as error:
             raise AdapterNotMergeable(f"the adapter can't be folded in: {error}") from error
         self._updates = _updates(config, self._weights)
@@ -88,5 +87,5 @@ def _update(config: PeftConfig, module: str, pair: dict[str, str], weights: Weig
     rank_of_a, rank_of_b = weights[pair["A"]].shape[0], weights[pair["B"]].shape[1]
     if not stated == rank_of_a == rank_of_b:
         raise AdapterNotMergeable(f"{module}: rank {stated} in the settings, A has {rank_of_a}, B has {rank_of_b}")
-    scale = config.alpha_of(module) / (math.sqrt(stated) if config.rslora else stated)
+    scale = config.scale_of(module)
     return Update(scale, pair["A"], pair["B"])

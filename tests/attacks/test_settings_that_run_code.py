@@ -20,7 +20,6 @@ from tests.helpers import HONEST_INFO, Lab, lora_config
         {"init_lora_weights": "pissa_niter_9999"},
         {"init_lora_weights": "olora"},
         {"loftq_config": {"loftq_bits": 4}},
-        {"modules_to_save": ["lm_head"]},
         {"trust_remote_code": True},
         {"target_modules": "(a+)+$"},
         {"rank_pattern": {"(a+)+$": 4}},

@@ -137,11 +137,17 @@ def test_the_ends_of_a_name() -> None:
         ("auto_mapping", {"base_model_class": "X", "parent_library": "os"}),
         ("megatron_config", {}),
         ("megatron_core", "os"),
-        ("use_dora", True),
         ("use_dora", 0),
-        ("bias", "all"),
-        ("lora_bias", True),
-        ("modules_to_save", ["lm_head"]),
+        ("use_dora", "yes"),
+        ("bias", "lora"),
+        ("bias", True),
+        ("bias", ["all"]),
+        ("lora_bias", 1),
+        ("modules_to_save", "lm_head"),
+        ("modules_to_save", {"lm_head": 1}),
+        ("modules_to_save", False),
+        ("modules_to_save", ["../lm_head"]),
+        ("modules_to_save", [5]),
         ("fan_in_fan_out", True),
         ("init_lora_weights", "pissa"),
         ("init_lora_weights", "olora"),
@@ -209,6 +215,34 @@ def test_a_setting_that_is_not_plain_lora_is_refused(tmp_path: Path, key: str, v
     with pytest.raises(AdapterConfigRefused) as caught:
         _read(tmp_path, PEFT_0_21 | {key: value})
     assert len(caught.value.message) < 400
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "field", "read"),
+    [
+        ("use_dora", True, "dora", True),
+        ("bias", "all", "bias", "all"),
+        ("bias", "lora_only", "bias", "lora_only"),
+        ("lora_bias", True, "factor_bias", True),
+        ("modules_to_save", ["lm_head", "embed_tokens"], "saved", ("embed_tokens", "lm_head")),
+    ],
+)
+def test_what_is_more_than_a_product_is_read_and_said(
+    tmp_path: Path, key: str, value: Any, field: str, read: Any
+) -> None:
+    found = _read(tmp_path, PEFT_0_21 | {key: value})
+    assert getattr(found, field) == read
+    assert key in found.beyond_product
+    assert found.capabilities == ()
+    with pytest.raises(AdapterConfigRefused, match=key):
+        peft_config.read_plain(tmp_path / "adapter_config.json")
+
+
+def test_a_plain_lora_can_be_averaged_and_served(tmp_path: Path) -> None:
+    found = _read(tmp_path, PEFT_0_21)
+    assert found.beyond_product == ""
+    assert found.capabilities == ("averageable", "servable_as_lora")
+    assert peft_config.read_plain(tmp_path / "adapter_config.json") == found
 
 
 @pytest.mark.parametrize(
