@@ -34,6 +34,7 @@ from orchd.node import Node, in_thread
 from orchd.notify import READY, STOPPING, notify, status
 from orchd.paths import Paths
 from orchd.registry import Registry
+from orchd.rollback import due
 from orchd.rpc import methods
 from orchd.rpc.server import RpcServer
 from orchd.rpc.sockets import bind
@@ -137,6 +138,7 @@ async def run(paths: Paths, config: configuration.Config, settings: tuple[config
             await nursery.start(node.jobs.run)
             await nursery.start(node.runtime.run)
             await in_thread(_restore_deployments, node)
+            await nursery.start(node.rollbacks.run)
             if config.net.enabled:
                 await nursery.start(node.network.run)
                 for topic in await in_thread(node.topics.list):
@@ -191,8 +193,10 @@ def embedded_base() -> Path:
 
 
 def _restore_deployments(node: Node) -> None:
+    """What may not answer any more is left out; `Rollbacks` puts the base in its place."""
+    out = {deployment.name for deployment, _ in due(node)}
     for deployment in node.deployments.list():
-        if deployment.target == "embedded":
+        if deployment.target == "embedded" and deployment.name not in out:
             node.runtime.restore(deployment.name, node.registry.blobs.path(bytes.fromhex(deployment.blob)))
 
 

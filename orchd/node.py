@@ -20,10 +20,11 @@ from orchd.average.recipe import recipe_digest
 from orchd.average.specs import AverageResult, VerifyResult
 from orchd.config import Config, Setting
 from orchd.crafting import Making
-from orchd.errors import AdapterUnknown, AnswerDiffers, ParamsInvalid, ParityFailed
+from orchd.errors import AdapterUnknown, AnswerDiffers, NotAdmitted, ParamsInvalid, ParityFailed
 from orchd.identity import Identity
 from orchd.jobs import EventLog, Job, Jobs, State
 from orchd.jobs.jobs import Finisher
+from orchd.measuring import Attested, AttestNote, attest
 from orchd.net import Network
 from orchd.paths import Paths
 from orchd.records import Manifest, parse_id
@@ -31,6 +32,7 @@ from orchd.records.ids import ADAPTER, DATASET
 from orchd.registry import AdapterRow, DatasetRow, Registry
 from orchd.registry.local_rows import Deployment, Run
 from orchd.registry.own import Datasets, Deployments, Topics
+from orchd.rollback import Rollbacks
 from orchd.serve.embedded import EmbeddedRuntime
 from orchd.serve.specs import BuildResult, Golden
 from orchd.serve.targets import Artefact, DeployTarget
@@ -81,6 +83,8 @@ class DeployNote(_Note, frozen=True, kw_only=True):
     target: str
     base: str
     force: bool
+    was: str = ""
+    reason: str = ""
 
 
 class Trained(_Note, frozen=True, kw_only=True):
@@ -111,7 +115,10 @@ class AverageVerified(_Note, frozen=True, kw_only=True):
 
 
 class DeploymentRow(_Note, frozen=True, kw_only=True):
-    """A deployment as it is shown. `adapter` is None for the plain base; `size` in bytes."""
+    """A deployment as it is shown. `adapter` is None for the plain base; `size` in bytes.
+
+    `was` is the adapter that it was rolled back from, and `reason` why.
+    """
 
     name: str
     adapter: AdapterRow | None
@@ -123,6 +130,8 @@ class DeploymentRow(_Note, frozen=True, kw_only=True):
     quantize: str
     parity: Any
     created_ms: int
+    was: str = ""
+    reason: str = ""
 
 
 @dataclass
@@ -148,6 +157,7 @@ class Node:
         self.datasets = Datasets(self.registry.local, self.paths.data / "datasets")
         self.topics = Topics(self.registry.local, self.clock)
         self.deployments = Deployments(self.registry.local)
+        self.rollbacks = Rollbacks(self)
         finishers: dict[str, Finisher] = {
             "dataset.import": self._imported,
             "train": self._trained,
@@ -198,7 +208,14 @@ class Node:
             quantize=deployment.quantize,
             parity=None if deployment.parity is None else msgspec.json.decode(deployment.parity),
             created_ms=deployment.created,
+            was=deployment.was,
+            reason=deployment.reason,
         )
+
+    def drop_blob(self, blob: str) -> None:
+        """Forget a deployment's file (hexadecimal SHA-256), unless another deployment has the same."""
+        if all(other.blob != blob for other in self.deployments.list()):
+            self.registry.blobs.remove(bytes.fromhex(blob))
 
     # ---- finishers: a worker is done, its folder is still there -------------------------------------------------
 
@@ -239,8 +256,10 @@ class Node:
             adapter=admission.row, scores=result.heldout, train_loss=result.train_loss, seconds=result.seconds
         )
 
-    async def _evaluated(self, job: Job, result: EvaluateResult, workdir: Path) -> EvaluateResult:
-        return result
+    async def _evaluated(self, job: Job, result: EvaluateResult, workdir: Path) -> EvaluateResult | Attested:
+        if job.note is None:
+            return result
+        return await attest(self, msgspec.convert(job.note, AttestNote), result)
 
     async def _averaged(self, job: Job, result: AverageResult, workdir: Path) -> Averaged:
         note = msgspec.convert(job.note, AverageNote)
@@ -283,26 +302,41 @@ class Node:
         note = msgspec.convert(job.note, DeployNote)
         if not result.parity.held and not note.force:
             raise ParityFailed(f"{note.name} would answer differently from what was trained: {result.parity.detail}")
-        blob = await in_thread(self.registry.blobs.put_file, workdir / result.gguf, bytes.fromhex(result.sha256))
+        await in_thread(self.check_usable, note.adapter)
+        gguf = await in_thread(self.registry.blobs.put_file, workdir / result.gguf, bytes.fromhex(result.sha256))
         artefact = Artefact(
-            path=self.registry.blobs.path(blob), sha256=result.sha256, size=result.size, template=result.template
+            path=self.registry.blobs.path(gguf), sha256=result.sha256, size=result.size, template=result.template
         )
         await self._put(note, artefact, result.golden)
         deployment = Deployment(
             name=note.name,
             adapter=note.adapter,
             target=note.target,
-            state="ready",
+            state="rolled_back" if note.was else "ready",
             base=note.base,
             blob=result.sha256,
             size=result.size,
             quantize=result.quantize,
             parity=msgspec.json.encode(result.parity).decode(),
             created=self.clock(),
+            was=note.was,
+            reason=note.reason,
         )
+        before = [row.blob for row in await in_thread(self.deployments.list) if row.name == note.name]
         await in_thread(self.deployments.put, deployment)
-        self.events.emit("deployment.ready", {"name": note.name, "target": note.target}, job.id)
+        for blob in before:
+            await in_thread(self.drop_blob, blob)
+        told = {"name": note.name, "target": note.target}
+        if note.was:
+            told |= {"adapter": note.was, "reason": note.reason}
+        self.events.emit("deployment.rolled_back" if note.was else "deployment.ready", told, job.id)
+        self.rollbacks.wake()  # it may have been revoked while it was built
         return await self.deployment_row(deployment)
+
+    def check_usable(self, adapter: str | None) -> None:
+        """Raises `NotAdmitted` for what nobody should use any more, whatever is forced."""
+        if adapter is not None and (against := self.registry.people.against([adapter])):
+            raise NotAdmitted(f"{adapter} may not be used: {against[adapter]}", field="adapter")
 
     async def _put(self, note: DeployNote, artefact: Artefact, golden: tuple[Golden, ...]) -> None:
         """Into the target, then ask it for a proven answer. Raises `AnswerDiffers` and takes it out again."""

@@ -11,16 +11,14 @@ from pathlib import Path
 import trio
 from libp2p.peer.id import ID
 
-from orchd.errors import DigestMismatch, NoProvider, OrchdError, PeerMisbehaved, Refused
+from orchd.errors import DigestMismatch, NoProvider, OrchdError, PeerBlocked, Refused
 from orchd.identity import KEY_PREFIX
 from orchd.net import exchange
 from orchd.net.download import Download, Progress
 from orchd.net.host import peer_id_of
-from orchd.net.messages import GetManifest, ManifestIs
 from orchd.net.node import Context, Node
-from orchd.records import Manifest, Verified, parse_id, text_id, verify
+from orchd.records import Manifest, Verified, parse_id, text_id
 from orchd.records.ids import ADAPTER
-from orchd.registry.admission import check_promised_files
 from orchd.registry.registry import Admission
 
 log = logging.getLogger(__name__)
@@ -38,12 +36,18 @@ async def fetch(node: Node, context: Context, adapter: bytes, peers: Sequence[ID
     context.events.emit("adapter.fetching", {"id": id, "peers": [str(peer) for peer in peers]})
     manifest, providers = await _find(node, context, adapter, peers)
     try:
-        check_promised_files(manifest.record)
+        await trio.to_thread.run_sync(context.registry.check_record, manifest)
         return await _fetch_files(node, context, manifest, providers, progress)
     except Refused as error:
         if not isinstance(error, DigestMismatch):  # that one has been told with its peer
             _tell_refused(context, id, "", error)
         raise
+
+
+async def peek(node: Node, context: Context, adapter: bytes) -> Verified[Manifest]:
+    """Its signed manifest alone. Raises `NoProvider`."""
+    manifest, _ = await _find(node, context, adapter, ())
+    return manifest
 
 
 async def _fetch_files(
@@ -65,7 +69,9 @@ async def _fetch_files(
         )
         files = {**here, **await download.run(providers)}
         context.count("bytes_fetched", sum(entry.size for entry in missing))
-        return await trio.to_thread.run_sync(lambda: registry.admit(manifest.envelope, files, origin="fetched"))
+        admission = await trio.to_thread.run_sync(lambda: registry.admit(manifest.envelope, files, origin="fetched"))
+        node.spawn(node.prove_everywhere)
+        return admission
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -99,7 +105,8 @@ async def _find(
                 providers.append(peer)
             except OrchdError as error:
                 failures.append(error)
-                if isinstance(error, Refused):  # not a peer that lacks it, but one that lies
+                # Not a peer that lacks it, nor one that the user wants nothing of, but one that lies.
+                if isinstance(error, Refused) and not isinstance(error, PeerBlocked):
                     _tell_refused(context, text_id(ADAPTER, adapter), str(peer), error)
                     node.distrust(peer)
                 return
@@ -117,18 +124,14 @@ async def _find(
 async def _manifest_from(node: Node, adapter: bytes, peer: ID) -> Verified[Manifest]:
     if not node.host.connected(peer):
         await node.connect(peer, node.host.known_addresses(peer))
-    answer = await exchange.ask(node.host, peer, GetManifest(adapter=adapter), ManifestIs)
-    manifest = verify(answer.envelope, Manifest)
-    if manifest.digest != adapter:
-        raise PeerMisbehaved(f"{peer} answered with the manifest of another adapter")
-    return manifest
+    return await node.manifest_from(adapter, peer)
 
 
 async def _candidates(node: Node, context: Context, id: str) -> list[ID]:
-    """Connected peers, the likeliest first: the author, who told us of it, members of its topics, the others."""
+    """Connected peers: whom the user follows, then the author, who told us of it, and the other members."""
     rows = await trio.to_thread.run_sync(context.registry.announcements)
     mine = [row for row in rows if row.adapter == id]
-    likely = [str(_author_peer(row.author)) for row in mine] + [row.peer for row in mine]
+    likely = sorted(context.followed) + [str(_author_peer(row.author)) for row in mine] + [row.peer for row in mine]
     peers = [peer for peer in node.news.members() if not node.avoids(peer)]
     order = {peer: likely.index(str(peer)) if str(peer) in likely else len(likely) for peer in peers}
     return sorted(peers, key=lambda peer: order[peer])

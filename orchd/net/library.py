@@ -1,28 +1,20 @@
 """What this node's registry shows to peers. Synchronous; the network calls it in threads.
 
-Only admitted adapters that have been announced are shown: an adapter that the user has not published can't be had by
-somebody who learnt its id from the lineage of another one.
+Only adapters that have been announced are shown, and only admitted ones given: an adapter that the user has not
+published can't be had by somebody who learnt its id from the lineage of another one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from orchd.records import Manifest, text_id, verify
 from orchd.records.ids import ADAPTER
+from orchd.registry.news import Known
 from orchd.registry.registry import Registry
 
 #: Adapters whose files are remembered, so that not every range reads the index.
 REMEMBERED = 64
-
-
-class Known(NamedTuple):
-    """An announcement, and the point of this node's record where it stands."""
-
-    received_ms: int
-    id: str
-    envelope: bytes
 
 
 class Library:
@@ -32,14 +24,16 @@ class Library:
         self._registry = registry
         self._blobs: dict[bytes, frozenset[bytes]] = {}
 
-    def announcements(self, topics: Sequence[str], received_ms: int, id: str, limit: int) -> list[Known]:
-        """At most `limit` announcements under any of `topics` after a point of the record."""
-        rows = self._registry.announcements_after(topics, received_ms, id, limit)
-        return [Known(*row) for row in rows]
+    def news(self, topics: Sequence[str], received_ms: int, id: str, limit: int) -> list[Known]:
+        """At most `limit` signed records under any of `topics` after a point of this node's record."""
+        return self._registry.news.after(topics, received_ms, id, limit)
 
     def manifest(self, adapter: bytes) -> bytes | None:
-        """The signed manifest, or None for what is not here or not shared."""
-        return self._registry.shared_manifest(text_id(ADAPTER, adapter))
+        """The signed manifest, or None for what is not here or not shared.
+
+        That of a revoked adapter is still shown, without its files: it proves that its author has revoked it.
+        """
+        return self._registry.shared_manifest(text_id(ADAPTER, adapter), revoked_too=True)
 
     def read(self, adapter: bytes, blob: bytes, offset: int, length: int) -> bytes | None:
         """Bytes of one of the adapter's files; fewer at the file's end, None for what is not shared."""
@@ -55,7 +49,7 @@ class Library:
 
     def _files(self, adapter: bytes) -> frozenset[bytes]:
         if adapter not in self._blobs:
-            envelope = self.manifest(adapter)
+            envelope = self._registry.shared_manifest(text_id(ADAPTER, adapter))
             if envelope is None:
                 return frozenset()
             if len(self._blobs) >= REMEMBERED:

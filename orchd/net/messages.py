@@ -10,30 +10,29 @@ from __future__ import annotations
 import hashlib
 import struct
 import unicodedata
+from collections.abc import Iterable, Iterator
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
 from orchd.errors import PeerMisbehaved, TopicInvalid
-from orchd.records.announcement import ANNOUNCEMENT_LIMIT
 from orchd.records.manifest import MANIFEST_LIMIT, Count, Digest
+from orchd.records.revocation import REVOCATION_LIMIT
 
 PROTOCOL = "/orchd/exchange/1"
 #: Bytes of a blob in one answer, at most.
 RANGE_LIMIT = 1 << 20
-#: Announcements in one message, and topics of one node, at most.
-ANNOUNCEMENTS_LIMIT, TOPICS_LIMIT = 64, 256
+#: Records in one message, bytes of all of them and of one, and topics of one node, at most.
+RECORDS_LIMIT, RECORDS_SIZE, RECORD_LIMIT, TOPICS_LIMIT = 64, 512 << 10, REVOCATION_LIMIT, 256
 #: A frame's bytes, at most, in either direction.
-REQUEST_LIMIT = ANNOUNCEMENTS_LIMIT * (ANNOUNCEMENT_LIMIT + 8) + 4096
+REQUEST_LIMIT = RECORDS_SIZE + RECORDS_LIMIT * 8 + 4096
 REPLY_LIMIT = max(RANGE_LIMIT, MANIFEST_LIMIT, REQUEST_LIMIT) + 4096
 HEADER = struct.Struct(">I")
 TOPIC_NAME_LIMIT = 120
 
 Topics = Annotated[tuple[Digest, ...], Meta(max_length=TOPICS_LIMIT)]
-Announcements = Annotated[
-    tuple[Annotated[bytes, Meta(max_length=ANNOUNCEMENT_LIMIT)], ...], Meta(max_length=ANNOUNCEMENTS_LIMIT)
-]
+Records = Annotated[tuple[Annotated[bytes, Meta(max_length=RECORD_LIMIT)], ...], Meta(max_length=RECORDS_LIMIT)]
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="op"):
@@ -50,9 +49,9 @@ class Hello(_Message, frozen=True, kw_only=True, tag="hello"):
 
 
 class Push(_Message, frozen=True, kw_only=True, tag="push"):
-    """News: signed announcements. Answered by `Done`."""
+    """News: signed records of any kind but manifests. Answered by `Done`."""
 
-    announcements: Announcements
+    records: Records
 
 
 class Pull(_Message, frozen=True, kw_only=True, tag="pull"):
@@ -91,7 +90,7 @@ class Done(_Message, frozen=True, kw_only=True, tag="done"):
 class Pulled(_Message, frozen=True, kw_only=True, tag="pulled"):
     """`since` and `after` for the next question; `more` when there is more at once."""
 
-    announcements: Announcements
+    records: Records
     since: Count
     after: Annotated[str, Meta(max_length=64)]
     more: bool
@@ -172,6 +171,20 @@ class Frames:
         body = bytes(memoryview(self._buffer)[HEADER.size : end])
         del self._buffer[:end]
         return body
+
+
+def batches(envelopes: Iterable[bytes]) -> Iterator[tuple[bytes, ...]]:
+    """Records in their order, in parts that one message holds."""
+    part: list[bytes] = []
+    size = 0
+    for envelope in envelopes:
+        if part and (len(part) == RECORDS_LIMIT or size + len(envelope) > RECORDS_SIZE):
+            yield tuple(part)
+            part, size = [], 0
+        part.append(envelope)
+        size += len(envelope)
+    if part:
+        yield tuple(part)
 
 
 def topic_key(name: str) -> bytes:

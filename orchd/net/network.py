@@ -23,9 +23,11 @@ from orchd.net.host import parse_peer_address, parse_peer_id, peer_id_of, run_ho
 from orchd.net.library import Library
 from orchd.net.news import Events
 from orchd.net.node import Context, Node, Topic, address_of
-from orchd.records import Announcement, Verified, parse_id
+from orchd.records import Manifest, Record, Verified, parse_id
 from orchd.records.ids import ADAPTER
+from orchd.registry.news import Taken
 from orchd.registry.registry import Admission, Registry
+from orchd.registry.trust import BLOCK, FOLLOW
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +73,8 @@ class NetworkStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 class Network:
     """`events` is told `net.peer.connected`, `net.peer.lost`, `topic.joined`, `adapter.announced`,
-    `adapter.fetching` and `adapter.refused`; `clock` gives milliseconds since 1970. `library` is what peers may see.
+    `adapter.fetching`, `adapter.refused`, `adapter.revoked`, `adapter.attested`, `author.key_changed` and
+    `author.equivocated`; `clock` gives milliseconds since 1970. `library` is what peers may see.
 
     Raises `AddressInvalid` for a bootstrap address that is none.
     """
@@ -105,6 +108,8 @@ class Network:
         self._error: str | None = None
         self._restarts = 0
         self._listen: tuple[str, ...] = config.listen
+        #: One life of the host; cancelled to begin another.
+        self._life = trio.CancelScope()
         self.peer_id = str(peer_id_of(identity.public_key))
 
     # ---- life ---------------------------------------------------------------------------------------------------
@@ -115,6 +120,7 @@ class Network:
         if not self._config.enabled:
             task_status.started()
             await trio.sleep_forever()
+        await self.trust_changed()
         pause = RESTART_PAUSE_S
         started = False
 
@@ -127,7 +133,10 @@ class Network:
         while True:
             begun = trio.current_time()
             try:
-                await self._live(is_up)
+                with trio.CancelScope() as self._life:
+                    await self._live(is_up)
+                if self._life.cancelled_caught:
+                    continue
             except Exception as error:
                 refusal = _within(error, OrchdError)
                 if not started:
@@ -191,12 +200,39 @@ class Network:
     def _members(self, key: bytes) -> int:
         return len(self._node.news.members([key])) if self._node is not None else 0
 
-    async def announce(self, announcement: Verified[Announcement]) -> None:
-        """Remember an announcement of this node and tell connected members; others pull it when they come."""
+    async def tell(self, record: Verified[Record]) -> Taken:
+        """Keep a record of this node, as if a peer had told it, and pass it on; who comes later pulls it.
+
+        One that was kept before is passed on again.
+        """
         registry = self._context.registry
-        await trio.to_thread.run_sync(registry.record_announcement, announcement, self.peer_id)
+        taken = await trio.to_thread.run_sync(registry.news.take, record, self.peer_id)
+        items = taken.items or await trio.to_thread.run_sync(registry.news.item, record.id)
+        if self._node is not None and items:
+            self._node.spawn(self._node.news.push, items)
+        for kind, data in taken.events:
+            if kind != "adapter.announced":  # by others, that is
+                self._context.events.emit(kind, data)
+        return taken
+
+    async def trust_changed(self) -> None:
+        """Whom the user blocks or follows among the peers is read again; blocked ones are disconnected."""
+        view = await trio.to_thread.run_sync(self._context.registry.people.view)
+        for wanted, peers in ((BLOCK, self._context.blocked), (FOLLOW, self._context.followed)):
+            peers.clear()
+            peers.update(subject for subject, opinion in view.opinions.items() if opinion.verdict == wanted)
         if self._node is not None:
-            self._node.spawn(self._node.news.push, [announcement])
+            self._node.drop_blocked()
+
+    async def rekey(self, identity: Identity) -> None:
+        """Go on under another key: the host is started again with it, and peers meet a new peer."""
+        self._identity = identity
+        self.peer_id = str(peer_id_of(identity.public_key))
+        self._life.cancel()
+
+    async def peek(self, adapter_id: str) -> Verified[Manifest]:
+        """The signed manifest of an adapter, without its files. Raises `NetworkDown` or `NoProvider`."""
+        return await fetching.peek(self._running(), self._context, parse_id(adapter_id, ADAPTER))
 
     async def fetch(self, adapter_id: str, *, peers: Sequence[str] = (), progress: Progress | None = None) -> Admission:
         """Bring an adapter here and through the door; `progress` is told bytes done and in all.

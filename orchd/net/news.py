@@ -1,7 +1,7 @@
-"""Who shares which topics with us, and what they announce.
+"""Who shares which topics with us, and what they tell: announcements, revocations, attestations, key rotations.
 
-Announcements are pushed straight to every connected member of their topics, who pass new ones on, and are pulled on
-connect, on join and periodically. That is flooding with repair: one message a member and announcement, no state in
+Records are pushed straight to every connected member of their topics, who pass new ones on, and are pulled on
+connect, on join and periodically. That is flooding with repair: one message a member and record, no state in
 the middle, nothing lost for long. GossipSub does the same with fewer messages for topics of hundreds of members and
 drops bursts silently (measured: 25 of 60 lost at 20 a second); it can take the place of `push` without touching the
 rest, because pulling repairs what any of them loses.
@@ -21,17 +21,15 @@ from orchd.net import messages
 from orchd.net.exchange import Bucket
 from orchd.net.library import Library
 from orchd.net.messages import Done, Hello, Pull, Pulled, Push, Reply, Request, topic_key
-from orchd.records import Announcement, Verified, text_id, verify
-from orchd.records.ids import ADAPTER
+from orchd.records import Announcement, Federation, Record, Verified, verify_any
+from orchd.registry.news import Item, Taken
 from orchd.registry.registry import Registry
 
 log = logging.getLogger(__name__)
 
-#: Announcements a second that one peer may bring, and how many at once after a silence.
+#: Records a second that one peer may bring, and how many at once after a silence.
 NEWS_RATE, NEWS_BURST = 16.0, 4096.0
-#: An announcement may be dated this far in the future, in milliseconds.
-CLOCK_WINDOW_MS = 10 * 60 * 1000
-#: Announcements that one pull takes at most; the next one goes on from there.
+#: Records that one pull takes at most; the next one goes on from there.
 PULL_LIMIT = 4096
 #: A push that fails is tried once more; after that the peer will pull.
 PUSH_ATTEMPTS = 2
@@ -46,7 +44,8 @@ class Events(Protocol):
 
 
 class News:
-    """Membership and announcements of one life of the host. `topics` are the joined ones, by key."""
+    """Membership and records of one life of the host. `topics` are the joined ones, by key; `prove` is called when a
+    revocation came from a peer that may show whose the adapter was."""
 
     def __init__(
         self,
@@ -57,11 +56,11 @@ class News:
         library: Library,
         events: Events,
         topics: Mapping[bytes, str],
-        clock: Callable[[], int],
+        prove: Callable[[ID], Awaitable[None]],
     ) -> None:
         self._ask, self._spawn = ask, spawn
         self._registry, self._library = registry, library
-        self._events, self._clock = events, clock
+        self._events, self._prove = events, prove
         self._topics = topics
         self._members: dict[ID, frozenset[bytes]] = {}
         self._points: dict[ID, tuple[int, str]] = {}
@@ -101,27 +100,27 @@ class News:
         self._points.pop(peer, None)
         self._buckets.pop(peer, None)
 
-    # ---- announcements ------------------------------------------------------------------------------------------
+    # ---- records ------------------------------------------------------------------------------------------------
 
-    async def push(self, announcements: Sequence[Verified[Announcement]], besides: ID | None = None) -> None:
+    async def push(self, items: Sequence[Item], besides: ID | None = None) -> None:
         """Tell members of their topics, all at once. Who can't be reached will pull."""
         async with trio.open_nursery() as nursery:
             for peer in self.members():
-                theirs = [item for item in announcements if self._concerns(peer, item)]
+                theirs = [item.envelope for item in items if self._concerns(peer, item)]
                 if theirs and peer != besides:
                     nursery.start_soon(self._push_to, peer, theirs)
 
-    async def _push_to(self, peer: ID, announcements: Sequence[Verified[Announcement]]) -> None:
+    async def _push_to(self, peer: ID, envelopes: Sequence[bytes]) -> None:
         for _ in range(PUSH_ATTEMPTS):
             try:
-                for batch in _batches([item.envelope for item in announcements]):
-                    await self._ask(peer, Push(announcements=batch), Done)
+                for batch in messages.batches(envelopes):
+                    await self._ask(peer, Push(records=batch), Done)
                 return
             except OrchdError as error:
                 log.info("news for %s: %s", peer, error)
 
-    def _concerns(self, peer: ID, announcement: Verified[Announcement]) -> bool:
-        return not self._members[peer].isdisjoint(map(topic_key, announcement.record.topics))
+    def _concerns(self, peer: ID, item: Item) -> bool:
+        return not self._members[peer].isdisjoint(map(topic_key, item.topics))
 
     async def pull(self, peer: ID, *, everything: bool = False) -> None:
         """Take what `peer` knows under shared topics, since last time or from the beginning."""
@@ -131,9 +130,9 @@ class News:
         self._pulling.add(peer)
         try:
             since, after = (0, "") if everything else self._points.get(peer, (0, ""))
-            for _ in range(0, PULL_LIMIT, messages.ANNOUNCEMENTS_LIMIT):
+            for _ in range(0, PULL_LIMIT, messages.RECORDS_LIMIT):
                 answer: Pulled = await self._ask(peer, Pull(topics=shared, since=since, after=after), Pulled)
-                await self._take(peer, answer.announcements)
+                await self._take(peer, answer.records)
                 since, after = answer.since, answer.after
                 if peer in self._members:
                     self._points[peer] = since, after
@@ -147,41 +146,45 @@ class News:
         self._points.pop(peer, None)
 
     async def _take(self, peer: ID, envelopes: Sequence[bytes]) -> None:
-        """Check announcements, remember the new ones, tell of them and pass them on. Raises `PeerMisbehaved`."""
-        new: list[Verified[Announcement]] = []
-        for envelope in envelopes:
-            announcement = self._checked(peer, envelope)
-            if announcement is not None and await self._record(announcement, peer):
-                new.append(announcement)
-                self._tell(peer, announcement)
-        if new:
-            self._spawn(self.push, new, peer)
+        """Check records, keep the new ones, tell of them and pass them on. Raises `PeerMisbehaved`."""
+        records = [_checked(peer, envelope) for envelope in envelopes]
+        # A proof of equivocation is two announcements, maybe one of a topic that is not ours: it comes last, when the
+        # other one is known.
+        records.sort(key=self._is_foreign)
+        items: list[Item] = []
+        unproven = False
+        for record in records:
+            taken = await self._keep(record, peer)
+            items += taken.items
+            for kind, data in taken.events:
+                self._events.emit(kind, data)
+                unproven |= kind == "adapter.revoked" and not data["known"]
+        if items:
+            self._spawn(self.push, items, peer)
+        if unproven:
+            self._spawn(self._prove, peer)
 
-    async def _record(self, announcement: Verified[Announcement], peer: ID) -> bool:
-        return await trio.to_thread.run_sync(self._registry.record_announcement, announcement, str(peer))
+    async def _keep(self, record: Verified[Record], peer: ID) -> Taken:
+        return await trio.to_thread.run_sync(self._keep_now, record, str(peer), tuple(self.topics_of(peer)))
 
-    def _checked(self, peer: ID, envelope: bytes) -> Verified[Announcement] | None:
-        try:
-            announcement = verify(envelope, Announcement)
-        except OrchdError as error:
-            raise PeerMisbehaved(f"{peer} sent an announcement that does not hold: {error}") from None
-        record = announcement.record
-        if record.created_ms > self._clock() + CLOCK_WINDOW_MS:
-            return None
-        return announcement if any(name in self._topics.values() for name in record.topics) else None
+    def _keep_now(self, record: Verified[Record], peer: str, shared: tuple[str, ...]) -> Taken:
+        """In a thread."""
+        if self._is_foreign(record):
+            announcement = record.of(Announcement)
+            if announcement is None or self._registry.news.rival(announcement) is None:
+                return Taken()
+        return self._registry.news.take(record, peer, shared)
 
-    def _tell(self, peer: ID, announcement: Verified[Announcement]) -> None:
-        record = announcement.record
-        self._events.emit(
-            "adapter.announced",
-            {
-                "id": text_id(ADAPTER, record.manifest),
-                "author": announcement.author,
-                "topics": list(record.topics),
-                "size": record.size,
-                "peer": str(peer),
-            },
-        )
+    def _is_foreign(self, record: Verified[Record]) -> bool:
+        """Whether it names topics, and none of ours."""
+        found = record.record
+        if isinstance(found, Announcement):
+            return self._ours.isdisjoint(found.topics)
+        return isinstance(found, Federation) and found.topic not in self._ours
+
+    @property
+    def _ours(self) -> frozenset[str]:
+        return frozenset(self._topics.values())
 
     # ---- answers ------------------------------------------------------------------------------------------------
 
@@ -199,25 +202,25 @@ class News:
     async def answer_push(self, peer: ID, request: Push) -> Reply:
         now = trio.current_time()
         bucket = self._buckets.setdefault(peer, Bucket(NEWS_RATE, NEWS_BURST, now))
-        if not bucket.take(now, len(request.announcements)):
+        if not bucket.take(now, len(request.records)):
             return messages.Failed(reason=messages.BUSY)
-        await self._take(peer, request.announcements)
+        await self._take(peer, request.records)
         return Done()
 
     async def answer_pull(self, request: Pull) -> Reply:
         names = [self._topics[key] for key in request.topics if key in self._topics]
         known = await trio.to_thread.run_sync(
-            self._library.announcements, names, request.since, request.after, messages.ANNOUNCEMENTS_LIMIT
+            self._library.news, names, request.since, request.after, messages.RECORDS_LIMIT
         )
-        since, after = (known[-1].received_ms, known[-1].id) if known else (request.since, request.after)
-        return Pulled(
-            announcements=tuple(item.envelope for item in known),
-            since=since,
-            after=after,
-            more=len(known) == messages.ANNOUNCEMENTS_LIMIT,
-        )
+        records = next(iter(messages.batches(item.envelope for item in known)), ())
+        told = known[: len(records)]
+        since, after = (told[-1].received_ms, told[-1].id) if told else (request.since, request.after)
+        more = len(told) < len(known) or len(known) == messages.RECORDS_LIMIT
+        return Pulled(records=records, since=since, after=after, more=more)
 
 
-def _batches(envelopes: Sequence[bytes]) -> Iterable[tuple[bytes, ...]]:
-    size = messages.ANNOUNCEMENTS_LIMIT
-    return (tuple(envelopes[start : start + size]) for start in range(0, len(envelopes), size))
+def _checked(peer: ID, envelope: bytes) -> Verified[Record]:
+    try:
+        return verify_any(envelope)
+    except OrchdError as error:
+        raise PeerMisbehaved(f"{peer} sent a record that does not hold: {error}") from None

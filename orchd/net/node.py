@@ -15,12 +15,15 @@ from libp2p.peer.id import ID
 from libp2p.rcmgr import Direction
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
-from orchd.errors import OrchdError, PeerUnreachable
+from orchd.errors import OrchdError, PeerBlocked, PeerMisbehaved, PeerUnreachable
 from orchd.net import exchange, hardening, messages, topics
 from orchd.net.host import Host, parse_peer_address
 from orchd.net.library import Library
 from orchd.net.messages import PROTOCOL, Failed, GetManifest, GetRange, Hello, ManifestIs, Pull, Push, Reply, Request
 from orchd.net.news import Events, News
+from orchd.records import Manifest, Verified, parse_id, verify
+from orchd.records.ids import ADAPTER
+from orchd.registry import revocation
 from orchd.registry.registry import Registry
 
 log = logging.getLogger(__name__)
@@ -59,6 +62,9 @@ class Context:
     lookup_every_s: float
     topics: dict[bytes, Topic] = field(default_factory=dict)
     counters: dict[str, int] = field(default_factory=dict)
+    #: Peers (ids as text) that the user has blocked, and those that are asked before others.
+    blocked: set[str] = field(default_factory=set)
+    followed: set[str] = field(default_factory=set)
 
     def count(self, what: str, by: int = 1) -> None:
         self.counters[what] = self.counters.get(what, 0) + by
@@ -79,7 +85,7 @@ class Node:
             library=context.library,
             events=context.events,
             topics=self._names,
-            clock=context.clock,
+            prove=self.prove,
         )
         self._server = exchange.Server(self)
         self._rounds = topics.Rounds(context.announce_every_s, context.lookup_every_s, context.rng)
@@ -112,7 +118,7 @@ class Node:
 
     async def connected(self, connection: Any) -> None:
         peer = connection.muxed_conn.peer_id
-        if self._until(self._distrusted, peer):
+        if self._until(self._distrusted, peer) or self.is_blocked(peer):
             self.spawn(connection.close)
             return
         if len(self.host.swarm.get_connections(peer)) == 1:
@@ -144,7 +150,9 @@ class Node:
             log.info("%s is not one of us, or busy: %s", peer, error)
 
     async def connect(self, peer: ID, addresses: Sequence[Multiaddr]) -> None:
-        """Reach a peer. Raises `PeerUnreachable`."""
+        """Reach a peer. Raises `PeerUnreachable` or `PeerBlocked`."""
+        if self.is_blocked(peer):
+            raise PeerBlocked(f"{peer} is blocked here")
         self._context.count("dials")
         await self.host.connect(peer, addresses)
 
@@ -165,7 +173,17 @@ class Node:
                 log.info("%s", error)
 
     def avoids(self, peer: ID) -> bool:
-        return self._until(self._unreachable, peer) or self._until(self._distrusted, peer)
+        return self.is_blocked(peer) or self._until(self._unreachable, peer) or self._until(self._distrusted, peer)
+
+    def is_blocked(self, peer: ID) -> bool:
+        """Whether the user wants nothing to do with a peer."""
+        return str(peer) in self._context.blocked
+
+    def drop_blocked(self) -> None:
+        """Connections that the user has just forbidden are closed."""
+        for peer in self.host.peers():
+            if self.is_blocked(peer):
+                self.spawn(self.host.disconnect, peer)
 
     def _until(self, table: dict[ID, float], peer: ID) -> bool:
         """Whether a peer is in a table of deadlines; past ones are dropped."""
@@ -190,7 +208,7 @@ class Node:
         while peer != self.host.id:
             try:
                 await self.connect(peer, [address])
-            except PeerUnreachable as error:
+            except (PeerUnreachable, PeerBlocked) as error:
                 log.warning("%s", error)
                 await trio.sleep(pause * self._context.rng.uniform(0.8, 1.2))
                 pause = min(pause * 2, BOOTSTRAP_PAUSE_MAX_S)
@@ -272,6 +290,7 @@ class Node:
         try:
             if self.news.knows(peer):
                 await self.news.pull(peer, everything=everything)
+                await self.prove(peer)
             elif PROTOCOL in self._protocols(peer):
                 await self.news.greet(peer)
         except OrchdError as error:
@@ -282,6 +301,30 @@ class Node:
             return list(self.host.basic.get_peerstore().get_protocols(peer))
         except Exception:
             return ()
+
+    async def prove(self, peer: ID) -> None:
+        """Ask for the manifests of revoked adapters that are in something here, to learn whose they are."""
+        registry = self._context.registry
+        for id in await trio.to_thread.run_sync(revocation.unproven, registry.index):
+            try:
+                manifest = await self.manifest_from(parse_id(id, ADAPTER), peer)
+            except OrchdError as error:
+                log.info("whose %s is: %s", id, error)
+                continue
+            for kind, data in (await trio.to_thread.run_sync(registry.news.prove, manifest)).events:
+                self._context.events.emit(kind, data)
+
+    async def prove_everywhere(self) -> None:
+        """An adapter has come: it may contain one that was revoked before."""
+        await _all(self.prove, self.news.members())
+
+    async def manifest_from(self, adapter: bytes, peer: ID) -> Verified[Manifest]:
+        """The manifest that a peer gives for an adapter's id. Raises `PeerMisbehaved` when it is another's."""
+        answer = await self._ask(peer, GetManifest(adapter=adapter), ManifestIs)
+        manifest = verify(answer.envelope, Manifest)
+        if manifest.digest != adapter:
+            raise PeerMisbehaved(f"{peer} answered with the manifest of another adapter")
+        return manifest
 
     # ---- questions and answers ----------------------------------------------------------------------------------
 

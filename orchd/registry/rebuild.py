@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from orchd.errors import BlobUnknown, OrchdError, Refused
-from orchd.records import Announcement, FileEntry, Manifest, Verified, parse_id, text_id, verify
+from orchd.records import FileEntry, Manifest, Verified, parse_id, text_id
 from orchd.records.ids import ADAPTER
 from orchd.registry.blobs import BlobStore
 from orchd.registry.index import Cursor, Index
 from orchd.registry.local import delete, put
-from orchd.registry.local_rows import OwnAnnouncement, Rot, Trash, Verdict
+from orchd.registry.local_rows import Received, Rot, Trash, Verdict
 from orchd.registry.restand import DAMAGED, MISSING
 from orchd.registry.rows import ADAPTER_COLUMNS, adapter_values, edges, form
 from orchd.registry.standing import QUARANTINED
@@ -63,7 +63,8 @@ def reconcile(registry: Registry, *, everything: bool = False) -> Rebuilt:
     for batch in _batches(missing):
         put_back += _put_back(registry, batch)
     _take_out(registry, gone)
-    _put_back_announcements(registry)
+    registry.news.fill()
+    registry.people.forget()
     refresh_pins(index)
     registry.restand(tell=False)
     if everything:
@@ -108,10 +109,11 @@ def _read(registry: Registry, digest: bytes) -> Verified[Manifest] | None:
 def _judge(registry: Registry, manifest: Verified[Manifest]) -> Verdict | None:
     """The verdict on an adapter that has none, kept in the journal; None when it does not pass the door."""
     files = {entry.path: registry.blobs.path(entry.sha256) for entry in manifest.record.files}
-    # It was let in once: a clock that stands too early now is no reason to throw it out.
+    # It was let in once: a clock that stands too early now is no reason to throw it out, and what was decided about
+    # its author meanwhile is weighed with its standing.
     now = max(registry.clock(), manifest.record.created_ms)
     try:
-        reasons = registry.judge(manifest, files, (), now)
+        reasons = judge(replace(registry.candidate(manifest, files, now), known=Known()), CHECKS)
     except (Refused, FileNotFoundError) as error:
         aside = registry.manifests.set_aside(manifest.digest)
         registry.notices.append(f"an adapter is damaged; its manifest was set aside as {aside}: {error}")
@@ -185,19 +187,16 @@ def _take_out(registry: Registry, gone: Iterable[bytes]) -> None:
 def forget(registry: Registry, id: str) -> None:
     """Every decision about an adapter, and its rows, after its manifest was deleted."""
     changes = [delete(row, id) for row in (Verdict, Trash)]
+    if author := registry.news.author_of(id):  # so that a revocation still reaches what contains it
+        changes.append(
+            put(Received(digest=id, kind="manifest", adapter=id, author=author, envelope=b"", since=registry.clock()))
+        )
     registry.local.act("adapter.purge", *changes, then=lambda cursor: delete_rows(cursor, id))
 
 
 def delete_rows(cursor: Cursor, id: str) -> None:
     cursor.execute("DELETE FROM adapter WHERE digest = ?", [id])
     cursor.execute("DELETE FROM edge WHERE child = ?", [id])
-
-
-def _put_back_announcements(registry: Registry) -> None:
-    """This node's own: the network tells the others again."""
-    lost = registry.local.where(OwnAnnouncement, "digest NOT IN (SELECT digest FROM announcement)")
-    for own in lost:
-        registry.record_announcement(verify(own.envelope, Announcement), "")
 
 
 def refresh_pins(index: Index) -> None:

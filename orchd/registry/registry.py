@@ -14,29 +14,32 @@ import tempfile
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 import msgspec
 
-from orchd.errors import AdapterUnknown, AmbiguousId, BaseUnknown, BlobUnknown, NotReleasable
+from orchd.errors import AdapterUnknown, AmbiguousId, BlobUnknown, NotReleasable
 from orchd.records import Announcement, Manifest, Verified, parse_id, text_id, verify
 from orchd.records.ids import ADAPTER, BASE
-from orchd.registry import rebuild, restand, restore
-from orchd.registry.admission import CHECKS, Candidate, Check
-from orchd.registry.bases import Base, load
+from orchd.registry import admission, bounds, rebuild, restand, restore, versions
+from orchd.registry.admission import Candidate, Check, Known, judge
+from orchd.registry.bases import Base
 from orchd.registry.blobs import BlobStore
-from orchd.registry.index import Cursor, Index
+from orchd.registry.index import Index
 from orchd.registry.journal import Journal
+from orchd.registry.known_bases import KnownBases
 from orchd.registry.local import Local, Undone, delete, put
-from orchd.registry.local_rows import OwnAnnouncement, Pin, Release, Trash, Verdict
+from orchd.registry.local_rows import Bound, Pin, Release, Trash, Verdict
 from orchd.registry.manifest_files import ManifestFiles
+from orchd.registry.news import News
+from orchd.registry.people import People
 from orchd.registry.rebuild import insert_adapter
-from orchd.registry.restand import Judges, Nobody
-from orchd.registry.rows import AdapterRow, AnnouncementRow, adapter_row, announcement_key
+from orchd.registry.rows import AdapterRow, AnnouncementRow, adapter_row
 from orchd.registry.standing import ADMITTED, QUARANTINED, StandingChange
 
-SELF = "self"
+SELF, FOLLOWED = "self", "followed"
 MIN_PREFIX = len(ADAPTER) + 4
 WHOLE_ID = len(text_id(ADAPTER, bytes(32)))
 LOG = logging.getLogger(__name__)
@@ -69,9 +72,11 @@ class Registry:
         self.on_standing: Callable[[StandingChange], None] | None = None
         self.clock = clock
         self.local = Local(Journal(data / "journal.log", clock()), index, clock)
-        self.judges: Judges = Nobody(author)
+        #: What was decided and received about authors, and what they signed besides manifests.
+        self.people = People(self.local, index, author)
+        self.news = News(self)
         self._folders = data / "adapters"
-        self._bases: dict[str, Base] = {}
+        self.known_bases = KnownBases(self.local, clock)
         #: Held while an adapter's blobs are kept or thrown away: two adapters may share one.
         self._keeping = threading.Lock()
         self._announcing = threading.Lock()
@@ -119,12 +124,11 @@ class Registry:
         manifest = verify(envelope, Manifest)
         if self.has_adapter(manifest.id):
             return self._admission(manifest.id, new=self._take_from_trash(manifest.id))
-        reasons = self.judge(manifest, files, checks, self.clock())
+        candidate = self.candidate(manifest, files, self.clock())
+        judge(candidate, (*admission.RECORD_CHECKS, admission.check_came))
         with self._keeping:
             if new := not self.has_adapter(manifest.id):
-                self._keep(manifest, files)
-                verdict = Verdict(adapter=manifest.id, reasons=tuple(reasons), origin=origin, received=self.clock())
-                self._insert(manifest, verdict)
+                self._let_in(candidate, origin, checks)
         return self._admission(manifest.id, new=new)
 
     def _take_from_trash(self, id: str) -> bool:
@@ -139,31 +143,54 @@ class Registry:
         row = self._row(id)
         return Admission(id=row.id, verdict=row.state, reason=row.reason, new=new, row=row)
 
-    def judge(
-        self, manifest: Verified[Manifest], files: Mapping[str, Path], checks: Sequence[Check], now_ms: int
-    ) -> list[str]:
-        """The reasons for quarantine, none for an adapter to admit. Raises the refusal."""
-        candidate = Candidate(manifest, files, self._base_of(manifest), now_ms)
-        return [reason for check in (*CHECKS, *checks) if (reason := check(candidate))]
+    def check_record(self, manifest: Verified[Manifest]) -> None:
+        """What needs no file, before the first byte of one is fetched. Raises the refusal."""
+        judge(self.candidate(manifest, {}, self.clock()), admission.RECORD_CHECKS)
 
-    def _keep(self, manifest: Verified[Manifest], files: Mapping[str, Path]) -> None:
-        """Blobs first, then the manifest; when one can't be written, no new blob stays."""
+    def candidate(self, manifest: Verified[Manifest], files: Mapping[str, Path], now_ms: int) -> Candidate:
+        """An adapter at the door, with what was decided and received about it and its author, and seen of its base."""
+        base = text_id(BASE, manifest.record.base.fingerprint)
+        known = Known(
+            blocked=self.people.blocked(manifest.author),
+            revoked=self.people.revocation(manifest.id, manifest.author),
+            bounds={row.key: row for row in self.local.where(Bound, "starts_with(key, ?)", (bounds.key(base, ""),))},
+        )
+        return Candidate(manifest, files, self._base_of(manifest), now_ms, known)
+
+    def _let_in(self, candidate: Candidate, origin: str, checks: Sequence[Check]) -> None:
+        """Blobs first, then the checks on them as they lie, then the manifest; when one fails, no new blob stays."""
+        manifest = candidate.manifest
         with ExitStack() as undo:
+            stored = dict[str, Path]()
             for entry in manifest.record.files:
                 if not self.blobs.has(entry.sha256):
-                    self.blobs.put_file(files[entry.path], entry.sha256)
+                    self.blobs.put_file(candidate.files[entry.path], entry.sha256)
                     undo.callback(self.blobs.remove, entry.sha256)
+                stored[entry.path] = self.blobs.path(entry.sha256)
+            lying = replace(candidate, files=stored)
+            reasons = judge(lying, (*admission.CONTENT_CHECKS, *checks))
             self.manifests.write(manifest)
             undo.pop_all()
+        verdict = Verdict(adapter=manifest.id, reasons=tuple(reasons), origin=origin, received=self.clock())
+        self._insert(lying, verdict)
 
-    def _insert(self, manifest: Verified[Manifest], verdict: Verdict) -> None:
+    def _insert(self, candidate: Candidate, verdict: Verdict) -> None:
         """The verdict in the journal, then the rows; the adapter stands in quarantine until everything was weighed."""
-        self.local.act("adapter.admit", put(verdict), then=lambda cursor: insert_adapter(cursor, manifest, verdict))
+        manifest, seen = candidate.manifest, tuple[Bound, ...]()
+        if not verdict.reasons and self.trust(manifest.author) in (SELF, FOLLOWED):
+            base = text_id(BASE, manifest.record.base.fingerprint)
+            seen = bounds.learned(candidate.known.bounds, base, candidate.norms)
+        self.local.act(
+            "adapter.admit",
+            put(verdict),
+            *map(put, seen),
+            then=lambda cursor: insert_adapter(cursor, manifest, verdict),
+        )
         self.restand([manifest.id], tell=False)
 
     def restand(self, ids: Collection[str] | None = None, *, tell: bool = True) -> list[StandingChange]:
         """Compute anew what adapters (all, when None) may do here, after something was decided or received."""
-        found = restand.changes(self.index, self.judges, ids)
+        found = restand.changes(self.index, self.people, ids)
         if found:
             self.index.write(lambda cursor: restand.apply(cursor, found))
         if tell and self.on_standing is not None:
@@ -185,15 +212,18 @@ class Registry:
         return [row for row in rows if topic is None or topic in row.topics]
 
     def adapter(self, text: str) -> AdapterRow:
-        """By id, unique prefix of an id, or unique name. Raises `AdapterUnknown` or `AmbiguousId`."""
+        """By id, unique prefix of an id, name, or `NAME@author`. Raises `AdapterUnknown` or `AmbiguousId`."""
         return self._row(self.resolve(text))
 
     def resolve(self, text: str) -> str:
         """The whole id for an id, a unique prefix or a name.
 
         What looks like an id is never taken as a name: names are chosen by strangers. Of several adapters with one
-        name the newest of this node's own is meant; strangers' ones must be told apart by id.
+        name the newest of this node's own is meant; strangers' ones must be told apart by id. `NAME@author` is the
+        newest admitted version by that author.
         """
+        if (asked := versions.split(text)) is not None:
+            return versions.named(self.index, self.people.view(), *asked)
         if not text.startswith(ADAPTER):
             return self._named(text)
         if MIN_PREFIX <= len(text) < WHOLE_ID:
@@ -287,11 +317,12 @@ class Registry:
         """Take back the newest act that can be. Raises `NothingToUndo` or `UndoStale`."""
         undone = self.local.undo()
         rebuild.refresh_pins(self.index)
+        self.people.forget()
         self.restand()
         return undone
 
     def trust(self, author: str) -> str:
-        return self.judges.level(author)
+        return self.people.level(author)
 
     def _row(self, id: str) -> AdapterRow:
         rows = self.rows_of([id])
@@ -321,27 +352,7 @@ class Registry:
 
     def record_announcement(self, announcement: Verified[Announcement], peer: str) -> bool:
         """Remember what `peer` told; whether it was new."""
-        record = announcement.record
-        values = (
-            announcement.id,
-            announcement_key(announcement),
-            list(record.topics),
-            announcement.author,
-            record.seq,
-            record.size,
-            text_id(BASE, record.base),
-            peer,
-            record.created_ms,
-            self.clock(),
-            announcement.envelope,
-        )
-
-        def insert(cursor: Cursor) -> bool:
-            marks = ", ".join("?" * len(values))
-            sql = f"INSERT INTO announcement VALUES ({marks}) ON CONFLICT DO NOTHING RETURNING digest"
-            return bool(cursor.execute(sql, list(values)).fetchall())
-
-        return self.index.write(insert)
+        return self.news.take(announcement, peer).new
 
     def announcements(self, topic: str | None = None) -> list[AnnouncementRow]:
         """What peers and this node have announced, newest first."""
@@ -365,35 +376,19 @@ class Registry:
             for adapter, author, topics, size, base, peer, created, here in rows
         ]
 
-    def announcement_envelopes(self, topic: str) -> list[bytes]:
-        """The signed bytes of every announcement under a topic, oldest first, to pass on."""
-        rows = self.index.read(
-            "SELECT envelope FROM announcement WHERE list_contains(topics, ?) ORDER BY received, digest", (topic,)
-        )
-        return [bytes(row[0]) for row in rows]
+    def shared_manifest(self, id: str, *, revoked_too: bool = False) -> bytes | None:
+        """The signed manifest of an adapter that is admitted and has been announced: what peers may ask for.
 
-    def announcements_after(
-        self, topics: Sequence[str], received_ms: int, id: str, limit: int
-    ) -> list[tuple[int, str, bytes]]:
-        """Announcements under any of `topics` that came here after a point of this record, oldest first.
-
-        Each as (when it came, its id, the signed bytes); the last one's first two are the next point.
+        `revoked_too`: also of one that its author has taken back.
         """
         rows = self.index.read(
-            "SELECT received, digest, envelope FROM announcement WHERE list_has_any(topics, $1)"
-            " AND (received > $2 OR (received = $2 AND digest > $3)) ORDER BY received, digest LIMIT $4",
-            (list(topics), received_ms, id, limit),
-        )
-        return [(received, digest, bytes(envelope)) for received, digest, envelope in rows]
-
-    def shared_manifest(self, id: str) -> bytes | None:
-        """The signed manifest of an adapter that is admitted and has been announced: what peers may ask for."""
-        rows = self.index.read(
-            "SELECT 1 FROM adapter WHERE digest = $1 AND state = $2"
+            "SELECT state FROM adapter WHERE digest = $1"
             " AND EXISTS (SELECT 1 FROM announcement n WHERE n.adapter = $1)",
-            (id, ADMITTED),
+            (id,),
         )
-        return self.manifests.read(parse_id(id, ADAPTER)).envelope if rows else None
+        if not rows or not (rows[0][0] == ADMITTED or (revoked_too and id in self.people.revoked())):
+            return None
+        return self.manifests.read(parse_id(id, ADAPTER)).envelope
 
     def announce(self, make: Callable[[int], Verified[Announcement]], peer: str) -> Verified[Announcement]:
         """Sign an announcement of this node, with the number that `make` is given, and remember it.
@@ -402,8 +397,6 @@ class Registry:
         """
         with self._announcing:
             signed = make(self.next_seq())
-            own = OwnAnnouncement(digest=signed.id, seq=signed.record.seq, envelope=signed.envelope)
-            self.local.act("announce", put(own))
             self.record_announcement(signed, peer)
         return signed
 
@@ -418,25 +411,20 @@ class Registry:
 
     # ---- bases --------------------------------------------------------------------------------------------------
 
-    def add_base(self, name: str, folder: Path) -> Base:
-        """Make a base known under a name. Raises `BaseUnknown` when the folder is none."""
-        base = load(name, folder)
-        self._bases[name] = base
-        return base
+    def add_base(self, name: str, path: Path) -> Base:
+        """Make a base known that the program brings along. Raises `BaseUnknown` when there is none."""
+        return self.known_bases.build_in(name, path)
 
     def bases(self) -> list[Base]:
-        return list(self._bases.values())
+        """Every base that can be used now."""
+        return self.known_bases.all()
 
     def base(self, text: str) -> Base:
-        """By name or fingerprint. Raises `BaseUnknown`."""
-        for base in self._bases.values():
-            if text in (base.name, base.fingerprint):
-                return base
-        raise BaseUnknown(f"no base {text[:80]!r} is here", field="base")
+        """By name, fingerprint, or a fingerprint that is linked to it. Raises `BaseUnknown` or `BaseChanged`."""
+        return self.known_bases.get(text)
 
     def _base_of(self, manifest: Verified[Manifest]) -> Base | None:
-        wanted = manifest.record.base.fingerprint
-        return next((base for base in self._bases.values() if base.digest == wanted), None)
+        return self.known_bases.of(manifest.record.base.fingerprint)
 
 
 ROWS = """

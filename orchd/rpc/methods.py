@@ -7,8 +7,11 @@ from orchd.rpc import (
     methods_jobs,
     methods_network,
     methods_node,
+    methods_scan,
+    methods_search,
     methods_serving,
     methods_training,
+    methods_trust,
 )
 from orchd.rpc.table import METHODS as TABLE
 
@@ -19,7 +22,10 @@ MODULES = (
     methods_jobs,
     methods_network,
     methods_node,
+    methods_scan,
+    methods_search,
     methods_serving,
     methods_training,
+    methods_trust,
 )
 __all__ = ["MODULES", "TABLE"]

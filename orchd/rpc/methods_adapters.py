@@ -74,7 +74,7 @@ async def adapter_publish(node: Node, p: AdapterPublish) -> Published:
         await in_thread(node.topics.add, topic)
         await node.network.join(topic)
     signed = await in_thread(_announce, node, row, topics)
-    await node.network.announce(signed)
+    await node.network.tell(signed)
     shown = await in_thread(node.registry.adapter, row.id)
     members = sum(topic.members for topic in node.network.topics() if topic.name in topics)
     return Published(adapter=shown, announcement=signed.id, topics=list(topics), members=members)

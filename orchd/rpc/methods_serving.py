@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from orchd.errors import NotAdmitted, ParamsInvalid, TargetNameRefused
+from orchd.errors import AdapterNotMergeable, AnswerInterrupted, NotAdmitted, ParamsInvalid, TargetNameRefused
 from orchd.importers.conversation import Message
 from orchd.node import DeploymentRow, DeployNote, Node, in_thread
 from orchd.registry import ADMITTED
-from orchd.registry.local_rows import Deployment
+from orchd.registry.peft_config import SERVABLE
+from orchd.rollback import ROLLING_BACK
 from orchd.rpc.connection import Session
 from orchd.rpc.methods_data import read_part
 from orchd.rpc.methods_jobs import JobStarted
@@ -53,6 +54,12 @@ async def deploy_start(node: Node, p: DeployStart) -> JobStarted:
         row = await in_thread(node.registry.adapter, p.adapter)
         if row.state != ADMITTED and not p.force:
             raise NotAdmitted(f"{row.name} is quarantined: {row.reason}", field="adapter")
+        await in_thread(node.check_usable, row.id)
+        if SERVABLE not in row.capabilities:
+            raise AdapterNotMergeable(
+                f"{row.name} has more than factors (DoRA, trained biases, saved modules); that can't be folded in yet",
+                field="adapter",
+            )
         adapter = AdapterPath(id=row.id, path=str(await in_thread(node.registry.adapter_folder, row.id)))
         base_name = row.base
     base = node.registry.base(base_name)
@@ -119,15 +126,11 @@ class DeploymentRemoved(Result, frozen=True, kw_only=True):
 @method("deployment.remove", DeploymentNamed, DeploymentRemoved, "Take a deployment out of its target.")
 async def deployment_remove(node: Node, p: DeploymentNamed) -> DeploymentRemoved:
     deployment = await in_thread(node.deployments.get, p.deployment)
-    await node.target(deployment.target).remove(deployment.name)
+    if deployment.state != ROLLING_BACK:  # else it is out already
+        await node.target(deployment.target).remove(deployment.name)
     await in_thread(node.deployments.remove, deployment.name)
-    await in_thread(_drop_blob, node, deployment)
+    await in_thread(node.drop_blob, deployment.blob)
     return DeploymentRemoved(deployment=deployment.name)
-
-
-def _drop_blob(node: Node, gone: Deployment) -> None:
-    if all(other.blob != gone.blob for other in node.deployments.list()):
-        node.registry.blobs.remove(bytes.fromhex(gone.blob))
 
 
 class ChatComplete(Params, frozen=True, kw_only=True):
@@ -161,7 +164,9 @@ async def chat_complete(node: Node, p: ChatComplete, session: Session) -> ChatAn
         raise ParamsInvalid(f"temperature {p.temperature} is not from 0 to 2", field="temperature")
     if not p.messages:
         raise ParamsInvalid("there is no message to answer", field="messages")
-    await in_thread(node.deployments.get, p.deployment)
+    deployment = await in_thread(node.deployments.get, p.deployment)
+    if deployment.state == ROLLING_BACK:
+        raise AnswerInterrupted(f"{p.deployment} is falling back to its plain base: {deployment.reason}")
     parts: list[str] = []
     async with node.runtime.complete(
         p.deployment, p.messages, max_tokens=p.max_tokens, temperature=p.temperature

@@ -7,18 +7,26 @@ from collections.abc import Mapping, Sequence
 
 from orchd.average.recipe import Parent, check_plan, expand_leaves, strength_in_ppm
 from orchd.average.specs import AverageSpec, VerifySpec, WeightedAdapter
-from orchd.errors import AdapterUnknown, AverageSpecInvalid, LeavesUnknown, ParamsInvalid
+from orchd.errors import (
+    AdapterUnknown,
+    AverageSpecInvalid,
+    LeavesUnknown,
+    NotAdmitted,
+    NotAverageable,
+    ParamsInvalid,
+)
+from orchd.measuring import evaluation
 from orchd.node import NO_LICENCE, AverageNote, Node, TrainNote, VerifyNote, in_thread
 from orchd.records import Manifest, Verified, text_id
 from orchd.records.ids import ADAPTER
-from orchd.registry import Base
+from orchd.registry import ADMITTED, AdapterRow, Base
+from orchd.registry.peft_config import AVERAGEABLE
 from orchd.rpc.methods_jobs import JobStarted
 from orchd.rpc.table import Params, method
-from orchd.train.specs import AdapterPath, EvaluateSpec, TrainSpec
+from orchd.train.specs import TrainSpec
 
 MILLION = 1_000_000
 DEFAULTS = TrainSpec(base="", dataset="")
-SPLITS = ("train", "validation", "test")
 
 
 class TrainStart(Params, frozen=True, kw_only=True):
@@ -177,11 +185,21 @@ def _weighted(node: Node, leaves: Sequence[tuple[str, int]]) -> tuple[WeightedAd
     found = []
     for leaf, ppm in leaves:
         try:
+            _check_averageable(node.registry.adapter(leaf))
             folder = node.registry.adapter_folder(leaf)
         except AdapterUnknown:
             raise LeavesUnknown(f"the leaf {leaf} is not here", field="adapters") from None
         found.append(WeightedAdapter(id=leaf, path=str(folder), weight=ppm))
     return tuple(found)
+
+
+def _check_averageable(row: AdapterRow) -> None:
+    if row.state != ADMITTED:
+        raise NotAdmitted(f"{row.name} ({row.id}) is {row.state}: {row.reason}", field="adapters")
+    if AVERAGEABLE not in row.capabilities:
+        raise NotAverageable(
+            f"{row.name} ({row.id}) has more than factors: DoRA, trained biases or saved modules", field="adapters"
+        )
 
 
 class AdapterNamed(Params, frozen=True, kw_only=True):
@@ -223,22 +241,9 @@ class AdapterEvaluate(Params, frozen=True, kw_only=True):
 
 @method("adapter.evaluate", AdapterEvaluate, JobStarted, "Loss and exact match of adapters on a data set.")
 async def adapter_evaluate(node: Node, p: AdapterEvaluate) -> JobStarted:
-    if p.split not in SPLITS:
-        raise ParamsInvalid(f"split {p.split!r} is not {', '.join(SPLITS)}", field="split")
     if not p.adapters and not p.base:
         raise ParamsInvalid("nothing to evaluate", field="adapters")
-    dataset = await in_thread(node.datasets.get, p.dataset)
     rows = [await in_thread(node.registry.adapter, text) for text in p.adapters]
-    if len({row.base for row in rows}) > 1:
-        raise ParamsInvalid("these adapters are for different bases", field="adapters")
-    base = node.registry.base(rows[0].base if rows else "demo")
-    paths = [AdapterPath(id=row.id, path=str(await in_thread(node.registry.adapter_folder, row.id))) for row in rows]
-    spec = EvaluateSpec(
-        base=str(base.path),
-        adapters=tuple(paths),
-        dataset=str(node.datasets.folder(dataset.id)),
-        split=p.split,
-        include_base=p.base,
-    )
-    job = await node.jobs.submit("evaluate", spec, title=f"evaluate {len(paths)} adapters")
+    spec = await evaluation(node, rows, dataset=p.dataset, split=p.split, base=p.base)
+    job = await node.jobs.submit("evaluate", spec, title=f"evaluate {len(rows)} adapters")
     return JobStarted(job=job.id)

@@ -41,6 +41,7 @@ def run(spec: EvaluateSpec, job: JobContext) -> EvaluateResult:
                 loss=scored.loss,
                 exact_match=scored.exact_match,
                 examples=scored.examples,
+                loss_interval=scored.loss_interval,
             )
         )
     job.progress(total, total, "adapters")

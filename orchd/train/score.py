@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -38,11 +39,15 @@ class Exam:
 
 @dataclass(frozen=True)
 class Mark:
-    """``loss``: mean nats per counted token. ``exact_match``: share from 0 to 1."""
+    """``loss``: mean nats per counted token. ``exact_match``: share from 0 to 1.
+
+    ``loss_interval``: half the width of its 95 % interval, had these conversations been drawn by chance.
+    """
 
     loss: float
     exact_match: float
     examples: int
+    loss_interval: float = 0.0
 
 
 def make_exam(base: Base, rows: Sequence[Row]) -> Exam:
@@ -78,7 +83,15 @@ def mark(
     losses = conversation_losses(model, exam.conversations, check=check)
     tokens = sum(one.counted_tokens for one in exam.conversations)
     right = _right_answers(model, base, exam, check) if exact_match else 0
-    return Mark(sum(losses) / max(1, tokens), right / max(1, exam.examples), exam.examples)
+    loss = sum(losses) / max(1, tokens)
+    interval = _interval(losses, [one.counted_tokens for one in exam.conversations], loss)
+    return Mark(loss, right / max(1, exam.examples), exam.examples, interval)
+
+
+def _interval(losses: Sequence[float], tokens: Sequence[int], mean: float) -> float:
+    """Of a ratio of sums over conversations (Cochran, Sampling Techniques, 3rd ed., 6.4)."""
+    squares = sum((loss - mean * count) ** 2 for loss, count in zip(losses, tokens, strict=True))
+    return 1.96 * math.sqrt(squares) / max(1, sum(tokens))
 
 
 def _right_answers(model: Any, base: Base, exam: Exam, check: Callable[[], None]) -> int:

@@ -116,12 +116,14 @@ class EvaluateSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EvaluationRow(msgspec.Struct, frozen=True, kw_only=True):
-    """``id`` None is the base alone. ``exact_match`` is 0 where it was not asked for."""
+    """``id`` None is the base alone. ``exact_match`` is 0 where it was not asked for. ``loss_interval`` is half the
+    width of the loss's 95 % interval."""
 
     id: str | None
     loss: float
     exact_match: float
     examples: int
+    loss_interval: float = 0.0
 
 
 class EvaluateResult(msgspec.Struct, frozen=True, kw_only=True):

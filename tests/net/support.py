@@ -157,7 +157,7 @@ class Peer:
     async def publish(self, seed: int = 0, rank: int = 4, topic: str = TOPIC) -> Verified[Manifest]:
         """Make an adapter and announce it."""
         manifest = self.make(seed, rank)
-        await self.network.announce(self.announcement(manifest, topic))
+        await self.network.tell(self.announcement(manifest, topic))
         return manifest
 
 

@@ -20,7 +20,7 @@ from orchd.net.topics import ANNOUNCE_AT_ONCE, Rounds, provider_key
 DIGEST = bytes(range(32))
 REQUESTS = [
     Hello(topics=(DIGEST,)),
-    Push(announcements=(b"signed", b"")),
+    Push(records=(b"signed", b"")),
     Pull(topics=(), since=2**50, after="ann_x"),
     GetManifest(adapter=DIGEST),
     GetRange(adapter=DIGEST, blob=DIGEST, offset=0, length=messages.RANGE_LIMIT),
@@ -28,7 +28,7 @@ REQUESTS = [
 REPLIES = [
     Hello(topics=()),
     messages.Done(),
-    Pulled(announcements=(b"x",), since=1, after="", more=True),
+    Pulled(records=(b"x",), since=1, after="", more=True),
     messages.ManifestIs(envelope=b"signed"),
     Range(data=b"bytes"),
     messages.Failed(reason=messages.BUSY),
@@ -62,8 +62,8 @@ def test_replies_come_back(reply: messages.Reply) -> None:
         {"op": "hello", "topics": [b"short"]},
         {"op": "hello", "topics": ["x" * 32]},
         {"op": "hello", "topics": [DIGEST] * (messages.TOPICS_LIMIT + 1)},
-        {"op": "push", "announcements": [b"x" * 8193]},
-        {"op": "push", "announcements": [b""] * (messages.ANNOUNCEMENTS_LIMIT + 1)},
+        {"op": "push", "records": [b"x" * (messages.RECORD_LIMIT + 1)]},
+        {"op": "push", "records": [b""] * (messages.RECORDS_LIMIT + 1)},
         {"op": "pull", "topics": [], "since": -1, "after": ""},
         {"op": "pull", "topics": [], "since": 0, "after": "x" * 65},
         {"op": "range", "adapter": DIGEST, "blob": DIGEST, "offset": -1, "length": 1},

@@ -55,10 +55,10 @@ async def test_more_announcements_than_one_message_holds(tmp_path: Path) -> None
         await a.network.join(TOPIC)
         manifest = a.make()
         for _ in range(70):
-            await a.network.announce(a.announcement(manifest))
+            await a.network.tell(a.announcement(manifest))
         b = await made.start("b")
         await b.network.join(TOPIC)
-        await until(lambda: len(b.registry.announcement_envelopes(TOPIC)) == 70, "two pages of announcements")
+        await until(lambda: len(b.registry.news.after([TOPIC], 0, "", 100)) == 70, "two pages of announcements")
 
 
 async def test_news_of_other_topics_is_not_taken(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ async def test_what_is_not_published_is_not_given(tmp_path: Path) -> None:
         manifest = a.make()
         with pytest.raises(NoProvider, match="unknown"):
             await b.network.fetch(manifest.id)
-        await a.network.announce(a.announcement(manifest))
+        await a.network.tell(a.announcement(manifest))
         await b.network.fetch(manifest.id)
 
 

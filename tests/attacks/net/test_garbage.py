@@ -105,10 +105,10 @@ async def test_forged_announcements_are_refused(tmp_path: Path) -> None:
         author = made.make("author")
         good = author.announcement(author.make()).envelope
         for forged in (good[:-1] + b"\x00", good.replace(b"test/topic", b"test/tonic"), b"", good + b"x"):
-            reply = await send(attacker, victim, PROTOCOL, messages.encode(Push(announcements=(forged,))))
+            reply = await send(attacker, victim, PROTOCOL, messages.encode(Push(records=(forged,))))
             assert b"malformed" in reply or reply == b""
         assert victim.registry.announcements() == []
-        await exchange.ask(attacker, node.host.id, Push(announcements=(good,)), messages.Done)
+        await exchange.ask(attacker, node.host.id, Push(records=(good,)), messages.Done)
         assert len(victim.registry.announcements()) == 1
         await still_serves(made, victim)
 

@@ -1,0 +1,100 @@
+"""Adapters measured on data of one's own: for the user, for a signed attestation, and for the gate of updates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import msgspec
+import trio
+
+from orchd.errors import ParamsInvalid
+from orchd.records import MICRO, Attestation, Verified, parse_id, sign
+from orchd.records.ids import ADAPTER
+from orchd.registry import AdapterRow
+from orchd.train.specs import AdapterPath, EvaluateResult, EvaluateSpec, EvaluationRow
+
+if TYPE_CHECKING:
+    from orchd.node import Node
+
+SPLITS = ("train", "validation", "test")
+NINETY_FIVE = 1.96  # half the width of the 95 % interval, in standard errors
+
+
+class AttestNote(msgspec.Struct, frozen=True, kw_only=True):
+    """What an evaluation is for, when its figure is to be signed. `metric` is loss or exact_match."""
+
+    adapter: str
+    metric: str
+
+
+class Attested(msgspec.Struct, frozen=True, kw_only=True):
+    """`value`, `base_value` and `interval` are nats a token, or shares from 0 to 1."""
+
+    attestation: str
+    adapter: AdapterRow
+    metric: str
+    value: float
+    base_value: float
+    interval: float
+    examples: int
+
+
+async def evaluation(
+    node: Node, rows: Sequence[AdapterRow], *, dataset: str, split: str = "test", base: bool = True
+) -> EvaluateSpec:
+    """The job that scores adapters of one base on one part of a data set. Raises `ParamsInvalid`, `DatasetUnknown`."""
+    if split not in SPLITS:
+        raise ParamsInvalid(f"split {split!r} is not {', '.join(SPLITS)}", field="split")
+    found = await trio.to_thread.run_sync(node.datasets.get, dataset)
+    if len({row.base for row in rows}) > 1:
+        raise ParamsInvalid("these adapters are for different bases", field="adapters")
+    folders = [await trio.to_thread.run_sync(node.registry.adapter_folder, row.id) for row in rows]
+    return EvaluateSpec(
+        base=str(node.registry.base(rows[0].base if rows else "demo").path),
+        adapters=tuple(AdapterPath(id=row.id, path=str(path)) for row, path in zip(rows, folders, strict=True)),
+        dataset=str(node.datasets.folder(found.id)),
+        split=split,
+        include_base=base,
+    )
+
+
+async def attest(node: Node, note: AttestNote, result: EvaluateResult) -> Attested:
+    """Sign what was measured and tell it to whoever has heard of the adapter."""
+    base, measured = result.rows
+    value, base_value, interval = figures(note.metric, measured, base)
+    record = Attestation(
+        manifest=parse_id(note.adapter, ADAPTER),
+        evaluator=node.identity.public_key,
+        metric=note.metric,
+        value=round(value * MICRO),
+        base_value=round(base_value * MICRO),
+        examples=measured.examples,
+        interval=round(interval * MICRO),
+        created_ms=node.clock(),
+    )
+    signed: Verified[Attestation] = await trio.to_thread.run_sync(partial(sign, record, node.identity))
+    await node.network.tell(signed)
+    return Attested(
+        attestation=signed.id,
+        adapter=await trio.to_thread.run_sync(node.registry.adapter, note.adapter),
+        metric=note.metric,
+        value=value,
+        base_value=base_value,
+        interval=interval,
+        examples=measured.examples,
+    )
+
+
+def figures(metric: str, measured: EvaluationRow, base: EvaluationRow) -> tuple[float, float, float]:
+    """The adapter's figure, the base's, and half the width of the 95 % interval of the first.
+
+    That of a share is Agresti and Coull's: it is not nothing where all or none was right.
+    """
+    if metric == "loss":
+        return measured.loss, base.loss, measured.loss_interval
+    count = measured.examples + 4
+    share = (measured.exact_match * measured.examples + 2) / count
+    return measured.exact_match, base.exact_match, NINETY_FIVE * math.sqrt(share * (1 - share) / count)

@@ -1,0 +1,415 @@
+"""Signed records that nodes tell each other besides manifests: what is kept of them, and in which order they came.
+
+Announcements of others are kept in the index alone, since the network tells them again. Revocations, attestations, key
+rotations and proofs of equivocation are journalled first. What concerns an adapter goes to everybody who has heard of
+that adapter, or of one that contains it, under any topic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from orchd.identity import author_text
+from orchd.records import (
+    Announcement,
+    Attestation,
+    Federation,
+    KeyRotation,
+    Manifest,
+    Record,
+    Revocation,
+    Verified,
+    text_id,
+    verify,
+)
+from orchd.records.ids import ADAPTER, BASE
+from orchd.registry.index import Cursor
+from orchd.registry.local import put
+from orchd.registry.local_rows import OwnAnnouncement, Received
+from orchd.registry.revocation import containing
+from orchd.registry.trust import ATTESTATION, EQUIVOCATION, MANIFEST, REVOCATION, ROTATION
+
+if TYPE_CHECKING:
+    from orchd.registry.registry import Registry
+
+ANNOUNCEMENT, FEDERATION = "announcement", "federation"
+#: A record may be dated this far in the future, in milliseconds. Revocations are taken however they are dated.
+CLOCK_WINDOW_MS = 10 * 60 * 1000
+#: Records kept that one author, and all together, have sent about adapters and authors of which nothing is here.
+UNKNOWN_OF_ONE, UNKNOWN_IN_ALL = 200, 10_000
+#: Attestations kept of one author, whatever they are about.
+ATTESTATIONS_OF_ONE = 2_000
+
+
+class Item(NamedTuple):
+    """A signed record, and the topics under which it is passed on."""
+
+    envelope: bytes
+    topics: tuple[str, ...]
+
+
+class Taken(NamedTuple):
+    """What came of a record: whether it was new, what to pass on, what to tell as events (kind, data)."""
+
+    new: bool = False
+    items: tuple[Item, ...] = ()
+    events: tuple[tuple[str, dict[str, Any]], ...] = ()
+
+
+class Known(NamedTuple):
+    """A record, and the point of this node's record where it stands."""
+
+    received_ms: int
+    id: str
+    envelope: bytes
+
+
+NOTHING = Taken()
+
+
+class News:
+    """Safe to use from several threads."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._index, self._local = registry.index, registry.local
+
+    def after(self, topics: Sequence[str], received_ms: int, id: str, limit: int) -> list[Known]:
+        """At most `limit` records under any of `topics` that came here after a point of this record, oldest first."""
+        rows = self._index.read(
+            "SELECT received, digest, envelope FROM news WHERE list_has_any(topics, $1)"
+            " AND (received > $2 OR (received = $2 AND digest > $3)) ORDER BY received, digest LIMIT $4",
+            (list(topics), received_ms, id, limit),
+        )
+        return [Known(received, digest, bytes(envelope)) for received, digest, envelope in rows]
+
+    def take(self, record: Verified[Record], peer: str, topics: Sequence[str] = ()) -> Taken:
+        """Keep a record that `peer` told, or that this node has just signed.
+
+        `topics` are for what concerns nothing that was announced here: those that are shared with the peer.
+        """
+        if (revocation := record.of(Revocation)) is not None:
+            return self._revocation(revocation, topics)
+        if record.record.created_ms > self._registry.clock() + CLOCK_WINDOW_MS:
+            return NOTHING
+        if (announcement := record.of(Announcement)) is not None:
+            return self._announcement(announcement, peer)
+        if (attestation := record.of(Attestation)) is not None:
+            return self._attestation(attestation, topics)
+        if (rotation := record.of(KeyRotation)) is not None:
+            return self._rotation(rotation, topics)
+        if (federation := record.of(Federation)) is not None:
+            return self._federation(federation)
+        return NOTHING
+
+    def item(self, id: str) -> tuple[Item, ...]:
+        """A record that is kept, to pass on again."""
+        rows = self._index.read("SELECT envelope, topics FROM news WHERE digest = ?", (id,))
+        return tuple(Item(bytes(envelope), tuple(topics)) for envelope, topics in rows)
+
+    def has(self, id: str) -> bool:
+        return bool(self._index.read("SELECT 1 FROM news WHERE digest = ?", (id,)))
+
+    # ---- announcements ---------------------------------------------------------------------------------------
+
+    def _announcement(self, announcement: Verified[Announcement], peer: str) -> Taken:
+        if self.has(announcement.id) or self._registry.people.view().blocked(announcement.author):
+            return NOTHING
+        other = self.rival(announcement)
+        if other is not None:
+            return self._equivocation(announcement, other, peer)
+        now, record = self._registry.clock(), announcement.record
+        adapter = text_id(ADAPTER, record.manifest)
+
+        def insert(cursor: Cursor) -> None:
+            _insert_announcement(cursor, announcement, peer, now)
+            _insert_news(cursor, announcement, ANNOUNCEMENT, adapter, record.topics, now)
+            _widen(cursor, adapter, record.topics, now)
+
+        if announcement.author == self._registry.author:
+            own = OwnAnnouncement(digest=announcement.id, seq=record.seq, envelope=announcement.envelope)
+            self._local.act("announce", put(own), then=insert)
+        else:
+            self._index.write(insert)
+        told = {
+            "id": adapter,
+            "author": announcement.author,
+            "topics": list(record.topics),
+            "size": record.size,
+            "peer": peer,
+        }
+        item = Item(announcement.envelope, record.topics)
+        return Taken(True, (item,), (("adapter.announced", told),))
+
+    def rival(self, announcement: Verified[Announcement]) -> Verified[Announcement] | None:
+        """Another announcement with this author and number: both together prove that the author equivocates."""
+        rows = self._index.read(
+            "SELECT envelope FROM announcement WHERE author = ? AND seq = ? AND digest <> ? LIMIT 1",
+            (announcement.author, announcement.record.seq, announcement.id),
+        )
+        return verify(bytes(rows[0][0]), Announcement) if rows else None
+
+    def _equivocation(self, new: Verified[Announcement], old: Verified[Announcement], peer: str) -> Taken:
+        """Both records are kept, and passed on to everybody whom either concerns: who has both has the proof."""
+        author, now = new.author, self._registry.clock()
+        proof = Received(
+            digest=f"{EQUIVOCATION} {author}",
+            kind=EQUIVOCATION,
+            adapter="",
+            author=author,
+            envelope=msgspec.msgpack.encode([old.envelope, new.envelope]),
+            since=now,
+        )
+        topics = tuple(dict.fromkeys((*old.record.topics, *new.record.topics)))
+
+        def insert(cursor: Cursor) -> None:
+            _insert_announcement(cursor, new, peer, now)
+            for one in (old, new):
+                cursor.execute("DELETE FROM news WHERE digest = ?", [one.id])
+                _insert_news(cursor, one, ANNOUNCEMENT, text_id(ADAPTER, one.record.manifest), topics, now)
+
+        first = not self._registry.people.view().equivocated(author)
+        self._local.act("equivocation received", *([put(proof)] if first else []), then=insert)
+        self._changed(self._of_person(author))
+        told = (("author.equivocated", {"author": author, "seq": new.record.seq, "peer": peer}),) if first else ()
+        return Taken(True, (Item(old.envelope, topics), Item(new.envelope, topics)), told)
+
+    # ---- revocations, attestations, rotations ----------------------------------------------------------------
+
+    def _revocation(self, revocation: Verified[Revocation], topics: Sequence[str]) -> Taken:
+        adapter = text_id(ADAPTER, revocation.record.manifest)
+        author = self.author_of(adapter)
+        if author is None:
+            if self._is_full(revocation.author):
+                return NOTHING
+        elif not self._registry.people.view().same(author, revocation.author):
+            return NOTHING
+        above = sorted(containing(self._index, [adapter]))
+        item = self._keep(revocation, REVOCATION, adapter, self._topics_of([adapter, *above]) or tuple(topics))
+        if item is None:
+            return NOTHING
+        self._changed([adapter, *above])
+        told = {
+            "id": adapter,
+            "author": revocation.author,
+            "reason": revocation.record.reason,
+            "known": author is not None,
+            "affected": self._here([adapter, *above]) if author is not None else [],
+        }
+        return Taken(True, (item,), (("adapter.revoked", told),))
+
+    def prove(self, manifest: Verified[Manifest]) -> Taken:
+        """A peer has shown the manifest of an adapter that is not here: whose it is, and so whether a revocation of
+        it counts, is known now."""
+        if self.author_of(manifest.id) is not None:
+            return NOTHING
+        row = Received(
+            digest=manifest.id,
+            kind=MANIFEST,
+            adapter=manifest.id,
+            author=manifest.author,
+            envelope=b"",
+            since=self._registry.clock(),
+        )
+        self._local.act("manifest shown", put(row))
+        concerned = [manifest.id, *sorted(containing(self._index, [manifest.id]))]
+        self._changed(concerned)
+        if manifest.id not in self._registry.people.revoked():
+            return Taken(True)
+        told = {"id": manifest.id, "author": manifest.author, "reason": self._registry.people.revoked()[manifest.id],
+                "known": True, "affected": self._here(concerned)}  # fmt: skip
+        return Taken(True, (), (("adapter.revoked", told),))
+
+    def _attestation(self, attestation: Verified[Attestation], topics: Sequence[str]) -> Taken:
+        adapter, author = text_id(ADAPTER, attestation.record.manifest), attestation.author
+        view = self._registry.people.view()
+        if view.blocked(author) or self._received_of(author, ATTESTATION) >= ATTESTATIONS_OF_ONE:
+            return NOTHING
+        heard_of = bool(self._topics_of([adapter])) or self.author_of(adapter) is not None
+        if not heard_of and self._is_full(author):
+            return NOTHING
+        item = self._keep(attestation, ATTESTATION, adapter, self._topics_of([adapter]) or tuple(topics))
+        if item is None:
+            return NOTHING
+        self._changed([adapter])
+        told = {"id": adapter, "evaluator": author, "metric": attestation.record.metric, "trust": view.level(author)}
+        return Taken(True, (item,), (("adapter.attested", told),))
+
+    def _rotation(self, rotation: Verified[KeyRotation], topics: Sequence[str]) -> Taken:
+        old, new = author_text(rotation.record.old), author_text(rotation.record.new)
+        known = self._topics_of_author((old, new))
+        here = self._index.read("SELECT 1 FROM adapter WHERE author IN ($1, $2) LIMIT 1", (old, new))
+        opinions = self._registry.people.view().opinions
+        heard_of = known or here or old in opinions or new in opinions or old == self._registry.author
+        if not heard_of and self._is_full(old):
+            return NOTHING
+        item = self._keep(rotation, ROTATION, "", known or tuple(topics))
+        if item is None:
+            return NOTHING
+        self._changed([*self._of_person(old), *self._of_person(new)])
+        view = self._registry.people.view()
+        if old in view.contested:
+            return Taken(True, (item,), (("author.equivocated", {"author": old, "key": new}),))
+        return Taken(True, (item,), (("author.key_changed", {"old": old, "new": new, "trust": view.level(new)}),))
+
+    def _federation(self, federation: Verified[Federation]) -> Taken:
+        topics, now = (federation.record.topic,), self._registry.clock()
+        if self.has(federation.id) or self._registry.people.view().blocked(federation.author):
+            return NOTHING
+        self._index.write(lambda cursor: _insert_news(cursor, federation, FEDERATION, "", topics, now))
+        told = {"id": federation.id, "author": federation.author, "topic": federation.record.topic}
+        return Taken(True, (Item(federation.envelope, topics),), (("federation.announced", told),))
+
+    # ---- parts -----------------------------------------------------------------------------------------------
+
+    def _keep(self, record: Verified[Any], kind: str, adapter: str, topics: Sequence[str]) -> Item | None:
+        """Journal, row and news in one; None for what is here already."""
+        if self._index.read("SELECT 1 FROM received WHERE digest = ?", (record.id,)):
+            return None
+        now = self._registry.clock()
+        row = Received(
+            digest=record.id, kind=kind, adapter=adapter, author=record.author, envelope=record.envelope, since=now
+        )
+        self._local.act(
+            f"{kind} received",
+            put(row),
+            then=lambda cursor: _insert_news(cursor, record, kind, adapter, topics, now),
+        )
+        return Item(record.envelope, tuple(topics))
+
+    def _changed(self, ids: Iterable[str]) -> None:
+        self._registry.people.forget()
+        self._registry.restand(list(dict.fromkeys(ids)))
+
+    def author_of(self, adapter: str) -> str | None:
+        """Who made an adapter that is here, or whose signed manifest a peer has shown."""
+        rows = self._index.read(
+            "SELECT author FROM adapter WHERE digest = $1"
+            " UNION ALL SELECT author FROM received WHERE kind = $2 AND adapter = $1 LIMIT 1",
+            (adapter, MANIFEST),
+        )
+        return str(rows[0][0]) if rows else None
+
+    def _here(self, ids: Sequence[str]) -> list[str]:
+        rows = self._index.read(
+            "SELECT digest FROM adapter WHERE digest IN (SELECT unnest($1::VARCHAR[])) ORDER BY 1", (list(ids),)
+        )
+        return [row[0] for row in rows]
+
+    def _of_person(self, author: str) -> list[str]:
+        """Adapters by any key of a person."""
+        keys = sorted(self._registry.people.view().keys_of(author))
+        rows = self._index.read("SELECT digest FROM adapter WHERE author IN (SELECT unnest($1::VARCHAR[]))", (keys,))
+        return [row[0] for row in rows]
+
+    def _topics_of(self, adapters: Sequence[str]) -> tuple[str, ...]:
+        """Under which any of these adapters was announced."""
+        return self._topics("adapter", adapters)
+
+    def _topics_of_author(self, authors: Sequence[str]) -> tuple[str, ...]:
+        return self._topics("author", authors)
+
+    def _topics(self, column: str, values: Sequence[str]) -> tuple[str, ...]:
+        rows = self._index.read(
+            f"SELECT DISTINCT unnest(topics) FROM announcement WHERE {column} IN (SELECT unnest($1::VARCHAR[]))"
+            " ORDER BY 1",
+            (list(values),),
+        )
+        return tuple(row[0] for row in rows)
+
+    def _received_of(self, author: str, kind: str) -> int:
+        return int(
+            self._index.read("SELECT count(*) FROM received WHERE author = ? AND kind = ?", (author, kind))[0][0]
+        )
+
+    def _is_full(self, author: str) -> bool:
+        """Whether enough is kept already about what is not known here."""
+        rows = self._index.read(
+            "SELECT count(*), count(*) FILTER (WHERE r.author = $1) FROM received r WHERE r.kind <> $2"
+            " AND NOT EXISTS (SELECT 1 FROM adapter a WHERE a.digest = r.adapter)",
+            (author, EQUIVOCATION),
+        )
+        in_all, of_one = rows[0]
+        return bool(of_one >= UNKNOWN_OF_ONE or in_all >= UNKNOWN_IN_ALL)
+
+    # ---- after a rebuild -------------------------------------------------------------------------------------
+
+    def fill(self) -> None:
+        """Put back what the journal knows and the index lacks. Under which topics a record came is not journalled:
+        it goes to all that are joined."""
+        own = self._index.read(
+            "SELECT o.envelope FROM own_announcement o"
+            " WHERE NOT EXISTS (SELECT 1 FROM announcement n WHERE n.digest = o.digest) ORDER BY o.seq"
+        )
+        proofs = self._index.read("SELECT envelope FROM received WHERE kind = ?", (EQUIVOCATION,))
+        pairs = [bytes(one) for row in proofs for one in msgspec.msgpack.decode(bytes(row[0]), type=list[bytes])]
+        announcements = [verify(bytes(row[0]), Announcement) for row in own]
+        announcements += [verify(envelope, Announcement) for envelope in pairs]
+        now = self._registry.clock()
+
+        def insert(cursor: Cursor) -> None:
+            cursor.execute(
+                "INSERT INTO news SELECT r.digest, r.kind, r.adapter, r.author,"
+                " (SELECT coalesce(list(name ORDER BY name), []) FROM topic), r.since, r.envelope FROM received r"
+                " WHERE r.kind IN ($1, $2, $3) ON CONFLICT DO NOTHING",
+                [REVOCATION, ATTESTATION, ROTATION],
+            )
+            for one in announcements:
+                _insert_announcement(cursor, one, "", now)
+                adapter = text_id(ADAPTER, one.record.manifest)
+                _insert_news(cursor, one, ANNOUNCEMENT, adapter, one.record.topics, now)
+
+        self._index.write(insert)
+
+
+def receive(registry: Registry, record: Verified[Record], peer: str = "") -> bool:
+    """Take a record from elsewhere than the network, such as a bundle; whether it was new.
+
+    A manifest only proves who made an adapter that is not here.
+    """
+    if (manifest := record.of(Manifest)) is not None:
+        return registry.news.prove(manifest).new
+    return registry.news.take(record, peer).new
+
+
+def _insert_announcement(cursor: Cursor, announcement: Verified[Announcement], peer: str, now_ms: int) -> None:
+    record = announcement.record
+    values = [
+        announcement.id,
+        text_id(ADAPTER, record.manifest),
+        list(record.topics),
+        announcement.author,
+        record.seq,
+        record.size,
+        text_id(BASE, record.base),
+        peer,
+        record.created_ms,
+        now_ms,
+        announcement.envelope,
+    ]
+    cursor.execute(f"INSERT INTO announcement VALUES ({', '.join('?' * len(values))}) ON CONFLICT DO NOTHING", values)
+
+
+def _insert_news(
+    cursor: Cursor, record: Verified[Any], kind: str, adapter: str, topics: Sequence[str], now_ms: int
+) -> None:
+    values = [record.id, kind, adapter, record.author, list(topics), now_ms, record.envelope]
+    cursor.execute("INSERT INTO news VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", values)
+
+
+def _widen(cursor: Cursor, adapter: str, topics: Sequence[str], now_ms: int) -> None:
+    """An adapter was announced under further topics: what was said of it concerns them too, and is told again there."""
+    rows = cursor.execute(
+        "SELECT digest, kind, author, topics, envelope FROM news WHERE adapter = $1 AND kind IN ($2, $3)"
+        " AND NOT list_has_all(topics, $4)",
+        [adapter, REVOCATION, ATTESTATION, list(topics)],
+    ).fetchall()
+    for digest, kind, author, before, envelope in rows:
+        wider = list(dict.fromkeys((*before, *topics)))
+        cursor.execute("DELETE FROM news WHERE digest = ?", [digest])
+        cursor.execute(
+            "INSERT INTO news VALUES (?, ?, ?, ?, ?, ?, ?)", [digest, kind, adapter, author, wider, now_ms, envelope]
+        )

@@ -1,0 +1,67 @@
+"""What was decided and received about authors and their adapters, as everything else asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from orchd.registry import revocation
+from orchd.registry.index import Index
+from orchd.registry.local import Local
+from orchd.registry.trust import TrustBook, View, read_view
+
+
+class People:
+    """The judges that `restand` asks. `me` is this node's key; call `forget` after every act that changes a verdict."""
+
+    def __init__(self, local: Local, index: Index, me: str) -> None:
+        self._index = index
+        self.me = me
+        self._book = TrustBook(lambda: read_view(local, self.me))
+
+    def view(self) -> View:
+        """Everything about authors, at this moment."""
+        return self._book.view()
+
+    def forget(self) -> None:
+        self._book.forget()
+
+    def level(self, author: str) -> str:
+        """self, followed, allowed, stranger or blocked."""
+        return self.view().level(author)
+
+    def blocked(self, author: str) -> str:
+        return self.view().blocked(author)
+
+    def equivocated(self, author: str) -> bool:
+        return self.view().equivocated(author)
+
+    def policy_reason(self, author: str, adapter: str) -> str:
+        return self.view().policy_reason(author, adapter)
+
+    def revoked(self) -> Mapping[str, str]:
+        return revocation.revoked(self._index, self.view())
+
+    def revocation(self, adapter: str, author: str) -> str:
+        """What this author said when taking this adapter back; empty when they have not. It need not be here."""
+        return revocation.of(self._index, self.view(), adapter, author)
+
+    def containing(self, ids: Collection[str]) -> Mapping[str, Sequence[str]]:
+        return revocation.containing(self._index, ids)
+
+    def against(self, ids: Sequence[str]) -> dict[str, str]:
+        """Why adapters may not be used, whatever is released or forced: revoked, or of a blocked or lying author."""
+        revoked = self.revoked()
+        found = {id: revoked[id] for id in ids if id in revoked}
+        for id, sources in self.containing(revoked.keys()).items():
+            if id in ids:
+                found.setdefault(id, f"it contains {', '.join(sources)}, which its author has revoked")
+        rows = self._index.read(
+            "SELECT digest, author FROM adapter WHERE digest IN (SELECT unnest($1::VARCHAR[]))", (list(ids),)
+        )
+        view = self.view()
+        for id, author in rows:
+            if blocked := view.blocked(author):
+                found.setdefault(id, blocked)
+            elif view.equivocated(author):
+                found.setdefault(id, "its author has signed two different records with one number")
+        return found

@@ -1,0 +1,337 @@
+"""Whom this node trusts, and the records by which authors speak about adapters: revoking, attesting, co-signing."""
+
+from __future__ import annotations
+
+import msgspec
+
+from orchd.errors import NotAdmitted, NotTheAuthor, ParamsInvalid, SubjectInvalid, SubjectUnknown
+from orchd.identity import KEY_PREFIX
+from orchd.measuring import AttestNote, evaluation
+from orchd.net.host import parse_peer_id
+from orchd.node import Node, in_thread
+from orchd.records import Manifest, Revocation, Verified, cosign, parse_id, sign, verify
+from orchd.registry import ADMITTED, AdapterRow
+from orchd.registry.local import Change, delete, put
+from orchd.registry.local_rows import Setting, Trust
+from orchd.registry.trust import (
+    ALLOW,
+    AUTHOR,
+    BLOCK,
+    CHOICES,
+    FOLLOW,
+    MOST_ATTESTATIONS,
+    PEER,
+    PREFIX,
+    Policies,
+    View,
+)
+from orchd.rpc.methods_jobs import JobStarted
+from orchd.rpc.methods_training import AdapterNamed
+from orchd.rpc.table import NoParams, Params, Result, method
+
+NOTE_LIMIT, REASON_LIMIT = 200, 500  # characters
+
+
+class TrustRow(Result, frozen=True, kw_only=True):
+    """A verdict on an author (`key_…`) or a peer (`12D3Koo…`). `now` is the key that the author signs with today."""
+
+    subject: str
+    kind: str
+    verdict: str
+    note: str
+    auto_update: bool
+    since_ms: int
+    now: str
+    adapters: int
+
+
+class KeyChange(Result, frozen=True, kw_only=True):
+    """An author's key that changed. `trust` is what the new one inherits; `contested`: the old key names two heirs, so
+    neither inherits anything."""
+
+    old: str
+    new: str
+    created_ms: int
+    received_ms: int
+    trust: str
+    contested: bool
+
+
+class TrustList(Result, frozen=True, kw_only=True):
+    """`equivocators` have signed two different records with one number."""
+
+    subjects: list[TrustRow]
+    policies: Policies
+    key_changes: list[KeyChange]
+    equivocators: list[str]
+
+
+@method("trust.list", NoParams, TrustList, "Whom this node follows, allows and blocks, its policies, and changed keys.")
+async def trust_list(node: Node, _: NoParams) -> TrustList:
+    return await in_thread(_trust_list, node)
+
+
+def _trust_list(node: Node) -> TrustList:
+    view = node.registry.people.view()
+    count = dict(
+        node.registry.index.read("SELECT author, count(*) FROM adapter WHERE state <> 'removed' GROUP BY author")
+    )
+    changes = [
+        KeyChange(
+            old=change.old,
+            new=change.new,
+            created_ms=change.created,
+            received_ms=change.received,
+            trust=view.level(change.new),
+            contested=change.old in view.contested,
+        )
+        for change in view.changes
+    ]
+    return TrustList(
+        subjects=[_row(row, view, count) for row in node.registry.local.all(Trust)],
+        policies=view.policies,
+        key_changes=changes,
+        equivocators=sorted(view.equivocators | view.contested),
+    )
+
+
+def _row(row: Trust, view: View, count: dict[str, int]) -> TrustRow:
+    return TrustRow(
+        subject=row.subject,
+        kind=row.kind,
+        verdict=row.verdict,
+        note=row.note,
+        auto_update=row.auto_update,
+        since_ms=row.since,
+        now=view.newest(row.subject),
+        adapters=sum(count.get(key, 0) for key in view.keys_of(row.subject)),
+    )
+
+
+class Subject(Params, frozen=True, kw_only=True):
+    """`subject`: an author's key, a peer's id, or an adapter that is here, whose author is meant."""
+
+    subject: str
+    note: str = ""
+
+
+class Followed(Params, frozen=True, kw_only=True):
+    """`auto_update`: fetch what supersedes an adapter of theirs that is here."""
+
+    subject: str
+    note: str = ""
+    auto_update: bool = False
+
+
+class Decided(Result, frozen=True, kw_only=True):
+    """`changed`: adapters that may do more or less than before, by name."""
+
+    subject: str
+    kind: str
+    verdict: str
+    changed: list[str]
+
+
+@method("trust.follow", Followed, Decided, "Follow an author (policies and updates count on them) or a peer.")
+async def trust_follow(node: Node, p: Followed) -> Decided:
+    return await _decide(node, p.subject, FOLLOW, p.note, auto_update=p.auto_update)
+
+
+@method("trust.allow", Subject, Decided, "Take an author or a peer for no stranger, and no more than that.")
+async def trust_allow(node: Node, p: Subject) -> Decided:
+    return await _decide(node, p.subject, ALLOW, p.note)
+
+
+@method("trust.block", Subject, Decided, "Let nothing in of an author, or have nothing to do with a peer.")
+async def trust_block(node: Node, p: Subject) -> Decided:
+    return await _decide(node, p.subject, BLOCK, p.note)
+
+
+async def _decide(node: Node, text: str, verdict: str, note: str, *, auto_update: bool = False) -> Decided:
+    subject, kind = await in_thread(_subject, node, text)
+    if len(note) > NOTE_LIMIT or not note.isprintable():
+        raise ParamsInvalid(f"a note is at most {NOTE_LIMIT} printable characters", field="note")
+    if auto_update and kind == PEER:
+        raise ParamsInvalid("peers have no adapters to update; authors have", field="auto_update")
+    row = Trust(subject=subject, kind=kind, verdict=verdict, note=note, auto_update=auto_update, since=node.clock())
+    return await _carry_out(node, f"trust.{verdict}", put(row), subject, kind, verdict)
+
+
+class SubjectNamed(Params, frozen=True, kw_only=True):
+    subject: str
+
+
+@method("trust.remove", SubjectNamed, Decided, "Forget what was decided about an author or a peer.")
+async def trust_remove(node: Node, p: SubjectNamed) -> Decided:
+    subject, kind = await in_thread(_subject, node, p.subject)
+    if await in_thread(node.registry.local.get, Trust, subject) is None:
+        raise SubjectUnknown(f"nothing was decided about {subject}", field="subject")
+    return await _carry_out(node, "trust.remove", delete(Trust, subject), subject, kind, "")
+
+
+async def _carry_out(node: Node, act: str, change: Change, subject: str, kind: str, verdict: str) -> Decided:
+    if kind == AUTHOR and await in_thread(node.registry.people.level, subject) == "self" and verdict:
+        raise SubjectInvalid("that is this node's own key", field="subject")
+    await in_thread(node.registry.local.act, act, change, undoable=True)
+    changed = await in_thread(_restand, node)
+    await node.network.trust_changed()
+    node.events.emit("trust.changed", {"subject": subject, "kind": kind, "verdict": verdict})
+    return Decided(subject=subject, kind=kind, verdict=verdict, changed=changed)
+
+
+def _restand(node: Node) -> list[str]:
+    node.registry.people.forget()
+    return [change.name for change in node.registry.restand() if change.before != change.after]
+
+
+def _subject(node: Node, text: str) -> tuple[str, str]:
+    """The whole key or peer id, and which of both. Raises `SubjectInvalid`."""
+    if text.startswith(KEY_PREFIX):
+        parse_id(text, KEY_PREFIX)
+        return text, AUTHOR
+    if text.startswith("adp_"):
+        return node.registry.adapter(text).author, AUTHOR
+    try:
+        return str(parse_peer_id(text)), PEER
+    except Exception:
+        raise SubjectInvalid(f"{text[:80]!r} is no author and no peer", field="subject") from None
+
+
+# ---- policies ----------------------------------------------------------------------------------------------------
+
+
+class PolicyChange(Params, frozen=True, kw_only=True):
+    """What is left out stays. `auto_fetch`: off or followed; `quarantine`: off or strangers; `attestations`: 0 to 100
+    distinct followed authors."""
+
+    auto_fetch: str | None = None
+    quarantine: str | None = None
+    attestations: int | None = None
+
+
+class PoliciesNow(Result, frozen=True, kw_only=True):
+    policies: Policies
+    changed: list[str]
+
+
+@method("trust.policy", PolicyChange, PoliciesNow, "Set or show what is decided without asking.")
+async def trust_policy(node: Node, p: PolicyChange) -> PoliciesNow:
+    given = {name: value for name, value in msgspec.structs.asdict(p).items() if value is not None}
+    for name, choices in CHOICES.items():
+        if given.get(name, choices[0]) not in choices:
+            raise ParamsInvalid(f"{name} {given[name]!r} is not {' or '.join(choices)}", field=name)
+    if not 0 <= given.get("attestations", 0) <= MOST_ATTESTATIONS:
+        raise ParamsInvalid(f"attestations are from 0 to {MOST_ATTESTATIONS}", field="attestations")
+    changed = await in_thread(_set_policies, node, given) if given else []
+    return PoliciesNow(policies=(await in_thread(node.registry.people.view)).policies, changed=changed)
+
+
+def _set_policies(node: Node, given: dict[str, object]) -> list[str]:
+    rows = [put(Setting(key=PREFIX + name, value=str(value))) for name, value in given.items()]
+    node.registry.local.act("trust.policy", *rows, undoable=True)
+    return _restand(node)
+
+
+# ---- adapters ----------------------------------------------------------------------------------------------------
+
+
+class Revoke(Params, frozen=True, kw_only=True):
+    """`reason` is signed and told to everybody."""
+
+    adapter: str
+    reason: str = ""
+
+
+class Affected(Result, frozen=True, kw_only=True):
+    """An adapter here that is, or contains, a revoked one."""
+
+    id: str
+    name: str
+    state: str
+
+
+class Revoked(Result, frozen=True, kw_only=True):
+    """`affected` and `deployments` are those of this node; others find their own."""
+
+    revocation: str
+    adapter: AdapterRow
+    affected: list[Affected]
+    deployments: list[str]
+
+
+@method("adapter.revoke", Revoke, Revoked, "Take an adapter of this node back, everywhere and for good.")
+async def adapter_revoke(node: Node, p: Revoke) -> Revoked:
+    if len(p.reason) > REASON_LIMIT or not p.reason.isprintable():
+        raise ParamsInvalid(f"a reason is at most {REASON_LIMIT} printable characters", field="reason")
+    row = await in_thread(node.registry.adapter, p.adapter)
+    signed = await in_thread(_sign_revocation, node, row, p.reason)
+    await node.network.tell(signed)
+    ids = await in_thread(_reached, node, row.id)
+    rows = await in_thread(node.registry.rows_of, ids)
+    deployments = await in_thread(node.deployments.list)
+    return Revoked(
+        revocation=signed.id,
+        adapter=next(one for one in rows if one.id == row.id),
+        affected=[Affected(id=one.id, name=one.name, state=one.state) for one in rows],
+        deployments=[one.name for one in deployments if {one.adapter, one.was} & set(ids)],
+    )
+
+
+def _sign_revocation(node: Node, row: AdapterRow, reason: str) -> Verified[Revocation]:
+    if not node.registry.people.view().same(row.author, node.identity.author):
+        raise NotTheAuthor(f"{row.name} was made by {row.author}, and only they can revoke it", field="adapter")
+    record = Revocation(
+        manifest=node.registry.manifest(row.id).digest,
+        reason=reason,
+        created_ms=node.clock(),
+        author=node.identity.public_key,
+    )
+    return sign(record, node.identity)
+
+
+def _reached(node: Node, id: str) -> list[str]:
+    return [id, *sorted(node.registry.people.containing([id]))]
+
+
+class Attest(Params, frozen=True, kw_only=True):
+    """`metric` is loss or exact_match, on a data set that stays here."""
+
+    adapter: str
+    dataset: str
+    metric: str = "loss"
+    split: str = "test"
+
+
+@method("adapter.attest", Attest, JobStarted, "Measure somebody's adapter on data of one's own, and sign the figure.")
+async def adapter_attest(node: Node, p: Attest) -> JobStarted:
+    if p.metric not in ("loss", "exact_match"):
+        raise ParamsInvalid(f"metric {p.metric!r} is not loss or exact_match", field="metric")
+    row = await in_thread(node.registry.adapter, p.adapter)
+    if await in_thread(node.registry.people.level, row.author) == "self":
+        raise NotTheAuthor(f"{row.name} is this node's own; its figures are in its manifest", field="adapter")
+    spec = await evaluation(node, [row], dataset=p.dataset, split=p.split)
+    note = AttestNote(adapter=row.id, metric=p.metric)
+    job = await node.jobs.submit("evaluate", spec, title=f"attest {row.name}", note=note)
+    return JobStarted(job=job.id)
+
+
+class Cosigned(Result, frozen=True, kw_only=True):
+    adapter: AdapterRow
+    cosigners: list[str]
+
+
+@method("adapter.cosign", AdapterNamed, Cosigned, "Sign an adapter's manifest too, beside its author.")
+async def adapter_cosign(node: Node, p: AdapterNamed) -> Cosigned:
+    row = await in_thread(node.registry.adapter, p.adapter)
+    if row.state != ADMITTED:
+        raise NotAdmitted(f"{row.name} is quarantined: {row.reason}", field="adapter")
+    if row.author == node.identity.author:
+        raise NotTheAuthor(f"{row.name} is signed by this node already, as its author", field="adapter")
+    return Cosigned(adapter=row, cosigners=await in_thread(_cosign, node, row.id))
+
+
+def _cosign(node: Node, id: str) -> list[str]:
+    """The file of the manifest holds one signature more from now on; so does what peers are given."""
+    manifest = verify(cosign(node.registry.manifest(id).envelope, node.identity), Manifest)
+    node.registry.manifests.write(manifest)
+    return list(manifest.cosigners)
