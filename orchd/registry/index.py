@@ -39,9 +39,9 @@ BACKUPS = "backups"  # the folder beside the database that holds its copies
 DAMAGE_MARK = ".is-damaged"  # ends the name of an empty file
 #: How DuckDB says that a block's checksum is wrong.
 CORRUPT = "Corrupt database file"
-#: Rows up to which a table's primary key is looked through at start (7 µs each); damage in a larger one shows when it
-#: is used, and is mended at the next start.
-KEYS_CHECKED = 10_000
+#: Rows up to which a table's primary key is looked through at start (up to 0.3 ms each); damage in a larger one shows
+#: when it is used, and is mended at the next start.
+KEYS_CHECKED = 1_000
 INTERRUPT_SECONDS = 0.005  # between two interrupts of a read that goes on
 FETCHED = 2_000  # rows at a time
 #: What DuckDB says when not the file is at fault but its surroundings; anything else means damage.

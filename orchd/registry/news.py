@@ -391,6 +391,10 @@ def _insert_announcement(cursor: Cursor, announcement: Verified[Announcement], p
         announcement.envelope,
     ]
     cursor.execute(f"INSERT INTO announcement VALUES ({', '.join('?' * len(values))}) ON CONFLICT DO NOTHING", values)
+    cursor.execute(
+        "UPDATE adapter SET topics = list_sort(list_distinct(list_concat(topics, $2))) WHERE digest = $1",
+        [values[1], values[2]],
+    )
 
 
 def _insert_news(

@@ -9,27 +9,31 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from orchd.errors import BlobUnknown, OrchdError, Refused
-from orchd.records import FileEntry, Manifest, Verified, parse_id, text_id
+from orchd.records import FileEntry, Manifest, Verified, text_id
 from orchd.records.ids import ADAPTER
+from orchd.registry.admission import CHECKS, Known, judge
 from orchd.registry.blobs import BlobStore
 from orchd.registry.index import Cursor, Index
 from orchd.registry.local import delete, put
 from orchd.registry.local_rows import Received, Rot, Trash, Verdict
 from orchd.registry.restand import DAMAGED, MISSING
-from orchd.registry.rows import ADAPTER_COLUMNS, adapter_values, edges, form
-from orchd.registry.standing import QUARANTINED
+from orchd.registry.rows import adapter_values, edges, form
+from orchd.registry.standing import QUARANTINED, Facts, standing
 
 if TYPE_CHECKING:
     from orchd.registry.registry import Registry
 
 LOG = logging.getLogger(__name__)
 BATCH = 1_000  # adapters that become one transaction
+#: The topics under which the adapter $1 was announced.
+TOPICS = "(SELECT coalesce(list_sort(list_distinct(flatten(list(topics)))), []) FROM announcement WHERE adapter = $1)"
 NOT_WEIGHED = "not weighed yet"  # the reason until the standing was computed
 
 
@@ -42,9 +46,9 @@ class Rebuilt(msgspec.Struct, frozen=True, kw_only=True):
 
 def insert_adapter(cursor: Cursor, manifest: Verified[Manifest], verdict: Verdict) -> None:
     """The rows of one adapter, in quarantine until its standing was computed."""
-    marks = ", ".join("?" * (len(ADAPTER_COLUMNS) + 4))
-    values = (*adapter_values(manifest, verdict), QUARANTINED, NOT_WEIGHED, False, verdict.received)
-    cursor.execute(f"INSERT OR REPLACE INTO adapter VALUES ({marks})", list(values))
+    values = (*adapter_values(manifest, verdict), QUARANTINED, NOT_WEIGHED, False, verdict.received, [])
+    cursor.execute(f"INSERT OR REPLACE INTO adapter VALUES ({', '.join('?' * len(values))})", list(values))
+    cursor.execute(f"UPDATE adapter SET topics = {TOPICS} WHERE digest = $1", [manifest.id])
     for edge in edges(manifest):
         cursor.execute("INSERT OR REPLACE INTO edge VALUES (?, ?, ?, ?)", list(edge))
 
@@ -53,12 +57,13 @@ def reconcile(registry: Registry, *, everything: bool = False) -> Rebuilt:
     """Compare index and disk, and put back what the index lacks; `everything`: make all rows again."""
     index = registry.index
     everything = everything or index.read("SELECT form FROM built") != [(form(),)]
-    known = {parse_id(row[0], ADAPTER) for row in index.stream("SELECT digest FROM adapter")}
-    missing, gone = list[bytes](), set(known)
+    gone = {row[0] for row in index.stream("SELECT digest FROM adapter")}
+    missing = list[bytes]()
     for digest in registry.manifests.digests():
-        gone.discard(digest)
-        if everything or digest not in known:
+        id = text_id(ADAPTER, digest)
+        if everything or id not in gone:
             missing.append(digest)
+        gone.discard(id)
     put_back = 0
     for batch in _batches(missing):
         put_back += _put_back(registry, batch)
@@ -66,6 +71,7 @@ def reconcile(registry: Registry, *, everything: bool = False) -> Rebuilt:
     registry.news.fill()
     registry.people.forget()
     refresh_pins(index)
+    refresh_topics(index)
     registry.restand(tell=False)
     if everything:
         index.execute("INSERT OR REPLACE INTO built VALUES (1, ?)", (form(),))
@@ -157,14 +163,11 @@ def _append(cursor: Cursor, whole: Sequence[tuple[Verified[Manifest], Verdict]])
     before: dict[str, tuple[Any, ...]] = {
         row[0]: row[1:]
         for row in cursor.execute(
-            "SELECT digest, state, reason, pinned, used FROM adapter WHERE digest IN (SELECT unnest(?))", [ids]
+            "SELECT digest, state, reason, pinned, used, topics FROM adapter WHERE digest IN (SELECT unnest(?))", [ids]
         ).fetchall()
     }
     rows = [
-        (
-            *adapter_values(manifest, verdict),
-            *before.get(id, (QUARANTINED, NOT_WEIGHED, False, verdict.received)),
-        )
+        (*adapter_values(manifest, verdict), *(before.get(id) or _as_judged(verdict)))
         for id, (manifest, verdict) in zip(ids, whole, strict=True)
     ]
     Index.append(cursor, "adapter", rows)
@@ -173,10 +176,15 @@ def _append(cursor: Cursor, whole: Sequence[tuple[Verified[Manifest], Verdict]])
         Index.append(cursor, "edge", found)
 
 
-def _take_out(registry: Registry, gone: Iterable[bytes]) -> None:
+def _as_judged(verdict: Verdict) -> tuple[Any, ...]:
+    """What is decided about an adapter, before anything but the verdict was looked at."""
+    stands = standing(Facts(reasons=verdict.reasons))
+    return stands.state, stands.reason, False, verdict.received, []
+
+
+def _take_out(registry: Registry, gone: Iterable[str]) -> None:
     """Rows whose manifest is not on the disk: what was thrown out for good, or lost."""
-    for digest in gone:
-        id = text_id(ADAPTER, digest)
+    for id in gone:
         if registry.local.get(Trash, id) is None:
             registry.notices.append(f"the manifest of the adapter {id} is gone from the disk; fetch it again")
             registry.index.write(lambda cursor, id=id: delete_rows(cursor, id))  # type: ignore[misc]
@@ -201,3 +209,10 @@ def delete_rows(cursor: Cursor, id: str) -> None:
 
 def refresh_pins(index: Index) -> None:
     index.execute("UPDATE adapter SET pinned = NOT pinned WHERE pinned <> (digest IN (SELECT adapter FROM pin))")
+
+
+def refresh_topics(index: Index) -> None:
+    index.execute(
+        "UPDATE adapter SET topics = n.topics FROM (SELECT adapter AS id, list_sort(list_distinct(flatten("
+        "list(topics)))) AS topics FROM announcement GROUP BY 1) n WHERE digest = n.id AND adapter.topics <> n.topics"
+    )

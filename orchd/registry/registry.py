@@ -20,8 +20,8 @@ from typing import Any, Self
 
 import msgspec
 
-from orchd.errors import AdapterUnknown, AmbiguousId, BlobUnknown, NotReleasable
-from orchd.records import Announcement, Manifest, Verified, parse_id, text_id, verify
+from orchd.errors import AdapterUnknown, AmbiguousId, BlobUnknown, DigestMismatch, NotReleasable
+from orchd.records import Announcement, FileEntry, Manifest, Verified, parse_id, text_id, verify
 from orchd.records.ids import ADAPTER, BASE
 from orchd.registry import admission, bounds, rebuild, restand, restore, versions
 from orchd.registry.admission import Candidate, Check, Known, judge
@@ -108,6 +108,12 @@ class Registry:
             raise
         return registry
 
+    def become(self, author: str) -> None:
+        """This node signs with another key from now on."""
+        self.author = self.people.me = author
+        self.people.forget()
+        self.restand()
+
     def close(self) -> None:
         self.local.close()
         self.index.close()
@@ -164,7 +170,7 @@ class Registry:
             stored = dict[str, Path]()
             for entry in manifest.record.files:
                 if not self.blobs.has(entry.sha256):
-                    self.blobs.put_file(candidate.files[entry.path], entry.sha256)
+                    self._store(candidate.files[entry.path], entry)
                     undo.callback(self.blobs.remove, entry.sha256)
                 stored[entry.path] = self.blobs.path(entry.sha256)
             lying = replace(candidate, files=stored)
@@ -173,6 +179,12 @@ class Registry:
             undo.pop_all()
         verdict = Verdict(adapter=manifest.id, reasons=tuple(reasons), origin=origin, received=self.clock())
         self._insert(lying, verdict)
+
+    def _store(self, file: Path, entry: FileEntry) -> None:
+        try:
+            self.blobs.put_file(file, entry.sha256)
+        except DigestMismatch as error:
+            raise DigestMismatch(f"{entry.path}: {error.message}") from None
 
     def _insert(self, candidate: Candidate, verdict: Verdict) -> None:
         """The verdict in the journal, then the rows; the adapter stands in quarantine until everything was weighed."""
@@ -332,7 +344,7 @@ class Registry:
 
     def rows_of(self, ids: Sequence[str]) -> list[AdapterRow]:
         """The rows of adapters that are here, in the order of `ids`; unknown ones are left out."""
-        rows = self.index.read(ROWS, (list(ids),))
+        rows = self.index.read(ONE, ids) if len(ids) == 1 else self.index.read(SOME, (list(ids),))
         return [self._adapter_row(row) for row in rows]
 
     def _adapter_row(self, row: tuple[Any, ...]) -> AdapterRow:
@@ -427,11 +439,7 @@ class Registry:
         return self.known_bases.of(manifest.record.base.fingerprint)
 
 
-ROWS = """
-SELECT a.shown, a.author, a.state, a.reason, a.origin, a.received, a.pinned, coalesce(n.topics, [])
-FROM unnest($1::VARCHAR[]) WITH ORDINALITY u(id, place) JOIN adapter a ON a.digest = u.id
-LEFT JOIN (
-    SELECT adapter, list_sort(list_distinct(flatten(list(topics)))) AS topics FROM announcement
-    WHERE adapter IN (SELECT unnest($1::VARCHAR[])) GROUP BY adapter) n ON n.adapter = a.digest
-ORDER BY u.place
-"""
+SHOWN = "SELECT a.shown, a.author, a.state, a.reason, a.origin, a.received, a.pinned, a.topics FROM adapter a"
+ONE = f"{SHOWN} WHERE a.digest = ?"
+SOME = f"{SHOWN} JOIN (SELECT unnest($1::VARCHAR[]) AS id, unnest(range(len($1::VARCHAR[]))) AS place) u"
+SOME += " ON a.digest = u.id ORDER BY u.place"

@@ -85,10 +85,12 @@ def changes(index: Index, judges: Judges, ids: Collection[str] | None) -> list[S
 
 
 def apply(cursor: Cursor, found: Sequence[StandingChange]) -> None:
-    for change in found:
-        cursor.execute(
-            "UPDATE adapter SET state = ?, reason = ? WHERE digest = ?", [change.after, change.reason, change.id]
-        )
+    cursor.execute(
+        "UPDATE adapter SET state = n.state, reason = n.reason"
+        " FROM (SELECT unnest($1::VARCHAR[]) AS id, unnest($2::VARCHAR[]) AS state, unnest($3::VARCHAR[]) AS reason) n"
+        " WHERE digest = n.id",
+        [[change.id for change in found], [change.after for change in found], [change.reason for change in found]],
+    )
 
 
 def _adverse_authors(index: Index, judges: Judges) -> list[str]:

@@ -29,7 +29,9 @@ CREATE TABLE adapter(
     architecture VARCHAR NOT NULL, adapter_rank USMALLINT NOT NULL, modules VARCHAR[] NOT NULL, licence VARCHAR NOT NULL,
     tags VARCHAR[] NOT NULL, size BIGINT NOT NULL, created BIGINT NOT NULL, supersedes VARCHAR, words VARCHAR NOT NULL,
     loss DOUBLE, exact_match DOUBLE, capabilities VARCHAR[] NOT NULL,
-    blobs VARCHAR[] NOT NULL, shown VARCHAR NOT NULL, origin VARCHAR NOT NULL, received BIGINT NOT NULL, state VARCHAR NOT NULL, reason VARCHAR NOT NULL, pinned BOOLEAN NOT NULL, used BIGINT NOT NULL);
+    blobs VARCHAR[] NOT NULL, shown VARCHAR NOT NULL, origin VARCHAR NOT NULL, received BIGINT NOT NULL,
+    state VARCHAR NOT NULL, reason VARCHAR NOT NULL, pinned BOOLEAN NOT NULL, used BIGINT NOT NULL,
+    topics VARCHAR[] NOT NULL);
 CREATE TABLE edge(
     child VARCHAR NOT NULL, parent VARCHAR NOT NULL, kind VARCHAR NOT NULL, weight DOUBLE,
     PRIMARY KEY(child, parent, kind));
