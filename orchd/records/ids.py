@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+from functools import lru_cache
 
 from orchd.errors import ParamsInvalid
 
@@ -17,6 +18,7 @@ def sha256(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
 
 
+@lru_cache(maxsize=8_192)  # one id is asked for several times while its record is handled
 def text_id(prefix: str, digest: bytes) -> str:
     """`adp_…` for 32 digest bytes."""
     return prefix + base64.b32encode(digest).decode().lower().rstrip("=")
