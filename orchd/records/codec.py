@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import msgspec
@@ -22,6 +21,7 @@ MAX_DEPTH = 16
 MAX_VALUES = 65_536
 #: Names of strangers are shown on terminals, so no text may hold an escape sequence. Tab and line feed are taken.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_SINGLE = frozenset({int, bool, bytes, type(None)})
 T = TypeVar("T")
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
 
@@ -55,34 +55,43 @@ def decode(data: bytes, wanted: type[T]) -> T:
 
 
 def _check_plain(record: Any) -> None:
-    """Whether the format can hold this, and no more of it than an honest record needs."""
-    waiting: list[tuple[Any, int]] = [(record, 0)]
-    seen = 0
-    while waiting:
-        value, depth = waiting.pop()
-        seen += 1
-        if depth > MAX_DEPTH:
-            raise RecordMalformed(f"nested deeper than {MAX_DEPTH}")
-        if isinstance(value, dict | list | tuple) and seen + len(waiting) + len(value) > MAX_VALUES:
+    """Whether the format can hold this, and no more of it than an honest record needs. One level after another."""
+    level, texts, seen = [record], list[str](), 0
+    for _ in range(MAX_DEPTH + 1):
+        seen += len(level)
+        if seen > MAX_VALUES:
             raise RecordMalformed(f"a record holds at most {MAX_VALUES} values")
-        waiting.extend((item, depth + 1) for item in _inside(value))
+        level = _inside(level, texts)
+        if not level:
+            return _check_texts(texts)
+    raise RecordMalformed(f"nested deeper than {MAX_DEPTH}")
 
 
-def _inside(value: Any) -> Iterable[Any]:
-    """What a map or list holds; nothing for a single value, which is checked."""
-    if isinstance(value, dict):
-        for key in value:
-            if not isinstance(key, str):
-                raise RecordMalformed(f"the map key {str(key)[:80]!r} is no text")
-            _check_text(key)
-        return value.values()
-    if isinstance(value, list | tuple):
-        return value
-    if isinstance(value, str):
-        _check_text(value)
-    elif value is not None and not isinstance(value, bool | int | bytes):
-        raise RecordMalformed(f"a record can't hold a {type(value).__name__}")
-    return ()
+def _inside(level: list[Any], texts: list[str]) -> list[Any]:
+    """What the maps and lists among these values hold; their texts and keys are added to `texts`."""
+    below: list[Any] = []
+    for value in level:
+        kind = type(value)
+        if kind is str:
+            texts.append(value)
+        elif kind is dict:
+            texts.extend(value)
+            below.extend(value.values())
+        elif kind is list or kind is tuple:
+            below.extend(value)
+        elif kind not in _SINGLE:
+            raise RecordMalformed(f"a record can't hold a {kind.__name__}")
+    return below
+
+
+def _check_texts(texts: list[str]) -> None:
+    for text in texts:
+        if type(text) is not str:
+            raise RecordMalformed(f"the map key {str(text)[:80]!r} is no text")
+    whole = "".join(texts)
+    if not whole.isascii() or _CONTROL.search(whole):
+        for text in texts:
+            _check_text(text)
 
 
 def _check_text(text: str) -> None:
