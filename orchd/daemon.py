@@ -166,6 +166,7 @@ def compose(
     identity = Identity.load_or_create(paths.identity_file)
     registry = Registry.open(paths.data, now_ms, identity.author, {EMBEDDED_BASE: embedded_base()})
     stack.callback(registry.close)
+    identity = finish_rotation(identity, registry, paths.identity_file)
     events = EventLog(paths.state, now_ms)
     stack.callback(events.close)
     jobs = Jobs(registry.local, paths.state, config.jobs, events, work=paths.data / "work")
@@ -185,6 +186,19 @@ def compose(
         clock=now_ms,
         started_ms=now_ms(),
     )
+
+
+def finish_rotation(identity: Identity, registry: Registry, path: Path) -> Identity:
+    """This node's key, when the process ended while it was being changed: the new one if the change was signed."""
+    following = Identity.next_of(path)
+    if following is None:
+        return identity
+    if not registry.people.view().same(identity.author, following.author):
+        Identity.drop_next(path)
+        return identity
+    Identity.adopt_next(path, now_ms())
+    registry.become(following.author)
+    return following
 
 
 def embedded_base() -> Path:

@@ -55,6 +55,33 @@ class Identity:
             raise IdentityInvalid(f"the key file {path} is a link to nothing") from None
 
     @classmethod
+    def make_next(cls, path: Path) -> Identity:
+        """The key that is to follow the one in `path`, kept beside it until `adopt_next`."""
+        return cls.load_or_create(_next(path))
+
+    @classmethod
+    def next_of(cls, path: Path) -> Identity | None:
+        """The key that was to follow when the process ended. Raises `IdentityInvalid`."""
+        try:
+            return cls._load(_next(path))
+        except FileNotFoundError:
+            return None
+
+    @classmethod
+    def adopt_next(cls, path: Path, now_ms: int) -> Path:
+        """Make the next key the one in `path`; where the old one lies from now on."""
+        retired = path.with_name(f"{path.name}.retired-{now_ms}")
+        os.link(path, retired)
+        os.replace(_next(path), path)
+        _sync(path.parent)
+        return retired
+
+    @classmethod
+    def drop_next(cls, path: Path) -> None:
+        """The change of keys was never told to anybody."""
+        _next(path).unlink(missing_ok=True)
+
+    @classmethod
     def _load(cls, path: Path) -> Identity:
         try:
             mode, text = path.stat().st_mode & 0o777, path.read_bytes()
@@ -128,7 +155,15 @@ def _write_key(path: Path, key: Ed25519PrivateKey) -> None:
         pass
     finally:
         os.unlink(temporary)
-    directory = os.open(path.parent, os.O_RDONLY)
+    _sync(path.parent)
+
+
+def _next(path: Path) -> Path:
+    return path.with_name(f"{path.name}.next")
+
+
+def _sync(folder: Path) -> None:
+    directory = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(directory)
     finally:

@@ -152,6 +152,8 @@ class Node:
     started_ms: int
     stopping: trio.Event = field(default_factory=trio.Event)
     random_bytes: Callable[[int], bytes] = os.urandom
+    #: Held while this node's key is changed.
+    rotating: trio.Lock = field(default_factory=trio.Lock)
 
     def __post_init__(self) -> None:
         self.datasets = Datasets(self.registry.local, self.paths.data / "datasets")

@@ -14,7 +14,10 @@ NOUNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "job": ("long work: its progress, its log, its end", ("list", "show", "watch", "cancel", "logs")),
     "adapter": (
         "adapters that are here or that peers offer",
-        ("list", "show", "publish", "fetch", "evaluate", "verify", "remove"),
+        (
+            *("list", "show", "search", "why", "versions", "diff", "publish", "fetch", "evaluate", "verify"),
+            *("revoke", "attest", "cosign", "scan", "remove"),
+        ),
     ),
     "average": ("make one adapter from several", ("start", "verify")),
     "topic": ("where adapters are announced and found", ("join", "leave", "list")),
@@ -24,7 +27,8 @@ NOUNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "chat": ("ask a deployment", ()),
     "events": ("what happens, as it happens", ()),
     "config": ("settings", ("show",)),
-    "identity": ("who this node is", ("show",)),
+    "identity": ("who this node is", ("show", "rotate")),
+    "trust": ("whom this node trusts", ("list", "follow", "allow", "block", "remove", "policy")),
     "daemon": ("the daemon itself", ("status", "stop")),
     "service": ("orchd under systemd or launchd", ("install", "status", "uninstall")),
     "rpc": ("the daemon's methods themselves", ("discover", "call")),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
-from orchd.errors import NotAdmitted, NotTheAuthor, ParamsInvalid, SubjectInvalid, SubjectUnknown
-from orchd.identity import KEY_PREFIX
+from orchd.errors import KeyUnchanged, NotAdmitted, NotTheAuthor, ParamsInvalid, SubjectInvalid, SubjectUnknown
+from orchd.identity import KEY_PREFIX, Identity
 from orchd.measuring import AttestNote, evaluation
 from orchd.net.host import parse_peer_id
 from orchd.node import Node, in_thread
-from orchd.records import Manifest, Revocation, Verified, cosign, parse_id, sign, verify
+from orchd.records import KeyRotation, Manifest, Revocation, Verified, cosign, parse_id, sign, verify
 from orchd.registry import ADMITTED, AdapterRow
 from orchd.registry.local import Change, delete, put
 from orchd.registry.local_rows import Setting, Trust
@@ -230,6 +230,35 @@ def _set_policies(node: Node, given: dict[str, object]) -> list[str]:
     rows = [put(Setting(key=PREFIX + name, value=str(value))) for name, value in given.items()]
     node.registry.local.act("trust.policy", *rows, undoable=True)
     return _restand(node)
+
+
+# ---- this node's key ---------------------------------------------------------------------------------------------
+
+
+class Rotated(Result, frozen=True, kw_only=True):
+    """`author` and `peer_id` are the new ones, `old` is the key that has signed the change."""
+
+    author: str
+    peer_id: str
+    old: str
+    rotation: str
+
+
+@method("identity.rotate", NoParams, Rotated, "Give this node a new key; the old one signs the change.")
+async def identity_rotate(node: Node, _: NoParams) -> Rotated:
+    async with node.rotating:
+        old, path = node.identity, node.paths.identity_file
+        try:
+            new = await in_thread(Identity.make_next, path)
+            signed = sign(KeyRotation(old=old.public_key, new=new.public_key, created_ms=node.clock()), old, new)
+            await node.network.tell(signed)
+            await in_thread(Identity.adopt_next, path, node.clock())
+        except OSError as error:
+            raise KeyUnchanged(f"the key file {path} could not be changed: {error.strerror}") from None
+        node.identity = new
+        await in_thread(node.registry.become, new.author)
+        await node.network.rekey(new)
+    return Rotated(author=new.author, peer_id=node.network.peer_id, old=old.author, rotation=signed.id)
 
 
 # ---- adapters ----------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from orchd import node
 from orchd.cli.command import Command
 from orchd.cli.run import load
 from orchd.cli.table import NOUNS
+from orchd.measuring import Attested
 from orchd.registry import DatasetRow
 from orchd.rpc import methods_adapters
 from orchd.rpc.methods import TABLE
@@ -23,6 +24,7 @@ JOB_RESULTS: dict[str, Any] = {
     "average.start": node.Averaged,
     "average.verify": node.AverageVerified,
     "adapter.evaluate": EvaluateResult,
+    "adapter.attest": Attested,
     "adapter.fetch": methods_adapters.Fetched,
     "deploy.start": node.DeploymentRow,
 }

@@ -7,10 +7,11 @@ from typing import Any
 
 from orchd.cli.command import Argument, Command, Params, arg, opt, switch
 from orchd.cli.context import Context
+from orchd.cli.nouns import adapter_search, adapter_trust
 from orchd.cli.text import fields, number, percent, short, size, table, when
 from orchd.errors import EXIT_REFUSED
 
-ADAPTER = arg("adapter", "its name, or its id or the beginning of it")
+ADAPTER = adapter_search.ADAPTER
 ADAPTERS = arg("adapters", "names, ids, or beginnings of ids", nargs="+", metavar="ADAPTER")
 
 
@@ -95,6 +96,33 @@ def human_checks(shown: dict[str, Any]) -> str:
     return table(("", "check", "detail"), rows)
 
 
+def human_scan(shown: dict[str, Any]) -> str:
+    scan = shown["scan"]
+    rows = [(module["verdict"], module["module"], *_figures(module)) for module in scan["modules"]]
+    headers = ("", "module", "norm", "largest", "share of it", "effective rank")
+    about = fields(
+        [
+            ("verdict", f"{scan['verdict']}: {scan['reason']}"),
+            ("compared with", ", ".join(map(short, scan["compared"])) or "nothing"),
+            ("note", scan["note"]),
+        ]
+    )
+    return f"{table(headers, rows)}\n\n{about}"
+
+
+def _figures(module: dict[str, Any]) -> list[str]:
+    """Each figure, and in brackets the smallest and largest of the known adapters."""
+    known = module["known"]
+    return [
+        f"{number(value)}{'' if known is None else _range(known, name)}{' !' if name in module['unlike'] else ''}"
+        for name, value in module["figures"].items()
+    ]
+
+
+def _range(known: dict[str, Any], name: str) -> str:
+    return f" ({number(known['least'][name])} to {number(known['most'][name])})"
+
+
 def list_adapters(context: Context, options: argparse.Namespace, params: Params) -> None:
     only_offered = params.pop("announced", False)
     shown = context.call("adapter.list", **params)
@@ -119,6 +147,7 @@ COMMANDS = (
         arguments=LIST,
     ),
     Command("show", "One adapter", human_row, method="adapter.show", arguments=(ADAPTER,)),
+    *adapter_search.COMMANDS,
     Command(
         "publish",
         "Sign an announcement of an adapter and tell the topic's members",
@@ -162,6 +191,17 @@ COMMANDS = (
         method="adapter.verify",
         verdict=lambda shown: 0 if shown["ok"] else EXIT_REFUSED,
         arguments=(ADAPTER,),
+    ),
+    *adapter_trust.COMMANDS,
+    Command(
+        "scan",
+        "Spectral figures by module, beside those of known adapters of the base",
+        human_scan,
+        method="adapter.scan",
+        arguments=(ADAPTER,),
+        more="Known are admitted adapters of yours and of authors that you follow. Verdicts: alike, unlike (a figure\n"
+        "is beyond twice or below half of all known ones, marked !), unknown (there is too little to compare with).\n"
+        "None of them says that an adapter does no harm.",
     ),
     Command(
         "remove",

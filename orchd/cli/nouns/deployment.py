@@ -38,6 +38,7 @@ def human_row(row: dict[str, Any]) -> str:
             ("target", f"{row['target']}, {row['state']}"),
             ("file", f"{row['quantize']}, {size(row['size'])}, sha256 {row['sha256']}"),
             ("same answers", f"{_held(parity)}: {parity['detail']}" if parity else None),
+            ("rolled back", f"from {row['was']}: {row['reason']}" if row["was"] else None),
             ("made", when(row["created_ms"])),
         ]
     )

@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from orchd.cli.command import Command
 from orchd.cli.text import fields
+
+
+def human_rotated(shown: dict[str, Any]) -> str:
+    return fields(
+        [
+            ("new key", shown["author"]),
+            ("new peer", shown["peer_id"]),
+            ("old key", f"{shown['old']}, which has signed the change and nothing more from now on"),
+            ("record", shown["rotation"]),
+        ]
+    )
+
 
 COMMANDS = (
     Command(
@@ -11,5 +25,14 @@ COMMANDS = (
         "Who this node is: its key as author and as peer",
         lambda shown: fields([("author", shown["author"]), ("peer", shown["peer_id"])]),
         method="identity.show",
+    ),
+    Command(
+        "rotate",
+        "Give this node a new key; the old one signs the change",
+        human_rotated,
+        method="identity.rotate",
+        changes=True,
+        more="Others hear of it under the topics of this node's announcements, are warned loudly, and trust the new\n"
+        "key as they did the old one. The old key is kept beside the new one, in a file of its own.",
     ),
 )

@@ -1,0 +1,70 @@
+"""`orchctl adapter revoke|attest|cosign`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchd.cli.command import Command, opt
+from orchd.cli.nouns.adapter_search import ADAPTER
+from orchd.cli.text import fields, number, percent, table
+
+
+def human_revoked(shown: dict[str, Any]) -> str:
+    rows = [(one["name"], one["state"], one["id"]) for one in shown["affected"]]
+    return "\n".join(
+        [
+            f"revoked {shown['adapter']['name']}, for good, and told its topics ({shown['revocation']})",
+            "here it reaches:",
+            table(("name", "state", "id"), rows),
+            f"deployments that fall back to the base: {', '.join(shown['deployments']) or 'none'}",
+        ]
+    )
+
+
+def human_attested(shown: dict[str, Any]) -> str:
+    as_text = number if shown["metric"] == "loss" else percent
+    figure = f"{as_text(shown['value'])} ± {as_text(shown['interval'])}, the base {as_text(shown['base_value'])}"
+    return fields(
+        [
+            ("attested", f"{shown['adapter']['name']} ({shown['adapter']['id']})"),
+            (shown["metric"], f"{figure} ({shown['examples']} examples)"),
+            ("signed as", shown["attestation"]),
+        ]
+    )
+
+
+COMMANDS = (
+    Command(
+        "revoke",
+        "Take an adapter of this node back, everywhere and for good",
+        human_revoked,
+        method="adapter.revoke",
+        changes=True,
+        subject=("adapter.show", "adapter"),
+        arguments=(ADAPTER, opt("--reason", "is signed and told to everybody")),
+        more="Whoever has it, or something that contains it, puts that into quarantine and deploys the base instead.\n"
+        "There is no way back: who was wrong publishes it again under another manifest.",
+    ),
+    Command(
+        "attest",
+        "Measure somebody's adapter on data of one's own, and sign the figure",
+        human_attested,
+        method="adapter.attest",
+        job=True,
+        arguments=(
+            ADAPTER,
+            opt("--dataset", "what to measure on; it stays here", required=True),
+            opt("--metric", "which figure (loss)", choices=("loss", "exact_match")),
+            opt("--split", "which part (test)", choices=("train", "validation", "test")),
+        ),
+    ),
+    Command(
+        "cosign",
+        "Sign an adapter's manifest too, beside its author",
+        lambda shown: f"{shown['adapter']['name']} is co-signed by {', '.join(shown['cosigners'])}",
+        method="adapter.cosign",
+        changes=True,
+        subject=("adapter.show", "adapter"),
+        arguments=(ADAPTER,),
+    ),
+)
