@@ -1,8 +1,10 @@
-"""Which adapters are versions of one another, and which of them is meant by `NAME@author`. Pure.
+"""Which adapters are versions of one another, and which of them is meant by `NAME@author`.
 
 Versions are one person's: a manifest's `supersedes` counts only when it names an adapter of the same author, so that
 nobody's adapter is replaced by somebody else's claim. `supersedes` decides, not the author's clock; adapters of one
 name without it are told apart by when they were made.
+
+A person is all keys that rotations join. What was removed is no version.
 """
 
 from __future__ import annotations
@@ -11,6 +13,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
+
+from orchd.errors import AdapterUnknown, AmbiguousId, ParamsInvalid
+from orchd.registry.index import Index
+from orchd.registry.trust import View
+
+ME = "me"
+KEY = "key_"
+#: A key's text in whole; anything shorter is the beginning of one.
+KEY_LENGTH = len(KEY) + 52
+MIN_PREFIX = len(KEY) + 4
 
 
 class Made(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +63,64 @@ def family(made: Sequence[Made], names: Iterable[str] = (), ids: Iterable[str] =
 def newest(versions: Sequence[Made]) -> Made | None:
     """The newest admitted one of a family, in `family`'s order."""
     return next((one for one in versions if one.admitted), None)
+
+
+def split(text: str) -> tuple[str, str] | None:
+    """`NAME@author` as name and author, None for anything else. What looks like that is never taken as a name."""
+    name, at, author = text.rpartition("@")
+    return (name, author) if at and (author == ME or author.startswith(KEY)) else None
+
+
+def versions(index: Index, view: View, id: str) -> list[Made]:
+    """All versions of an adapter that are here, itself among them, newest first. Raises `AdapterUnknown`."""
+    rows = index.read("SELECT name, author FROM adapter WHERE digest = ?", (id,))
+    if not rows:
+        raise AdapterUnknown(f"no adapter {id[:80]!r} is here", field="adapter")
+    name, author = rows[0]
+    return family(_made_by(index, view.keys_of(author)), names=[name], ids=[id])
+
+
+def named(index: Index, view: View, name: str, author: str) -> str:
+    """The id that `NAME@author` stands for: the newest admitted version.
+
+    `author` is a key, the beginning of one, or `me`. Raises `AdapterUnknown`, `AmbiguousId` when the beginning fits
+    several people, `ParamsInvalid`.
+    """
+    found = family(_made_by(index, _person(index, view, name, author)), names=[name])
+    best = newest(found)
+    if best is None:
+        waiting = f" ({len(found)} in quarantine)" if found else ""
+        raise AdapterUnknown(f"no admitted adapter {name[:80]!r} by {author[:80]} is here{waiting}", field="adapter")
+    return best.id
+
+
+def _person(index: Index, view: View, name: str, author: str) -> frozenset[str]:
+    if author == ME or len(author) >= KEY_LENGTH:
+        return view.keys_of(view.me if author == ME else author)
+    if len(author) < MIN_PREFIX:
+        raise ParamsInvalid(f"{author!r} is too short for the beginning of a key", field="adapter")
+    rows = index.read(
+        "SELECT DISTINCT author FROM adapter WHERE name = ? AND starts_with(author, ?) AND state <> 'removed'",
+        (name, author),
+    )
+    people = {view.keys_of(key) for (key,) in rows}
+    if len(people) > 1:
+        listed = ", ".join(sorted(key for (key,) in rows))
+        raise AmbiguousId(f"{author!r} is the beginning of several authors of {name[:80]!r}: {listed}", field="adapter")
+    return people.pop() if people else frozenset()
+
+
+def _made_by(index: Index, keys: Iterable[str]) -> list[Made]:
+    wanted = sorted(keys)
+    rows = index.read(
+        "SELECT digest, name, supersedes, created, received, state = 'admitted' FROM adapter"
+        f" WHERE author IN ({', '.join('?' * len(wanted)) or 'NULL'}) AND state <> 'removed'",
+        wanted,
+    )
+    return [
+        Made(id=id, name=name, supersedes=supersedes, created=created, received=received, admitted=admitted)
+        for id, name, supersedes, created, received, admitted in rows
+    ]
 
 
 def _newest_first(found: Mapping[str, Made]) -> list[Made]:

@@ -1,0 +1,319 @@
+"""Search: one typed query, one SQL statement, pages by cursor.
+
+A `Query` holds what people say (a base's name, levels of trust); `search` looks that up and `statement` makes SQL of
+it, with every value as a parameter. What was measured decides its form: `list_contains` for each module instead of
+`list_has_all` (a third of the time), rows fetched by id after the ids are known, no count of all hits.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import unicodedata
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from orchd.errors import BaseUnknown, NotAverageable, ParamsInvalid
+from orchd.records.ids import BASE
+from orchd.registry import versions
+from orchd.registry.rows import AdapterRow
+from orchd.registry.trust import View
+
+if TYPE_CHECKING:
+    from orchd.registry.registry import Registry
+
+State = Literal["admitted", "quarantined", "removed"]
+Level = Literal["self", "followed", "allowed", "stranger", "blocked"]
+Sort = Literal["best", "newest", "received", "used", "name", "size", "rank", "loss", "exact_match"]
+Word = Annotated[str, Meta(min_length=1, max_length=200)]
+Words = Annotated[tuple[Word, ...], Meta(max_length=16)]
+MAX_TERMS = 16
+MAX_LIMIT = 500
+#: More than any time in milliseconds: what is found in the name stands before what is found elsewhere.
+IN_THE_NAME = 1 << 60
+MIN_PREFIX = len(BASE) + 4
+
+#: By sort: what is compared, and whether more is first. Adapters without the figure come last either way.
+SORTS: dict[str, tuple[str, bool]] = {
+    "newest": ("created", True),
+    "received": ("received", True),
+    "used": ("used", True),
+    "name": ("name", False),
+    "size": ("size", False),
+    "rank": ("adapter_rank", False),
+    "loss": ("loss", False),
+    "exact_match": ("exact_match", True),
+}
+METRICS = frozenset({"loss", "exact_match"})
+
+
+class Threshold(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A bound on the author's own measurement: `loss` in nats a token, `exact_match` from 0 to 1.
+
+    An adapter without that measurement does not pass.
+    """
+
+    metric: Literal["loss", "exact_match"]
+    at_least: float | None = None
+    at_most: float | None = None
+
+
+class Query(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What to look for; everything given must hold.
+
+    `text`: words that all stand in the name, tags, description or base's hint, as parts of words too. `base`: a
+    base's name here, or its fingerprint or the beginning of one. `trust`: any of these levels. `modules`, `tags`: all
+    of these. `author`: a key or the beginning of one, or `me`. `compatible_with`: an adapter that the found ones could
+    be averaged with. Without `state` what was removed is left out. `sort`: `best` is what has all words in its name,
+    then the newest; `reverse` turns the order around. `cursor`: the `next` of the page before.
+    """
+
+    text: Annotated[str, Meta(max_length=1_000)] = ""
+    base: Word | None = None
+    min_rank: int | None = None
+    max_rank: int | None = None
+    modules: Words = ()
+    licence: Word | None = None
+    author: Word | None = None
+    trust: tuple[Level, ...] = ()
+    metrics: Annotated[tuple[Threshold, ...], Meta(max_length=16)] = ()
+    tags: Words = ()
+    topic: Word | None = None
+    state: State | None = None
+    compatible_with: Word | None = None
+    sort: Sort = "best"
+    reverse: bool = False
+    limit: Annotated[int, Meta(ge=1, le=MAX_LIMIT)] = 50
+    cursor: Annotated[str, Meta(max_length=4_000)] | None = None
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """One page. `next` is the cursor of the next one, None on the last."""
+
+    adapters: list[AdapterRow]
+    next: str | None
+
+
+class Meaning(msgspec.Struct, frozen=True, kw_only=True):
+    """What the names in a query stand for: ids and keys as they are in the index.
+
+    None does not restrict. `known` are all keys that this node has an opinion of, `trusted` those of the wanted
+    levels; `strangers` are all others.
+    """
+
+    bases: tuple[str, ...] | None = None
+    base_prefix: str | None = None
+    authors: tuple[str, ...] | None = None
+    author_prefix: str | None = None
+    trusted: tuple[str, ...] | None = None
+    strangers: bool = False
+    known: tuple[str, ...] = ()
+    mate: str | None = None
+
+
+def search(registry: Registry, query: Query) -> Found:
+    """A page of adapters that are here. Raises `ParamsInvalid`, `AdapterUnknown`, `AmbiguousId`, `NotAverageable`."""
+    sql, values = statement(query, meaning(registry, query))
+    found = registry.index.read(sql, values)
+    page = found[: query.limit]
+    after = _cursor(query, page[-1]) if len(found) > query.limit else None
+    return Found(adapters=registry.rows_of([id for id, _ in page]), next=after)
+
+
+# ---- from words to ids ----------------------------------------------------------------------------------------------
+
+
+def meaning(registry: Registry, query: Query) -> Meaning:
+    """Look up the names in a query."""
+    view = registry.people.view()
+    found = Meaning()
+    if query.base is not None:
+        found = _base(registry, found, query.base)
+    if query.author is not None:
+        found = _author(view, found, query.author)
+    if query.trust:
+        found = _trust(view, found, query.trust)
+    if query.compatible_with is not None:
+        found = _mate(registry, found, query.compatible_with)
+    return found
+
+
+def _base(registry: Registry, found: Meaning, text: str) -> Meaning:
+    try:
+        fingerprint = registry.base(text).fingerprint
+    except BaseUnknown:
+        if not text.startswith(BASE) or len(text) < MIN_PREFIX:
+            raise
+        return msgspec.structs.replace(found, base_prefix=text)
+    return msgspec.structs.replace(found, bases=(fingerprint,))
+
+
+def _author(view: View, found: Meaning, text: str) -> Meaning:
+    key = view.me if text == versions.ME else text
+    if len(key) >= versions.KEY_LENGTH:
+        return msgspec.structs.replace(found, authors=tuple(sorted(view.keys_of(key))))
+    if len(key) < versions.MIN_PREFIX:
+        raise ParamsInvalid(f"{text[:80]!r} is too short for the beginning of a key", field="author")
+    return msgspec.structs.replace(found, author_prefix=key)
+
+
+def _trust(view: View, found: Meaning, levels: Sequence[str]) -> Meaning:
+    known = sorted({key for one in (view.me, *view.opinions) for key in view.keys_of(one)})
+    trusted = tuple(key for key in known if view.level(key) in levels)
+    return msgspec.structs.replace(found, trusted=trusted, strangers="stranger" in levels, known=tuple(known))
+
+
+def _mate(registry: Registry, found: Meaning, text: str) -> Meaning:
+    mate = registry.adapter(text)
+    if "averageable" not in mate.capabilities:
+        raise NotAverageable(f"{mate.name} ({mate.id}) can't be averaged with anything", field="compatible_with")
+    bases = tuple(base for base in (found.bases or (mate.base,)) if base == mate.base)
+    return msgspec.structs.replace(found, bases=bases, mate=mate.id)
+
+
+# ---- from ids to SQL ------------------------------------------------------------------------------------------------
+
+
+class _Where:
+    """Conditions and their parameters, in step."""
+
+    def __init__(self) -> None:
+        self.conditions: list[str] = []
+        self.values: list[Any] = []
+
+    def add(self, condition: str, *values: Any) -> None:
+        self.conditions.append(condition)
+        self.values.extend(values)
+
+
+def statement(query: Query, meant: Meaning) -> tuple[str, list[Any]]:
+    """SQL for the ids of one page and one more, each with what it was sorted by, and the parameters."""
+    where = _Where()
+    _plain_filters(where, query)
+    _looked_up_filters(where, meant)
+    terms = terms_of(query.text)
+    for term in terms:
+        where.add("contains(words, ?)", term)
+    key, key_values, descending = _key(query, terms)
+    if query.cursor is not None:
+        value, id = _position(query)
+        where.add(f"(({key}), digest) {'<' if descending else '>'} (?, ?)", *key_values, value, id)
+    direction = "DESC" if descending else "ASC"
+    sql = (
+        f"SELECT digest, {key} AS k FROM adapter WHERE {' AND '.join(where.conditions)}"
+        f" ORDER BY k {direction}, digest {direction} LIMIT {query.limit + 1}"
+    )
+    return sql, [*key_values, *where.values]
+
+
+def terms_of(text: str) -> list[str]:
+    """The words to look for, in the form that the index has them in."""
+    terms = list(dict.fromkeys(unicodedata.normalize("NFC", text).lower().split()))
+    if len(terms) > MAX_TERMS:
+        raise ParamsInvalid(f"{len(terms)} words; at most {MAX_TERMS} can be looked for", field="text")
+    return terms
+
+
+def _plain_filters(where: _Where, query: Query) -> None:
+    if query.state is None:
+        where.add("state <> 'removed'")
+    else:
+        where.add("state = ?", query.state)
+    if query.licence is not None:
+        where.add("lower(licence) = lower(?)", query.licence)
+    if query.min_rank is not None:
+        where.add("adapter_rank >= ?", query.min_rank)
+    if query.max_rank is not None:
+        where.add("adapter_rank <= ?", query.max_rank)
+    for metric in query.metrics:
+        if metric.at_least is None and metric.at_most is None:
+            where.add(f"{metric.metric} IS NOT NULL")
+        if metric.at_least is not None:
+            where.add(f"{metric.metric} >= ?", metric.at_least)
+        if metric.at_most is not None:
+            where.add(f"{metric.metric} <= ?", metric.at_most)
+    for module in query.modules:
+        where.add("list_contains(modules, ?)", module)
+    for tag in query.tags:
+        where.add("list_contains(tags, ?)", tag)
+    if query.topic is not None:
+        where.add("digest IN (SELECT adapter FROM announcement WHERE list_contains(topics, ?))", query.topic)
+
+
+def _looked_up_filters(where: _Where, meant: Meaning) -> None:
+    if meant.bases is not None:
+        where.add(f"base IN ({_marks(meant.bases)})" if meant.bases else "false", *meant.bases)
+    if meant.base_prefix is not None:
+        where.add("starts_with(base, ?)", meant.base_prefix)
+    if meant.authors is not None:
+        where.add(f"author IN ({_marks(meant.authors)})", *meant.authors)
+    if meant.author_prefix is not None:
+        where.add("starts_with(author, ?)", meant.author_prefix)
+    if meant.trusted is not None and not meant.strangers:
+        where.add("author IN (SELECT unnest(?::VARCHAR[]))", list(meant.trusted))
+    elif meant.trusted is not None:
+        others = sorted(set(meant.known) - set(meant.trusted))
+        where.add("author NOT IN (SELECT unnest(?::VARCHAR[]))", others)
+    if meant.mate is not None:
+        where.add("digest <> ? AND list_contains(capabilities, 'averageable')", meant.mate)
+
+
+def _key(query: Query, terms: Sequence[str]) -> tuple[str, list[Any], bool]:
+    """What is sorted by, its parameters, and whether descending."""
+    if query.sort == "best":
+        if not terms:
+            return "created", [], not query.reverse
+        in_name = " AND ".join("contains(lower(name), ?)" for _ in terms)
+        return f"created + CASE WHEN {in_name} THEN {IN_THE_NAME} ELSE 0 END", [*terms], not query.reverse
+    column, descending = SORTS[query.sort]
+    descending ^= query.reverse
+    if column in METRICS:
+        return f"coalesce({column}, {'-' if descending else ''}'infinity'::DOUBLE)", [], descending
+    return column, [], descending
+
+
+def _marks(values: Sequence[str]) -> str:
+    return ", ".join("?" * len(values))
+
+
+# ---- pages ----------------------------------------------------------------------------------------------------------
+
+
+def _fingerprint(query: Query) -> bytes:
+    """Of everything that decides about order and hits: a cursor goes on with the same question only."""
+    asked = msgspec.structs.replace(query, cursor=None, limit=1)
+    return hashlib.sha256(msgspec.msgpack.encode(asked)).digest()[:8]
+
+
+class _Position(msgspec.Struct, frozen=True, array_like=True):
+    """The last adapter of a page: what it was sorted by, and its id."""
+
+    query: bytes
+    value: int | float | str
+    id: str
+
+
+def _cursor(query: Query, last: tuple[Any, ...]) -> str:
+    id, value = last
+    position = _Position(query=_fingerprint(query), value=value, id=id)
+    return base64.urlsafe_b64encode(msgspec.msgpack.encode(position)).decode().rstrip("=")
+
+
+def _position(query: Query) -> tuple[int | float | str, str]:
+    text = query.cursor or ""
+    try:
+        packed = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        position = msgspec.msgpack.decode(packed, type=_Position)
+    except (binascii.Error, ValueError, msgspec.MsgspecError):
+        raise ParamsInvalid(f"{text[:80]!r} is no cursor", hint=_PAGES, field="cursor") from None
+    text_sorted = query.sort == "name"
+    if position.query != _fingerprint(query) or isinstance(position.value, str) != text_sorted:
+        raise ParamsInvalid("this cursor belongs to another query", hint=_PAGES, field="cursor")
+    return position.value, position.id
+
+
+_PAGES = "Take `next` of the page before, and ask for the same otherwise; without a cursor the first page comes."
