@@ -28,6 +28,7 @@ from orchd.records.ids import BASE
 from orchd.registry.index import Index
 from orchd.registry.journal import Journal, Line
 from orchd.registry.local_rows import Verdict
+from orchd.registry.rebuild import refresh_topics
 from orchd.registry.registry import Registry
 
 COUNT, SEED = 100_000, 0
@@ -74,6 +75,7 @@ def fill_announcements(registry: Registry, seed: int = SEED) -> None:
             topics = [f"topic/{_zipf(rng, TOPICS)}"]
             rows.append((digest, id, topics, author, len(rows), size, base, "peer", created, created, b""))
     registry.index.write(lambda cursor: Index.append(cursor, "announcement", rows))
+    refresh_topics(registry.index)
 
 
 # ---- making them ----------------------------------------------------------------------------------------------------

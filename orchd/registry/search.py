@@ -241,7 +241,7 @@ def _plain_filters(where: _Where, query: Query) -> None:
     for tag in query.tags:
         where.add("list_contains(tags, ?)", tag)
     if query.topic is not None:
-        where.add("digest IN (SELECT adapter FROM announcement WHERE list_contains(topics, ?))", query.topic)
+        where.add("list_contains(topics, ?)", query.topic)
 
 
 def _looked_up_filters(where: _Where, meant: Meaning) -> None:
