@@ -446,6 +446,13 @@ class KeyUnchanged(OrchdError):
     default_hint = "The old key is still in use; mend the cause that is named and try again."
 
 
+class RegistryIncomplete(OrchdError):
+    """The index does not know of everything that is on the disk, so that nothing there may be called garbage."""
+
+    code = 2139
+    default_hint = "Run `orchctl registry rebuild`, then try again."
+
+
 # ---- 30xx jobs -----------------------------------------------------------------------------------------------
 
 
