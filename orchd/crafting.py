@@ -26,6 +26,8 @@ class Making:
     base: Base
     created_ms: int
     licence: str
+    tags: tuple[str, ...] = ()
+    supersedes: bytes | None = None
 
 
 def admit(
@@ -44,7 +46,7 @@ def admit(
         name=making.name,
         description=making.description,
         licence=making.licence,
-        tags=(),
+        tags=making.tags,
         created_ms=making.created_ms,
         author=identity.public_key,
         base=BaseRef(fingerprint=making.base.digest, hint=making.base.name, architecture=making.base.architecture),
@@ -56,7 +58,7 @@ def admit(
         lineage=lineage,
         round=None,
         routing=None,
-        supersedes=None,
+        supersedes=making.supersedes,
         extra={},
     )
     signed: Verified[Manifest] = sign(manifest, identity)

@@ -60,6 +60,8 @@ class TrainNote(_Note, frozen=True, kw_only=True):
     dataset: str
     initial: str | None
     licence: str = NO_LICENCE
+    tags: tuple[str, ...] = ()
+    supersedes: str | None = None
 
 
 class AverageNote(_Note, frozen=True, kw_only=True):
@@ -71,6 +73,8 @@ class AverageNote(_Note, frozen=True, kw_only=True):
     method: str
     rank: int
     licence: str = NO_LICENCE
+    tags: tuple[str, ...] = ()
+    supersedes: str | None = None
 
 
 class VerifyNote(_Note, frozen=True, kw_only=True):
@@ -243,7 +247,7 @@ class Node:
             crafting.admit,
             self.registry,
             self.identity,
-            self._making(note.name, note.description, note.base, note.licence),
+            self._making(note, note.description),
             workdir / result.adapter,
             origin="trained",
             training=crafting.training_record(
@@ -271,7 +275,7 @@ class Node:
             crafting.admit,
             self.registry,
             self.identity,
-            self._making(note.name, f"Average of {len(leaves)} adapters", note.base, note.licence),
+            self._making(note, f"Average of {len(leaves)} adapters"),
             workdir / result.adapter,
             origin="averaged",
             lineage=lineage,
@@ -359,13 +363,15 @@ class Node:
         else:
             await target.remove(note.name)
 
-    def _making(self, name: str, description: str, base: str, licence: str) -> Making:
+    def _making(self, note: TrainNote | AverageNote, description: str) -> Making:
         return Making(
-            name=name,
+            name=note.name,
             description=description,
-            base=self.registry.base(base),
+            base=self.registry.base(note.base),
             created_ms=self.clock(),
-            licence=licence,
+            licence=note.licence,
+            tags=note.tags,
+            supersedes=None if note.supersedes is None else parse_id(note.supersedes, ADAPTER),
         )
 
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+from msgspec import Meta
 
 from orchd.average.recipe import Parent, check_plan, expand_leaves, strength_in_ppm
 from orchd.average.specs import AverageSpec, VerifySpec, WeightedAdapter
@@ -21,16 +25,19 @@ from orchd.records import Manifest, Verified, text_id
 from orchd.records.ids import ADAPTER
 from orchd.registry import ADMITTED, AdapterRow, Base
 from orchd.registry.peft_config import AVERAGEABLE
+from orchd.registry.trust import SELF
 from orchd.rpc.methods_jobs import JobStarted
 from orchd.rpc.table import Params, method
 from orchd.train.specs import TrainSpec
 
 MILLION = 1_000_000
+Tags = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=100)], ...], Meta(max_length=16)]
 DEFAULTS = TrainSpec(base="", dataset="")
 
 
 class TrainStart(Params, frozen=True, kw_only=True):
-    """`steps` 0 chooses by the number of examples. `initial` is an adapter to go on from.
+    """`steps` 0 chooses by the number of examples. `initial` is an adapter to go on from, `supersedes` one of this
+    node's that the new one takes the place of.
 
     `schedule_total` and `schedule_offset` (steps) stretch one learning-rate schedule over several runs.
     """
@@ -49,6 +56,8 @@ class TrainStart(Params, frozen=True, kw_only=True):
     schedule_offset: int = 0
     seed: int = 0
     licence: str = NO_LICENCE
+    tags: Tags = ()
+    supersedes: str | None = None
 
 
 @method("train.start", TrainStart, JobStarted, "Train an adapter on a data set.")
@@ -80,6 +89,8 @@ async def train_start(node: Node, p: TrainStart) -> JobStarted:
         dataset=dataset.id,
         initial=None if initial is None else initial.id,
         licence=p.licence,
+        tags=_tags(p.tags),
+        supersedes=await in_thread(_superseded, node, p.supersedes),
     )
     job = await node.jobs.submit("train", spec, title=f"train {name}", note=note)
     return JobStarted(job=job.id)
@@ -112,14 +123,35 @@ def _check_train(p: TrainStart) -> None:
         )
 
 
+def _tags(tags: Sequence[str]) -> tuple[str, ...]:
+    """Once each, in the one form of Unicode that records have."""
+    return tuple(dict.fromkeys(unicodedata.normalize("NFC", tag) for tag in tags))
+
+
+def _superseded(node: Node, text: str | None) -> str | None:
+    """The id of an own adapter that is replaced: nobody else's can be."""
+    if text is None:
+        return None
+    row = node.registry.adapter(text)
+    if row.trust != SELF:
+        raise ParamsInvalid(
+            f"{row.name} ({row.id}) is not this node's; only one's own can be replaced", field="supersedes"
+        )
+    return row.id
+
+
 class AverageStart(Params, frozen=True, kw_only=True):
-    """`weights` default to equal ones; only their ratio counts. `strength` multiplies the whole."""
+    """`weights` default to equal ones; only their ratio counts. `strength` multiplies the whole. `supersedes` as for
+    `train.start`.
+    """
 
     adapters: list[str]
     weights: list[float] | None = None
     rank: int = 16
     strength: float = 1.0
     name: str = ""
+    tags: Tags = ()
+    supersedes: str | None = None
 
 
 @method("average.start", AverageStart, JobStarted, "Make one adapter from several.")
@@ -154,6 +186,8 @@ def _plan_average(node: Node, p: AverageStart) -> tuple[AverageSpec, AverageNote
         method=spec.method,
         rank=p.rank,
         licence=_common_licence(parents),
+        tags=_tags(p.tags),
+        supersedes=_superseded(node, p.supersedes),
     )
     return spec, note
 

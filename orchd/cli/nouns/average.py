@@ -50,6 +50,8 @@ COMMANDS = (
             opt("--rank", "of the average (16)", type=int, metavar="N"),
             opt("--strength", "multiplies the whole (1)", type=float, metavar="X"),
             opt("--name", "how to call it"),
+            opt("--tag", "to be found by; may be given more than once", dest="tags", action="append"),
+            opt("--supersedes", "an adapter of yours that the new one takes the place of", metavar="ADAPTER"),
         ),
     ),
     Command(

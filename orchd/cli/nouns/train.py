@@ -42,6 +42,8 @@ COMMANDS = (
             arg("dataset", "its name, or its id or the beginning of it"),
             opt("--name", "how to call the adapter (default: like the data set)"),
             opt("--description", "what it is good for"),
+            opt("--tag", "to be found by; may be given more than once", dest="tags", action="append"),
+            opt("--supersedes", "an adapter of yours that the new one takes the place of", metavar="ADAPTER"),
             opt("--licence", "SPDX name that others get it under, signed with it (default: none stated)"),
             opt("--base", "which base model (demo)"),
             opt("--initial", "an adapter to go on from"),
