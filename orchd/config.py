@@ -46,6 +46,13 @@ class JobsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     warm_seconds: int = 60
 
 
+class RegistryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is kept of adapters."""
+
+    #: Above this many megabytes, unpinned fetched adapters are thrown out, the longest unused first; 0: never.
+    quota_mb: int = 0
+
+
 class LogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     level: str = "info"
     #: `auto` (journal priorities under systemd, plain text else), `text` or `json`.
@@ -55,6 +62,7 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     net: NetConfig = NetConfig()
     jobs: JobsConfig = JobsConfig()
+    registry: RegistryConfig = RegistryConfig()
     log: LogConfig = LogConfig()
 
 

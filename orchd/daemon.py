@@ -41,6 +41,7 @@ from orchd.rpc.sockets import bind
 from orchd.serve.embedded import EmbeddedRuntime
 from orchd.serve.embedded_target import EmbeddedTarget
 from orchd.serve.ollama import OllamaTarget
+from orchd.upkeep import Upkeep
 
 LOG = logging.getLogger("orchd")
 #: From the first signal to the end; what has not left by then is left behind.
@@ -137,6 +138,7 @@ async def run(paths: Paths, config: configuration.Config, settings: tuple[config
             await nursery.start(_watch_signals, node)
             await nursery.start(node.jobs.run)
             await nursery.start(node.runtime.run)
+            await nursery.start(Upkeep(node.registry, now_ms, config.registry.quota_mb * 1_000_000).run)
             await in_thread(_restore_deployments, node)
             await nursery.start(node.rollbacks.run)
             if config.net.enabled:

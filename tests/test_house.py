@@ -64,6 +64,7 @@ ROOMS = {
     "rollback": Room(5, frozenset({"trio", "msgspec"})),
     "updates": Room(5, frozenset({"trio", "msgspec"})),
     "worker": Room(5, frozenset({"msgspec"})),
+    "upkeep": Room(5, frozenset({"trio"})),
     "log": Room(5, frozenset()),
     "notify": Room(5, frozenset()),
     "rpc": Room(5, frozenset({"trio", "msgspec"})),

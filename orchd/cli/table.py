@@ -8,7 +8,7 @@ from __future__ import annotations
 NOUNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "status": ("what the daemon is doing", ()),
     "demo": ("the whole loop on this machine, in about three minutes", ()),
-    "base": ("base models", ("list", "show")),
+    "base": ("base models", ("list", "show", "add", "remove", "verify", "link")),
     "dataset": ("what to train on", ("import", "list", "show", "preview", "delete")),
     "train": ("train an adapter on a data set", ("start",)),
     "job": ("long work: its progress, its log, its end", ("list", "show", "watch", "cancel", "logs")),
@@ -16,9 +16,12 @@ NOUNS: dict[str, tuple[str, tuple[str, ...]]] = {
         "adapters that are here or that peers offer",
         (
             *("list", "show", "search", "why", "versions", "diff", "publish", "fetch", "evaluate", "verify"),
-            *("revoke", "attest", "cosign", "scan", "remove"),
+            *("revoke", "attest", "cosign", "export", "import", "scan"),
+            *("pin", "unpin", "release", "remove"),
         ),
     ),
+    "registry": ("what lies on the disk, and keeping it in order", ("stats", "scrub", "gc", "rebuild", "backup")),
+    "undo": ("take back what was done last", ()),
     "average": ("make one adapter from several", ("start", "verify")),
     "topic": ("where adapters are announced and found", ("join", "leave", "list")),
     "net": ("peers and addresses", ("status", "peers", "connect")),

@@ -238,11 +238,12 @@ class Network:
         """Bring an adapter here and through the door; `progress` is told bytes done and in all.
 
         With `peers` (peer ids) only those are asked. Raises `NetworkDown`, `NoProvider`, `DigestMismatch` and the
-        other refusals. An adapter that is here already is not fetched.
+        other refusals. An adapter that is here already is not fetched; of one with a
+        damaged file, that file is.
         """
         adapter = parse_id(adapter_id, ADAPTER)
         registry = self._context.registry
-        if await trio.to_thread.run_sync(registry.has_adapter, adapter_id):
+        if await trio.to_thread.run_sync(registry.is_whole, adapter_id):
             return await trio.to_thread.run_sync(_already_here, registry, adapter_id)
         asked = [parse_peer_id(text) for text in peers]
         node = self._running()

@@ -9,10 +9,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -22,6 +23,7 @@ from orchd.errors import BlobUnknown, DigestMismatch, DiskFull
 #: Free bytes that stay free on the file system: the index needs room to close its log.
 DISK_RESERVE = 256 << 20
 COPY_SIZE = 1 << 20  # bytes read at a time
+FOLDER, NAME = re.compile(r"\A[0-9a-f]{2}\Z"), re.compile(r"\A[0-9a-f]{64}\Z")
 UNFINISHED = ".unfinished-"  # begins the name of a file that `write_durably` has not finished
 
 
@@ -61,8 +63,48 @@ class BlobStore:
                 writer.write(block)
             return writer.commit()
 
+    def keep(self, digest: bytes) -> bool:
+        """Whether it is here. If so it counts as new, so that collecting garbage leaves it alone for a while."""
+        try:
+            os.utime(self.path(digest))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def all(self) -> Iterator[tuple[bytes, os.stat_result]]:
+        """Every blob with its file's facts, in order."""
+        for folder in sorted(entry.path for entry in os.scandir(self.root) if FOLDER.match(entry.name)):
+            for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+                if NAME.match(entry.name):
+                    with suppress(FileNotFoundError):  # gone since
+                        yield bytes.fromhex(entry.name), entry.stat()
+
+    def is_whole(self, digest: bytes) -> bool:
+        """Whether its bytes have its digest. Raises `BlobUnknown`; an `OSError` means that the disk can't read it."""
+        try:
+            with self.path(digest).open("rb") as file:
+                return hashlib.file_digest(file, "sha256").digest() == digest
+        except FileNotFoundError:
+            raise BlobUnknown(f"the blob {digest.hex()} is not here") from None
+
+    def set_aside(self, digest: bytes) -> None:
+        """Move a damaged blob out of the way; it is kept below `rotten`."""
+        rotten = self.root / "rotten"
+        rotten.mkdir(exist_ok=True)
+        os.replace(self.path(digest), rotten / digest.hex())
+
     def remove(self, digest: bytes) -> None:
         self.path(digest).unlink(missing_ok=True)
+
+    def remove_older(self, digest: bytes, time_ms: int) -> bool:
+        """Remove it, unless it came or was wanted again after `time_ms`; whether it was."""
+        try:
+            old = self.path(digest).stat().st_mtime_ns < time_ms * 1_000_000
+        except FileNotFoundError:
+            return False
+        if old:
+            self.remove(digest)
+        return old
 
     def check_room(self, needed: int) -> None:
         """Raises `DiskFull` when `needed` bytes would eat into the reserve."""

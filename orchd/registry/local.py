@@ -120,6 +120,10 @@ class Local:
         with self._lock:
             self._journal.close()
 
+    @property
+    def journal_bytes(self) -> int:
+        return self._journal.size
+
     # ---- reading ------------------------------------------------------------------------------------------------
 
     def get(self, kind: type[Row], key: str) -> Row | None:

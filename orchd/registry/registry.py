@@ -31,7 +31,7 @@ from orchd.registry.index import Index
 from orchd.registry.journal import Journal
 from orchd.registry.known_bases import KnownBases
 from orchd.registry.local import Local, Undone, delete, put
-from orchd.registry.local_rows import Bound, Pin, Release, Trash, Verdict
+from orchd.registry.local_rows import Bound, Pin, Release, Rot, Trash, Verdict
 from orchd.registry.manifest_files import ManifestFiles
 from orchd.registry.news import News
 from orchd.registry.people import People
@@ -40,6 +40,7 @@ from orchd.registry.rows import AdapterRow, AnnouncementRow, adapter_row
 from orchd.registry.standing import ADMITTED, QUARANTINED, StandingChange
 
 SELF, FOLLOWED = "self", "followed"
+USED_EVERY_MS = 3_600_000
 MIN_PREFIX = len(ADAPTER) + 4
 WHOLE_ID = len(text_id(ADAPTER, bytes(32)))
 LOG = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ class Registry:
         self._folders = data / "adapters"
         self.known_bases = KnownBases(self.local, clock)
         #: Held while an adapter's blobs are kept or thrown away: two adapters may share one.
-        self._keeping = threading.Lock()
+        self.keeping = threading.Lock()
         self._announcing = threading.Lock()
         self._folders.mkdir(parents=True, exist_ok=True)
         for unfinished in self._folders.glob(".*"):
@@ -129,10 +130,13 @@ class Registry:
         """
         manifest = verify(envelope, Manifest)
         if self.has_adapter(manifest.id):
-            return self._admission(manifest.id, new=self._take_from_trash(manifest.id))
+            wanted = self._take_from_trash(manifest.id)
+            mended = self._mend(manifest, files)
+            self.restand([manifest.id])  # the disk may have been full when it came first
+            return self._admission(manifest.id, new=mended or wanted)
         candidate = self.candidate(manifest, files, self.clock())
         judge(candidate, (*admission.RECORD_CHECKS, admission.check_came))
-        with self._keeping:
+        with self.keeping:
             if new := not self.has_adapter(manifest.id):
                 self._let_in(candidate, origin, checks)
         return self._admission(manifest.id, new=new)
@@ -142,8 +146,28 @@ class Registry:
         if self.local.get(Trash, id) is None:
             return False
         self.local.act("adapter.restore", delete(Trash, id))
-        self.restand([id])
         return True
+
+    def is_whole(self, id: str) -> bool:
+        """Whether an adapter is here with all its files, none of them damaged as far as is known."""
+        return self.has_adapter(id) and not self._rot(self.manifest(id))
+
+    def _rot(self, manifest: Verified[Manifest]) -> list[Rot]:
+        blobs = [entry.sha256.hex() for entry in manifest.record.files]
+        return self.local.where(Rot, "blob IN (SELECT unnest(?))", (blobs,))
+
+    def _mend(self, manifest: Verified[Manifest], files: Mapping[str, Path]) -> bool:
+        """Put files in the place of those that are damaged or missing here; whether any was."""
+        rotten = {row.blob for row in self._rot(manifest)}
+        with self.keeping:
+            for entry in manifest.record.files:
+                if entry.sha256.hex() in rotten and entry.path in files:
+                    if not self.blobs.has(entry.sha256):
+                        self.blobs.put_file(files[entry.path], entry.sha256)
+                    self.local.act("blob.mended", delete(Rot, entry.sha256.hex()))
+        if rotten:
+            self.restand()
+        return bool(rotten)
 
     def _admission(self, id: str, *, new: bool) -> Admission:
         row = self._row(id)
@@ -169,16 +193,18 @@ class Registry:
         with ExitStack() as undo:
             stored = dict[str, Path]()
             for entry in manifest.record.files:
-                if not self.blobs.has(entry.sha256):
+                if not self.blobs.keep(entry.sha256):
                     self._store(candidate.files[entry.path], entry)
                     undo.callback(self.blobs.remove, entry.sha256)
                 stored[entry.path] = self.blobs.path(entry.sha256)
             lying = replace(candidate, files=stored)
             reasons = judge(lying, (*admission.CONTENT_CHECKS, *checks))
+            undo.callback(self.manifests.remove, manifest.digest)
             self.manifests.write(manifest)
+            verdict = Verdict(adapter=manifest.id, reasons=tuple(reasons), origin=origin, received=self.clock())
+            self._insert(lying, verdict)
             undo.pop_all()
-        verdict = Verdict(adapter=manifest.id, reasons=tuple(reasons), origin=origin, received=self.clock())
-        self._insert(lying, verdict)
+        self.restand([manifest.id], tell=False)
 
     def _store(self, file: Path, entry: FileEntry) -> None:
         try:
@@ -198,7 +224,6 @@ class Registry:
             *map(put, seen),
             then=lambda cursor: insert_adapter(cursor, manifest, verdict),
         )
-        self.restand([manifest.id], tell=False)
 
     def restand(self, ids: Collection[str] | None = None, *, tell: bool = True) -> list[StandingChange]:
         """Compute anew what adapters (all, when None) may do here, after something was decided or received."""
@@ -281,6 +306,7 @@ class Registry:
     def adapter_folder(self, id: str) -> Path:
         """A PEFT folder of links to the adapter's blobs, for workers. Read-only. Raises `BlobUnknown`."""
         folder = self._folders / id
+        self._used(id)
         if folder.is_dir():
             return folder
         files = self.files(id)
@@ -297,6 +323,16 @@ class Registry:
         finally:
             shutil.rmtree(making, ignore_errors=True)
         return folder
+
+    def _used(self, id: str) -> None:
+        """Remember that it was used, so that others are thrown out before it; not more than once an hour."""
+        now = self.clock()
+        if self.index.read("SELECT 1 FROM adapter WHERE digest = ? AND used < ?", (id, now - USED_EVERY_MS)):
+            self.index.execute("UPDATE adapter SET used = ? WHERE digest = ?", (now, id))
+
+    def folder_of(self, id: str) -> Path:
+        """Where `adapter_folder` makes its folder."""
+        return self._folders / id
 
     def remove(self, id: str) -> None:
         """Into the trash: it is not found any more, and `undo` brings it back for a while. Raises `AdapterUnknown`."""
@@ -388,19 +424,22 @@ class Registry:
             for adapter, author, topics, size, base, peer, created, here in rows
         ]
 
-    def shared_manifest(self, id: str, *, revoked_too: bool = False) -> bytes | None:
-        """The signed manifest of an adapter that is admitted and has been announced: what peers may ask for.
+    def is_shared(self, id: str, *, revoked_too: bool = False) -> bool:
+        """Whether an adapter is admitted and has been announced: peers may have it then.
 
-        `revoked_too`: also of one that its author has taken back.
+        `revoked_too`: also one that its author has taken back.
         """
         rows = self.index.read(
             "SELECT state FROM adapter WHERE digest = $1"
             " AND EXISTS (SELECT 1 FROM announcement n WHERE n.adapter = $1)",
             (id,),
         )
-        if not rows or not (rows[0][0] == ADMITTED or (revoked_too and id in self.people.revoked())):
-            return None
-        return self.manifests.read(parse_id(id, ADAPTER)).envelope
+        return bool(rows) and (rows[0][0] == ADMITTED or (revoked_too and id in self.people.revoked()))
+
+    def shared_manifest(self, id: str, *, revoked_too: bool = False) -> bytes | None:
+        """The signed manifest of what is shared."""
+        shared = self.is_shared(id, revoked_too=revoked_too)
+        return self.manifests.read(parse_id(id, ADAPTER)).envelope if shared else None
 
     def announce(self, make: Callable[[int], Verified[Announcement]], peer: str) -> Verified[Announcement]:
         """Sign an announcement of this node, with the number that `make` is given, and remember it.

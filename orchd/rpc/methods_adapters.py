@@ -180,7 +180,7 @@ class Removed(Result, frozen=True, kw_only=True):
     adapter: str
 
 
-@method("adapter.remove", AdapterNamed, Removed, "Remove an adapter and the bytes that no other one shares.")
+@method("adapter.remove", AdapterNamed, Removed, "Move an adapter to the trash; for 30 days it can be had back.")
 async def adapter_remove(node: Node, p: AdapterNamed) -> Removed:
     row = await in_thread(node.registry.adapter, p.adapter)
     await in_thread(node.registry.remove, row.id)

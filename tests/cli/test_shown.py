@@ -15,6 +15,8 @@ from orchd.cli.table import NOUNS
 from orchd.measuring import Attested
 from orchd.registry import DatasetRow
 from orchd.rpc import methods_adapters
+from orchd.registry.rebuild import Rebuilt
+from orchd.registry.upkeep import Scrubbed
 from orchd.rpc.methods import TABLE
 from orchd.train.specs import EvaluateResult
 
@@ -27,6 +29,8 @@ JOB_RESULTS: dict[str, Any] = {
     "adapter.attest": Attested,
     "adapter.fetch": methods_adapters.Fetched,
     "deploy.start": node.DeploymentRow,
+    "registry.scrub": Scrubbed,
+    "registry.rebuild": Rebuilt,
 }
 PARITY = {"held": True, "detail": "all equal"}
 OWN_WAYS = {"rpc.discover", "events.subscribe", "chat.complete"}

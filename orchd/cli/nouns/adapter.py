@@ -7,7 +7,7 @@ from typing import Any
 
 from orchd.cli.command import Argument, Command, Params, arg, opt, switch
 from orchd.cli.context import Context
-from orchd.cli.nouns import adapter_search, adapter_trust
+from orchd.cli.nouns import adapter_exchange, adapter_search, adapter_trust
 from orchd.cli.text import fields, number, percent, short, size, table, when
 from orchd.errors import EXIT_REFUSED
 
@@ -47,11 +47,13 @@ def human_row(row: dict[str, Any]) -> str:
             ("id", row["id"]),
             ("author", f"{row['author']} ({row['trust']})"),
             ("state", " ".join(filter(None, [row["state"], row["reason"] and f"({row['reason']})"]))),
-            ("origin", row["origin"]),
+            ("origin", row["origin"] + (", pinned" if row["pinned"] else "")),
             ("about", row["description"]),
             ("base", row["base"]),
             ("shape", f"rank {row['rank']}, alpha {row['alpha']:g}, {row['dtype']}, {row['parameters']:,} parameters"),
             ("size", size(row["size"])),
+            ("modules", ", ".join(row["modules"])),
+            ("can be", ", ".join(map(_spaced, row["capabilities"]))),
             ("licence", row["licence"]),
             (
                 "training",
@@ -60,7 +62,10 @@ def human_row(row: dict[str, Any]) -> str:
             ("scores", scores),
             ("average of", leaves),
             ("recipe", lineage and lineage["recipe"]),
+            ("tags", ", ".join(row["tags"])),
             ("topics", ", ".join(row["topics"])),
+            ("supersedes", row["supersedes"]),
+            ("kept", "pinned: never thrown out to make room" if row["pinned"] else None),
             ("made", when(row["created_ms"])),
             ("received", when(row["received_ms"])),
         ]
@@ -193,6 +198,7 @@ COMMANDS = (
         arguments=(ADAPTER,),
     ),
     *adapter_trust.COMMANDS,
+    *adapter_exchange.COMMANDS,
     Command(
         "scan",
         "Spectral figures by module, beside those of known adapters of the base",
@@ -204,9 +210,36 @@ COMMANDS = (
         "None of them says that an adapter does no harm.",
     ),
     Command(
+        "pin",
+        "Keep an adapter whatever the quota says",
+        lambda row: f"{row['name']} is pinned",
+        method="adapter.pin",
+        changes=True,
+        subject=("adapter.show", "adapter"),
+        arguments=(ADAPTER,),
+    ),
+    Command(
+        "unpin",
+        "Let an adapter go when room has to be made",
+        lambda row: f"{row['name']} is not pinned any more",
+        method="adapter.unpin",
+        changes=True,
+        subject=("adapter.show", "adapter"),
+        arguments=(ADAPTER,),
+    ),
+    Command(
+        "release",
+        "Let an adapter out of quarantine by hand",
+        lambda row: f"{row['name']} is {row['state']}",
+        method="adapter.release",
+        changes=True,
+        subject=("adapter.show", "adapter"),
+        arguments=(ADAPTER,),
+    ),
+    Command(
         "remove",
-        "Remove an adapter and the bytes that no other one shares",
-        lambda gone: f"removed {gone['adapter']}",
+        "Move an adapter to the trash, where `orchctl undo` finds it for 30 days",
+        lambda gone: f"removed {gone['adapter']}; `orchctl undo` brings it back",
         method="adapter.remove",
         changes=True,
         subject=("adapter.show", "adapter"),

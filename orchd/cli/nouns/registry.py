@@ -1,0 +1,74 @@
+"""`orchctl registry`, `orchctl undo`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchd.cli.command import Command, switch
+from orchd.cli.text import fields, size, when
+
+
+def human_stats(shown: dict[str, Any]) -> str:
+    return fields(
+        [
+            ("admitted", shown["admitted"]),
+            ("quarantined", shown["quarantined"]),
+            ("in the trash", shown["removed"]),
+            ("pinned", shown["pinned"]),
+            ("blobs", f"{shown['blobs']} of {size(shown['blob_bytes'])}"),
+            ("damaged or missing", shown["rotten"]),
+            ("index", size(shown["index_bytes"])),
+            ("journal", size(shown["journal_bytes"])),
+            ("newest backup", shown["backup"] or "none yet"),
+            ("free on the disk", size(shown["free_bytes"])),
+            ("at start", "\n".join(shown["notices"])),
+        ]
+    )
+
+
+def human_collected(shown: dict[str, Any]) -> str:
+    verb = "would be thrown away" if shown["dry_run"] else "thrown away"
+    return f"{len(shown['adapters'])} adapters of the trash and {shown['blobs']} blobs of {size(shown['bytes'])} {verb}"
+
+
+def human_scrubbed(shown: dict[str, Any]) -> str:
+    found = [f"{shown['blobs']} blobs of {size(shown['bytes'])} were read"]
+    for name in ("damaged", "missing"):
+        found.extend(f"a file of {id} is {name}; `orchctl adapter fetch` gets it again" for id in shown[name])
+    if shown["mended"]:
+        found.append(f"{shown['mended']} are whole again")
+    return "\n".join(found)
+
+
+def human_rebuilt(shown: dict[str, Any]) -> str:
+    return f"{shown['put_back']} adapters were put into the index, {shown['taken_out']} taken out of it"
+
+
+def human_undone(shown: dict[str, Any]) -> str:
+    return f"took back {shown['act']} of {when(shown['done_ms'])}: {', '.join(shown['keys'])}"
+
+
+COMMANDS = (
+    Command("stats", "How much is in the registry", human_stats, method="registry.stats"),
+    Command("scrub", "Hash every byte again", human_scrubbed, method="registry.scrub", job=True),
+    Command(
+        "gc",
+        "Throw away the old part of the trash, and bytes that nothing has",
+        human_collected,
+        method="registry.gc",
+        arguments=(
+            switch("--empty-trash", "also what was removed less than 30 days ago"),
+            switch("--preview", "only say what would go"),
+        ),
+    ),
+    Command(
+        "rebuild", "Make the index again from what is on the disk", human_rebuilt, method="registry.rebuild", job=True
+    ),
+    Command(
+        "backup",
+        "Copy the index, as it is done every night",
+        lambda shown: f"{shown['path']} ({size(shown['size'])})",
+        method="registry.backup",
+    ),
+)
+UNDO = Command("undo", "Take back what was done last", human_undone, method="registry.undo")

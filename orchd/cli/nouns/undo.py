@@ -1,0 +1,7 @@
+"""`orchctl undo`."""
+
+from __future__ import annotations
+
+from orchd.cli.nouns.registry import UNDO
+
+COMMANDS = (UNDO,)
