@@ -19,7 +19,7 @@ from orchd.records import parse_id, text_id
 from orchd.records.ids import BASE
 from orchd.registry import bases, gguf_base
 from orchd.registry.bases import FOLDER, Base
-from orchd.registry.local import Local, put
+from orchd.registry.local import Local, delete, put
 from orchd.registry.local_rows import BaseHere, BaseLink
 
 MIN_PREFIX = len(BASE) + 4
@@ -81,6 +81,12 @@ class KnownBases:
             self._local.act("base.add", put(row), undoable=True)
             self._loaded[row.path, row.fingerprint] = base
         return base
+
+    def remove(self, name: str) -> None:
+        """Forget a base that was added; its files stay. Raises `BaseUnknown`."""
+        if self._local.get(BaseHere, name) is None:
+            raise BaseUnknown(f"no base {name[:80]!r} was added here", field="base")
+        self._local.act("base.remove", delete(BaseHere, name), undoable=True)
 
     # ---- asking -------------------------------------------------------------------------------------------------
 

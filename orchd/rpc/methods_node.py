@@ -10,8 +10,7 @@ import msgspec
 import orchd
 from orchd.jobs import State
 from orchd.node import Node, in_thread
-from orchd.registry import Base
-from orchd.rpc.table import NoParams, Params, Result, method
+from orchd.rpc.table import NoParams, Result, method
 
 
 class JobCounts(Result, frozen=True, kw_only=True):
@@ -110,45 +109,3 @@ class IdentityShown(Result, frozen=True, kw_only=True):
 @method("identity.show", NoParams, IdentityShown, "Who this node is: its key as author and as peer.")
 async def identity_show(node: Node, _: NoParams) -> IdentityShown:
     return IdentityShown(author=node.identity.author, peer_id=node.network.peer_id)
-
-
-class BaseRow(Result, frozen=True, kw_only=True):
-    """`size` is in bytes. What lies outside the fingerprint's sample of the weights is not compared."""
-
-    name: str
-    fingerprint: str
-    architecture: str
-    parameters: int
-    size: int
-    licence: str
-    path: str
-
-
-class Bases(Result, frozen=True, kw_only=True):
-    bases: list[BaseRow]
-
-
-class BaseNamed(Params, frozen=True, kw_only=True):
-    base: str
-
-
-@method("base.list", NoParams, Bases, "The base models that this node has.")
-async def base_list(node: Node, _: NoParams) -> Bases:
-    return Bases(bases=[_base_row(base) for base in node.registry.bases()])
-
-
-@method("base.show", BaseNamed, BaseRow, "One base, by name or fingerprint.")
-async def base_show(node: Node, p: BaseNamed) -> BaseRow:
-    return _base_row(node.registry.base(p.base))
-
-
-def _base_row(base: Base) -> BaseRow:
-    return BaseRow(
-        name=base.name,
-        fingerprint=base.fingerprint,
-        architecture=base.architecture,
-        parameters=base.parameters,
-        size=base.size,
-        licence=base.licence,
-        path=str(base.path),
-    )

@@ -141,6 +141,17 @@ def test_adding_can_be_undone(node: Node, folder: Path) -> None:
         node.local.undo()
 
 
+def test_a_removed_base_is_gone_until_that_is_undone(node: Node, folder: Path) -> None:
+    node.bases.add("mine", folder)
+    node.bases.remove("mine")
+    assert node.restart().all() == []
+    assert (folder / "config.json").exists()
+    with pytest.raises(BaseUnknown):
+        node.bases.remove("mine")
+    node.local.undo()
+    assert [base.name for base in node.bases.all()] == ["mine"]
+
+
 @pytest.mark.parametrize("name", ["", "x" * 121, "base_x", "a\nb", "a\x1b[2J", "demo"])
 def test_a_name_that_would_mislead_is_refused(node: Node, folder: Path, name: str) -> None:
     node.bases.build_in("demo", folder)

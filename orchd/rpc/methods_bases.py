@@ -1,0 +1,166 @@
+"""The base models that adapters are for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from orchd.errors import ParamsInvalid
+from orchd.jobs import LocalContext
+from orchd.node import Node, in_thread
+from orchd.registry import Base
+from orchd.registry.exchange import judge_again
+from orchd.registry.known_bases import Absent, Part
+from orchd.rpc.methods_jobs import JobStarted
+from orchd.rpc.table import NoParams, Params, Result, method
+
+
+class BaseRow(Result, frozen=True, kw_only=True):
+    """`size` is in bytes. `form` is folder (Hugging Face) or gguf.
+
+    The fingerprint looks at `sampled` numbers of all weights; what lies outside this sample is not compared. `linked`
+    are other fingerprints of the same base.
+    """
+
+    name: str
+    fingerprint: str
+    architecture: str
+    parameters: int
+    size: int
+    licence: str
+    path: str
+    form: str
+    sampled: int
+    linked: tuple[str, ...]
+
+
+class Bases(Result, frozen=True, kw_only=True):
+    """`absent`: were added, and can't be used now."""
+
+    bases: list[BaseRow]
+    absent: list[Absent]
+
+
+class BaseNamed(Params, frozen=True, kw_only=True):
+    base: str
+
+
+@method("base.list", NoParams, Bases, "The base models that this node has.")
+async def base_list(node: Node, _: NoParams) -> Bases:
+    return await in_thread(_list, node)
+
+
+def _list(node: Node) -> Bases:
+    known = node.registry.known_bases
+    return Bases(bases=[_row(node, base) for base in known.all()], absent=known.absent())
+
+
+@method("base.show", BaseNamed, BaseRow, "One base, by name or fingerprint.")
+async def base_show(node: Node, p: BaseNamed) -> BaseRow:
+    return await in_thread(lambda: _row(node, node.registry.base(p.base)))
+
+
+def _row(node: Node, base: Base) -> BaseRow:
+    same = node.registry.known_bases.same(base.fingerprint)
+    return BaseRow(
+        name=base.name,
+        fingerprint=base.fingerprint,
+        architecture=base.architecture,
+        parameters=base.parameters,
+        size=base.size,
+        licence=base.licence,
+        path=str(base.path),
+        form=base.form,
+        sampled=base.sampled,
+        linked=tuple(sorted(same - {base.fingerprint})),
+    )
+
+
+class BaseAdd(Params, frozen=True, kw_only=True):
+    """`path` is a Hugging Face folder or a GGUF file on this machine."""
+
+    path: str
+    name: str = ""
+
+
+class BaseAdded(Result, frozen=True, kw_only=True):
+    """`admitted` are adapters that were quarantined for want of this base, and are not any more."""
+
+    base: BaseRow
+    admitted: list[str]
+
+
+@method("base.add", BaseAdd, JobStarted, "Make a base model known: a Hugging Face folder or a GGUF file.")
+async def base_add(node: Node, p: BaseAdd) -> JobStarted:
+    path = Path(p.path)
+    if not path.is_absolute():
+        raise ParamsInvalid(f"path {p.path!r} is not absolute", field="path")
+    name = p.name or path.stem if path.suffix == ".gguf" else p.name or path.name
+
+    def add() -> BaseAdded:
+        base = node.registry.known_bases.add(name, path)
+        return BaseAdded(base=_row(node, base), admitted=judge_again(node.registry, base.fingerprint))
+
+    async def work(context: LocalContext) -> BaseAdded:
+        return await in_thread(add)
+
+    return JobStarted(job=(await node.jobs.submit_local("base.add", f"add the base {name[:80]}", work)).id)
+
+
+class BaseRemoved(Result, frozen=True, kw_only=True):
+    base: str
+
+
+@method("base.remove", BaseNamed, BaseRemoved, "Forget a base that was added; its files stay.")
+async def base_remove(node: Node, p: BaseNamed) -> BaseRemoved:
+    await in_thread(node.registry.known_bases.remove, p.base)
+    return BaseRemoved(base=p.base)
+
+
+class BaseVerified(Result, frozen=True, kw_only=True):
+    """`checks` are the parts of the fingerprint. `sampled` of `parameters` numbers were looked at, the rest not."""
+
+    name: str
+    fingerprint: str
+    ok: bool
+    checks: list[Part]
+    sampled: int
+    parameters: int
+
+
+@method("base.verify", BaseNamed, BaseVerified, "Read a base's files again, and say what is not as it was.")
+async def base_verify(node: Node, p: BaseNamed) -> BaseVerified:
+    base, parts = await in_thread(node.registry.known_bases.verify, p.base)
+    return BaseVerified(
+        name=base.name,
+        fingerprint=base.fingerprint,
+        ok=all(part.ok for part in parts),
+        checks=parts,
+        sampled=base.sampled if isinstance(base, Base) else 0,
+        parameters=base.parameters if isinstance(base, Base) else 0,
+    )
+
+
+class BaseLinkParams(Params, frozen=True, kw_only=True):
+    """Names of bases that are here, or fingerprints."""
+
+    base: str
+    other: str
+
+
+class BaseLinked(Result, frozen=True, kw_only=True):
+    """`same` are all fingerprints that are one base now; `admitted` as for base.add."""
+
+    same: list[str]
+    admitted: list[str]
+
+
+@method(
+    "base.link", BaseLinkParams, BaseLinked, "Say that two fingerprints are one base, such as a folder and its GGUF."
+)
+async def base_link(node: Node, p: BaseLinkParams) -> BaseLinked:
+    def link() -> BaseLinked:
+        row = node.registry.known_bases.link(p.base, p.other)
+        same = node.registry.known_bases.same(row.fingerprint)
+        return BaseLinked(same=sorted(same), admitted=judge_again(node.registry, row.fingerprint))
+
+    return await in_thread(link)

@@ -1,0 +1,140 @@
+"""Adapters out to a file and in from one, with no network."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import trio
+
+from orchd import crafting
+from orchd.crafting import Making
+from orchd.errors import ParamsInvalid
+from orchd.jobs import LocalContext
+from orchd.node import NO_LICENCE, Node, in_thread
+from orchd.registry import AdapterRow, Base, exchange, peft_folder
+from orchd.registry.bundle import SUFFIX
+from orchd.registry.exchange import IMPORTED, Exported, Imported, TurnedAway
+from orchd.rpc.methods_jobs import JobStarted
+from orchd.rpc.table import Params, Result, method
+
+FILE_NAME = re.compile(r"\A[A-Za-z0-9_][A-Za-z0-9._-]{0,99}\Z")
+
+
+class AdapterExport(Params, frozen=True, kw_only=True):
+    """`path` is the file to write, or a folder for a file that is called after the adapter."""
+
+    adapter: str
+    path: str
+    force: bool = False
+
+
+@method(
+    "adapter.export", AdapterExport, JobStarted, "Write an adapter, its lineage and what is known of it to one file."
+)
+async def adapter_export(node: Node, p: AdapterExport) -> JobStarted:
+    row = await in_thread(node.registry.adapter, p.adapter)
+    path = await in_thread(_target, p.path, row)
+
+    async def work(context: LocalContext) -> Exported:
+        return await in_thread(exchange.export, node.registry, row.id, path, force=p.force)
+
+    return JobStarted(job=(await node.jobs.submit_local("export", f"export {row.name[:80]}", work)).id)
+
+
+def _target(text: str, row: AdapterRow) -> Path:
+    path = _absolute(text)
+    if path.is_dir():  # a stranger's name becomes a file's only when it is harmless
+        return path / f"{row.name if FILE_NAME.match(row.name) else row.id}{SUFFIX}"
+    if not path.parent.is_dir():
+        raise ParamsInvalid(f"there is no folder {str(path.parent)!r}", field="path")
+    return path
+
+
+def _absolute(text: str) -> Path:
+    path = Path(text)
+    if not path.is_absolute():
+        raise ParamsInvalid(f"path {text!r} is not absolute", field="path")
+    return path
+
+
+class AdapterImport(Params, frozen=True, kw_only=True):
+    """`path` is a bundle, or a PEFT folder. All else is for a folder alone: this node signs it as its author.
+
+    `base` may be left out where only one base is here; `readme` takes its README.md along.
+    """
+
+    path: str
+    name: str = ""
+    base: str = ""
+    description: str = ""
+    licence: str = ""
+    readme: bool = False
+
+
+class AdaptersImported(Result, frozen=True, kw_only=True):
+    """`new` are the ids of those that were not here before, `records` of records that were not known."""
+
+    adapters: list[AdapterRow]
+    new: list[str]
+    refused: tuple[TurnedAway, ...]
+    records: tuple[str, ...]
+
+
+@method("adapter.import", AdapterImport, JobStarted, "Let in an adapter from a bundle (.orchpack) or a PEFT folder.")
+async def adapter_import(node: Node, p: AdapterImport) -> JobStarted:
+    path = _absolute(p.path)
+    is_folder = await in_thread(path.is_dir)
+    if not is_folder and not await in_thread(path.is_file):
+        raise ParamsInvalid(f"there is nothing at {p.path!r}", field="path")
+    if not is_folder and (given := [key for key in ("name", "base", "description", "licence") if getattr(p, key)]):
+        raise ParamsInvalid(f"{given[0]} is for a folder; a bundle's adapters are signed already", field=given[0])
+
+    async def work(context: LocalContext) -> AdaptersImported:
+        def progress(done: int, total: int) -> None:
+            trio.from_thread.run_sync(context.progress, done, total, "bytes")
+
+        made = await in_thread(_folder if is_folder else _bundle, node, p, path, progress)
+        for admission in made.admissions:
+            if admission.new:
+                node.events.emit("adapter.admitted", {"id": admission.id, "origin": IMPORTED})
+        return AdaptersImported(
+            adapters=[admission.row for admission in made.admissions],
+            new=[admission.id for admission in made.admissions if admission.new],
+            refused=made.refused,
+            records=made.records,
+        )
+
+    return JobStarted(job=(await node.jobs.submit_local("import", f"import {path.name[:80]}", work)).id)
+
+
+Progress = Callable[[int, int], None]
+
+
+def _bundle(node: Node, p: AdapterImport, path: Path, progress: Progress) -> Imported:
+    return exchange.take_in(node.registry, path, progress)
+
+
+def _folder(node: Node, p: AdapterImport, path: Path, progress: Progress) -> Imported:
+    making = Making(
+        name=p.name or path.name,
+        description=p.description,
+        base=_base(node, p.base),
+        created_ms=node.clock(),
+        licence=p.licence or NO_LICENCE,
+    )
+    with exchange.staging(node.registry) as folder:
+        peft_folder.prepare(path, folder, readme=p.readme)
+        admission = crafting.admit(node.registry, node.identity, making, folder, origin=IMPORTED)
+    return Imported(admissions=(admission,), refused=(), records=())
+
+
+def _base(node: Node, text: str) -> Base:
+    here = node.registry.bases()
+    if text or len(here) != 1:
+        if not text:
+            names = ", ".join(base.name for base in here)
+            raise ParamsInvalid(f"which base is it for? Here are {names}", field="base")
+        return node.registry.base(text)
+    return here[0]
