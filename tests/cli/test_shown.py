@@ -14,9 +14,10 @@ from orchd.cli.run import load
 from orchd.cli.table import NOUNS
 from orchd.measuring import Attested
 from orchd.registry import DatasetRow
-from orchd.rpc import methods_adapters
+from orchd.registry.exchange import Exported
 from orchd.registry.rebuild import Rebuilt
 from orchd.registry.upkeep import Scrubbed
+from orchd.rpc import methods_adapters, methods_bases, methods_exchange
 from orchd.rpc.methods import TABLE
 from orchd.train.specs import EvaluateResult
 
@@ -28,6 +29,9 @@ JOB_RESULTS: dict[str, Any] = {
     "adapter.evaluate": EvaluateResult,
     "adapter.attest": Attested,
     "adapter.fetch": methods_adapters.Fetched,
+    "adapter.export": Exported,
+    "adapter.import": methods_exchange.AdaptersImported,
+    "base.add": methods_bases.BaseAdded,
     "deploy.start": node.DeploymentRow,
     "registry.scrub": Scrubbed,
     "registry.rebuild": Rebuilt,
