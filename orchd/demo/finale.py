@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from dataclasses import dataclass
 
 from orchd.demo import examples, ollama
 from orchd.demo.cast import Cast
 from orchd.demo.node import Adapter, Node, Sentence, Served
 from orchd.demo.players import POOLED_TOPIC, RANK, TOPIC, Examiner, Peer, Plan
-from orchd.demo.results import Answer, Deployment, Entrant, Refusal
+from orchd.demo.results import Answer, Deployment, Entrant, Refusal, Revocation, Took
 from orchd.demo.rounds import Played
 from orchd.demo.screen import Screen
 from orchd.demo.tamper import tamper
@@ -19,6 +20,8 @@ from orchd.errors import OrchdError, Refused
 
 QUESTIONS = 3
 OLLAMA_NAME = "orchd-demo"
+MERGED_NAME, BASE_NAME = "one-shot", "base"
+REASON = "trained on sentences that were not mine to use"
 #: A node that trains at most once keeps no worker waiting for the next job.
 ONE_JOB = {"ORCHD_JOBS__WARM_SECONDS": "0"}
 
@@ -157,6 +160,36 @@ class Finale:
     def ask(self, prompt: str) -> tuple[str, str, str]:
         """The same prompt to A's adapter, B's adapter and the average."""
         return self.c.ask("a", prompt), self.c.ask("b", prompt), self.c.ask("average", prompt)
+
+    # ---- the revocation --------------------------------------------------------------------------------------
+
+    def revoke(self, alone: Alone) -> Revocation:
+        """A takes back what it trained alone. C has it, has merged it with B's, and serves what came out."""
+        self._deploy(MERGED_NAME, alone.merged, "embedded")
+        with self.screen.working("C builds the base"):
+            self.c.deploy(None, name=BASE_NAME, target="embedded", dataset=None)
+        question = examples.questions(self.a.sentences, 1, self.plan.seed)[0].prompt
+        before = self.c.ask(MERGED_NAME, question)
+        begun = time.monotonic()
+        self.a.node.revoke(alone.a.id, REASON)
+        told = self.c.wait_event("adapter.revoked", lambda data: data["id"] == alone.a.id)
+        self.c.wait_event("deployment.rolled_back", lambda data: data["name"] == MERGED_NAME)
+        seconds = time.monotonic() - begun
+        standing = [self.c.standing(id) for id in told["affected"]]
+        deployments = self.c.call("deployment.list")["deployments"]
+        skip = examples.instruction(self.a.sentences)
+        return Revocation(
+            id=alone.a.id,
+            reason=REASON,
+            contained=alone.merged.id,
+            affected=tuple(Took(id=one.id, name=one.name, state=one.state) for one in standing),
+            rolled_back=tuple(row["name"] for row in deployments if row["state"] == "rolled_back"),
+            seconds=seconds,
+            question=question.removeprefix(skip),
+            before=before,
+            after=self.c.ask(MERGED_NAME, question),
+            base=self.c.ask(BASE_NAME, question),
+        )
 
     def offer_to_ollama(self, adapter: Adapter) -> tuple[str, ...]:
         """To Ollama too, when one answers on loopback. What it says is told; the story does not hang on it."""

@@ -63,6 +63,16 @@ class Schedule:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Standing:
+    """An adapter as it stands at a node."""
+
+    id: str
+    name: str
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Served:
     name: str
     target: str
@@ -194,6 +204,13 @@ class Node:
         except DaemonUnreachable as gone:
             raise self._lost(gone, f"{self.name} waited {FIND_SECONDS:.0f} s for {kind} in vain") from gone
 
+    def revoke(self, adapter: str, reason: str) -> None:
+        self.call("adapter.revoke", adapter=adapter, reason=reason)
+
+    def standing(self, adapter: str) -> Standing:
+        row = self.call("adapter.show", adapter=adapter)
+        return Standing(id=row["id"], name=row["name"], state=row["state"], reason=row["reason"])
+
     # ---- averaging and serving -------------------------------------------------------------------------------
 
     def average(self, adapters: Sequence[str], *, name: str, rank: int) -> Averaged:
@@ -210,8 +227,13 @@ class Node:
             recipe_matches=result["recipe_matches"],
         )
 
-    def deploy(self, adapter: str, *, name: str, target: str, dataset: Dataset, progress: Progress = ignore) -> Served:
-        row = self.job("deploy.start", progress, adapter=adapter, name=name, target=target, dataset=dataset.id)
+    def deploy(
+        self, adapter: str | None, *, name: str, target: str, dataset: Dataset | None, progress: Progress = ignore
+    ) -> Served:
+        """Without an adapter it is the plain base, without a data set nothing is compared."""
+        given = {"adapter": adapter, "dataset": None if dataset is None else dataset.id}
+        optional = {key: value for key, value in given.items() if value is not None}
+        row = self.job("deploy.start", progress, name=name, target=target, **optional)
         parity = row["parity"]
         return Served(
             name=row["name"],

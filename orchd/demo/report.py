@@ -46,6 +46,7 @@ def page(results: Results) -> str:
         answers="\n".join(_answer(results, answer) for answer in results.deployment.answers),
         served=_served(results),
         refused=_refused(results),
+        revoked=_revoked(results),
         left=_left(results),
         checks="\n".join(_check(check) for check in results.checks()),
         footer=_footer(results),
@@ -273,6 +274,29 @@ def _refused(results: Results) -> str:
         f'<p><b class="bad">Refused, {r.code} {escape(r.name)}</b><br><code>{escape(r.reason)}</code></p>'
         f"{admitted if r.then_admitted else ''}</div>"
         for r in results.refused
+    )
+
+
+def _revoked(results: Results) -> str:
+    revoked = results.revoked
+    rows = [
+        (
+            escape(took.name),
+            "A's own" if took.id == revoked.id else "contains it",
+            f'<span class="{"good" if took.state == "quarantined" else "bad"}">{escape(took.state)}</span>',
+        )
+        for took in revoked.affected
+    ]
+    rows += [(f"deployment <code>{escape(name)}</code>", "served it", "the plain base") for name in revoked.rolled_back]
+    mark = '<span class="good">✓</span>' if revoked.after == revoked.base else '<span class="bad">✗</span>'
+    return (
+        f"<p>In the end A revoked the adapter that it had trained alone (“{escape(revoked.reason)}”). C had merged it "
+        f"with B's and served the result. {revoked.seconds:.1f} s after A's word, at C:</p>"
+        f'<div class="scroll">{_table(("", "", "now"), rows)}</div>'
+        f'<article class="answer"><p class="asked">{escape(revoked.question)}</p><dl>'
+        f"<dt>before</dt><dd>{escape(revoked.before)}</dd>"
+        f"<dt>after</dt><dd>{escape(revoked.after)} {mark}</dd>"
+        f"<dt>base</dt><dd>{escape(revoked.base)}</dd></dl></article>"
     )
 
 

@@ -149,6 +149,40 @@ class Deployment:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Took:
+    """One adapter at C that the revocation reached."""
+
+    id: str
+    name: str
+    state: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Revocation:
+    """A takes an adapter back; what becomes of it, of what C made from it, and of C's deployment of that.
+
+    `before` and `after` are the deployment's answers to one question, `base` what the plain base answers.
+    """
+
+    id: str
+    reason: str
+    contained: str
+    affected: tuple[Took, ...]
+    rolled_back: tuple[str, ...]
+    seconds: float
+    question: str
+    before: str
+    after: str
+    base: str
+
+    @property
+    def held(self) -> bool:
+        """Both C's copy and the average that contains it are in quarantine, and the base answers."""
+        quarantined = {took.id for took in self.affected if took.state == "quarantined"}
+        return {self.id, self.contained} <= quarantined and bool(self.rolled_back) and self.after == self.base
+
+
+@dataclass(frozen=True, kw_only=True)
 class Check:
     """One condition of `ok`, with the figures that decided it."""
 
@@ -169,6 +203,7 @@ class Results:
     refused: tuple[Refusal, ...]
     departure: Departure
     deployment: Deployment
+    revoked: Revocation
 
     @property
     def last(self) -> Round:
@@ -196,6 +231,7 @@ class Results:
             self._nothing_left(),
             Check(name="the served model is the trained one", ok=self.deployment.parity,
                   detail=self.deployment.parity_detail),
+            self._revocation_reached(),
         )  # fmt: skip
 
     def _better_than_base(self) -> Check:
@@ -239,6 +275,16 @@ class Results:
             detail="; ".join(f"{r.code} {r.name}, then the honest copy was admitted" for r in self.refused),
         )
 
+    def _revocation_reached(self) -> Check:
+        revoked = self.revoked
+        names = ", ".join(f"{took.name} {took.state}" for took in revoked.affected)
+        answers = "the base answers" if revoked.after == revoked.base else "the base does NOT answer"
+        return Check(
+            name="what A revoked is out of use at C",
+            ok=revoked.held,
+            detail=f"{names}; {', '.join(revoked.rolled_back) or 'nothing'} rolled back, {answers}",
+        )
+
     def _nothing_left(self) -> Check:
         left = self.departure
         return Check(
@@ -277,6 +323,10 @@ class Results:
                     {"prompt": a.prompt, "expected": a.expected, "a": a.a, "b": a.b, "average": a.average}
                     for a in deployment.answers
                 ],
+            },
+            "revoked": {
+                "affected": [took.id for took in self.revoked.affected],
+                "rolled_back": list(self.revoked.rolled_back),
             },
         }
 

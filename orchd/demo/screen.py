@@ -15,6 +15,7 @@ from orchd.demo.results import (
     Knowledge,
     Refusal,
     Results,
+    Revocation,
     Score,
     Verification,
 )
@@ -143,6 +144,23 @@ class Screen:
         for who, text in (("A", a), ("B", b), ("average", average)):
             mark = "" if expected is None else f"  {self._verdict(text == expected)}"
             self._line(f"    {self._who(who):<{8 + len(self._who(who)) - len(who)}} {text}{mark}")
+
+    def revoked(self, revocation: Revocation) -> None:
+        self._blank()
+        self._heading("A changes its mind")
+        self._tell(
+            f"C had merged what A and B trained alone, and served that. Now A revokes its part "
+            f"(“{revocation.reason}”). C hears of it, and {revocation.seconds:.1f} s later:"
+        )
+        for took in revocation.affected:
+            word = self.terminal.paint(took.state, "good" if took.state == "quarantined" else "bad")
+            why = "A's own" if took.id == revocation.id else "contains it"
+            self._line(f"  {word}  {took.name} ({short(took.id)}, {why})")
+        for name in revocation.rolled_back:
+            self._line(f"  {self.terminal.paint('rolled back', 'good')}  the deployment {name}: now the plain base")
+        right = revocation.after == revocation.base
+        self._line(f"  {self._bold(revocation.question)}   before: {revocation.before}")
+        self._line(f"  {self._verdict(right)} after: {revocation.after}   (the plain base says: {revocation.base})")
 
     def left(self, departure: Departure) -> None:
         self._blank()

@@ -1,4 +1,4 @@
-"""The story: A and B teach one model a language, C learns it from them, D fails to cheat.
+"""The story: A and B teach one model a language, C learns it from them, D fails to cheat, A takes something back.
 
 Everything happens through the nodes' sockets; the only hand laid on a node's files is the hostile peer's, and A's
 capture is read when all is over.
@@ -46,6 +46,8 @@ class Story:
         exam = finale.exam(played, alone.result(), pooled.result())
         self.screen.exam_table(exam, len(self.examiner.sentences))
         self.screen.deployed(deployment.result())
+        revoked = finale.revoke(alone.result())
+        self.screen.revoked(revoked)
         left = departure(Capture.read(self.peers[0].node.home / "capture"), examples.texts(self.peers[0].sentences))
         self.screen.left(left)
         return Results(
@@ -59,6 +61,7 @@ class Story:
             refused=alone.result().refused,
             departure=left,
             deployment=deployment.result(),
+            revoked=revoked,
         )
 
     def _open(self) -> None:

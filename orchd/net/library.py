@@ -13,7 +13,7 @@ from orchd.records.ids import ADAPTER
 from orchd.registry.news import Known
 from orchd.registry.registry import Registry
 
-#: Adapters whose files are remembered, so that not every range reads the index.
+#: Adapters whose lists of files are remembered, so that not every range verifies a manifest.
 REMEMBERED = 64
 
 
@@ -37,7 +37,7 @@ class Library:
 
     def read(self, adapter: bytes, blob: bytes, offset: int, length: int) -> bytes | None:
         """Bytes of one of the adapter's files; fewer at the file's end, None for what is not shared."""
-        if blob not in self._files(adapter):
+        if blob not in self._files(adapter) or not self._registry.is_shared(text_id(ADAPTER, adapter)):
             return None
         try:
             with self._registry.blobs.path(blob).open("rb") as file:

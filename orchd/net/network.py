@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 import trio
 from libp2p.peer.id import ID
+from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from orchd.config import NetConfig
 from orchd.errors import ListenFailed, NetworkDown, OrchdError
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 
 #: The pause before a fallen host is started again, in seconds, doubling from the first to the second figure.
 RESTART_PAUSE_S, RESTART_PAUSE_MAX_S = 0.5, 60.0
+#: A record of this node that must be told now is given up on after this long, in seconds; peers pull it later.
+PUSH_PATIENCE_S = 5.0
 #: A host that ran this long was healthy: the pause starts over.
 HEALTHY_S = 60.0
 
@@ -108,6 +111,8 @@ class Network:
         self._error: str | None = None
         self._restarts = 0
         self._listen: tuple[str, ...] = config.listen
+        #: Peers of the life before, under another key.
+        self._sought: list[tuple[ID, Sequence[Multiaddr]]] = []
         #: One life of the host; cancelled to begin another.
         self._life = trio.CancelScope()
         self.peer_id = str(peer_id_of(identity.public_key))
@@ -155,6 +160,9 @@ class Network:
                 self._listen = tuple(str(address) for address in host.basic.get_transport_addrs())
                 node = Node(host, self._context, nursery)
                 node.start()
+                for peer, addresses in self._sought:
+                    node.meet(peer, addresses)
+                self._sought = []
                 if self._config.mdns:
                     nursery.start_soon(_run_mdns, node, self._capture)
                 self._node, self._error = node, None
@@ -200,16 +208,20 @@ class Network:
     def _members(self, key: bytes) -> int:
         return len(self._node.news.members([key])) if self._node is not None else 0
 
-    async def tell(self, record: Verified[Record]) -> Taken:
+    async def tell(self, record: Verified[Record], *, wait: bool = False) -> Taken:
         """Keep a record of this node, as if a peer had told it, and pass it on; who comes later pulls it.
 
-        One that was kept before is passed on again.
+        One that was kept before is passed on again. `wait`: return when who is connected has it, or after a while.
         """
         registry = self._context.registry
         taken = await trio.to_thread.run_sync(registry.news.take, record, self.peer_id)
         items = taken.items or await trio.to_thread.run_sync(registry.news.item, record.id)
         if self._node is not None and items:
-            self._node.spawn(self._node.news.push, items)
+            if wait:
+                with trio.move_on_after(PUSH_PATIENCE_S):
+                    await self._node.news.push(items)
+            else:
+                self._node.spawn(self._node.news.push, items)
         for kind, data in taken.events:
             if kind != "adapter.announced":  # by others, that is
                 self._context.events.emit(kind, data)
@@ -225,10 +237,14 @@ class Network:
             self._node.drop_blocked()
 
     async def rekey(self, identity: Identity) -> None:
-        """Go on under another key: the host is started again with it, and peers meet a new peer."""
+        """Go on under another key: the host is started again with it, and seeks the peers that it had, for whom it is
+        a new peer."""
         self._identity = identity
         self.peer_id = str(peer_id_of(identity.public_key))
-        self._life.cancel()
+        if self._node is not None:
+            host = self._node.host
+            self._sought = [(peer, host.known_addresses(peer)) for peer in host.peers()]
+            self._life.cancel()
 
     async def peek(self, adapter_id: str) -> Verified[Manifest]:
         """The signed manifest of an adapter, without its files. Raises `NetworkDown` or `NoProvider`."""

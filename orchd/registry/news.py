@@ -7,6 +7,7 @@ that adapter, or of one that contains it, under any topic.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -76,6 +77,8 @@ class News:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._index, self._local = registry.index, registry.local
+        #: Two records with one number that come at once are found out all the same.
+        self._taking = threading.Lock()
 
     def after(self, topics: Sequence[str], received_ms: int, id: str, limit: int) -> list[Known]:
         """At most `limit` records under any of `topics` that came here after a point of this record, oldest first."""
@@ -91,6 +94,10 @@ class News:
 
         `topics` are for what concerns nothing that was announced here: those that are shared with the peer.
         """
+        with self._taking:
+            return self._take(record, peer, topics)
+
+    def _take(self, record: Verified[Record], peer: str, topics: Sequence[str]) -> Taken:
         if (revocation := record.of(Revocation)) is not None:
             return self._revocation(revocation, topics)
         if record.record.created_ms > self._registry.clock() + CLOCK_WINDOW_MS:

@@ -251,7 +251,7 @@ async def identity_rotate(node: Node, _: NoParams) -> Rotated:
         try:
             new = await in_thread(Identity.make_next, path)
             signed = sign(KeyRotation(old=old.public_key, new=new.public_key, created_ms=node.clock()), old, new)
-            await node.network.tell(signed)
+            await node.network.tell(signed, wait=True)
             await in_thread(Identity.adopt_next, path, node.clock())
         except OSError as error:
             raise KeyUnchanged(f"the key file {path} could not be changed: {error.strerror}") from None

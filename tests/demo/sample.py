@@ -12,8 +12,10 @@ from orchd.demo.results import (
     Knowledge,
     Refusal,
     Results,
+    Revocation,
     Round,
     Score,
+    Took,
     Verification,
 )
 
@@ -87,5 +89,11 @@ def good_results() -> Results:
             target="embedded", size=3_100_000, parity=True, parity_detail="16 of 16 answers equal",
             answers=(Answer(prompt="sun bear", expected="zavo pelmi", a="zavo zulat", b="dizo pelmi",
                             average="zavo pelmi"),),
+        ),
+        revoked=Revocation(
+            id="adp_a", reason="not mine", contained="adp_m",
+            affected=(Took(id="adp_a", name="A alone", state="quarantined"),
+                      Took(id="adp_m", name="one-shot merge", state="quarantined")),
+            rolled_back=("one-shot",), seconds=1.5, question="sun cat", before="zavo zulat", after="x", base="x",
         ),
     )  # fmt: skip

@@ -55,6 +55,15 @@ FAULTS: dict[str, Callable[[Results], Results]] = {
     "a sentence left": lambda r: replace(r, departure=replace(r.departure, sentences_found=1)),
     "nothing was recorded": lambda r: replace(r, departure=replace(r.departure, bytes=0)),
     "a connection left": lambda r: replace(r, departure=replace(r.departure, beyond_loopback=("connect x",))),
+    "the average was not reached": lambda r: replace(r, revoked=replace(r.revoked, affected=r.revoked.affected[:1])),
+    "what was revoked is still admitted": lambda r: replace(
+        r,
+        revoked=replace(
+            r.revoked, affected=(replace(r.revoked.affected[0], state="admitted"), *r.revoked.affected[1:])
+        ),
+    ),
+    "no deployment was rolled back": lambda r: replace(r, revoked=replace(r.revoked, rolled_back=())),
+    "the base does not answer": lambda r: replace(r, revoked=replace(r.revoked, after="zavo zulat")),
     "parity did not hold": lambda r: replace(r, deployment=replace(r.deployment, parity=False)),
 }
 
@@ -84,7 +93,9 @@ def test_json_object_has_exactly_the_promised_keys(results: Results) -> None:
     shown = results.to_json()
     assert list(shown) == [
         "ok", "seconds", "nodes", "rounds", "adapters", "average", "refused", "oneshot", "pooled", "deployment",
+        "revoked",
     ]  # fmt: skip
+    assert shown["revoked"] == {"affected": ["adp_a", "adp_m"], "rolled_back": ["one-shot"]}
     assert set(shown["rounds"][0]) == {"round", "adapters", "average"}
     assert set(shown["rounds"][0]["adapters"][0]) == {"id", "author", "own_loss", "other_loss"}
     assert set(shown["rounds"][0]["average"]) == {"id", "loss", "exact_match"}

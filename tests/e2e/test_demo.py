@@ -96,12 +96,15 @@ def test_measurements_are_those_of_the_issue(finished: Finished) -> None:
     assert [refused["code"] for refused in shown["refused"]] == [2112]
     assert shown["deployment"]["parity"] is True
     assert shown["deployment"]["answers"]
+    assert len(shown["revoked"]["affected"]) == 2
+    assert shown["revoked"]["rolled_back"] == ["one-shot"]
     assert shown["nodes"] == len(NODES)
 
 
 def test_standard_output_is_the_object_alone(finished: Finished) -> None:
     assert list(finished.shown) == [
         "ok", "seconds", "nodes", "rounds", "adapters", "average", "refused", "oneshot", "pooled", "deployment",
+        "revoked",
     ]  # fmt: skip
 
 
