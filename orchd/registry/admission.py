@@ -2,7 +2,7 @@
 
 Each check is a named function over one `Candidate` that raises a numbered refusal or gives a reason for quarantine.
 They run in the order of `CHECKS`, cheap and decisive ones first; further checks come as arguments (averaging brings
-one). `RECORD_CHECKS` need the signed record alone, so they run before a byte is stored; `CONTENT_CHECKS` look at the
+one). `RECORD_CHECKS` need the signed record alone, so they run before a byte is fetched; `CONTENT_CHECKS` look at the
 files, as they lie in the blob store. A refused adapter leaves nothing behind; a quarantined one stays, with the reason,
 and is not used.
 
@@ -114,24 +114,7 @@ def check_clock(candidate: Candidate) -> None:
 
 def check_sizes(candidate: Candidate) -> None:
     """Before anything is read: how large the files are, and chunk lists that fit."""
-    _check_sizes(candidate.manifest.record)
-
-
-def check_file_list(candidate: Candidate) -> None:
-    _check_names(candidate.manifest.record)
-    promised = {entry.path for entry in candidate.manifest.record.files}
-    if promised != candidate.files.keys():
-        raise FileListRefused(f"the manifest lists {sorted(promised)}, {sorted(candidate.files)} came")
-
-
-def check_promised_files(manifest: Manifest) -> None:
-    """The part of the record's checks that needs no more than it: also run before the first byte is fetched."""
-    _check_sizes(manifest)
-    _check_names(manifest)
-
-
-def _check_sizes(manifest: Manifest) -> None:
-    for entry in manifest.files:
+    for entry in candidate.manifest.record.files:
         limit = SIZE_LIMITS.get(entry.path)
         if limit is not None and entry.size > limit:
             raise SizeRefused(f"{entry.path} is {entry.size} bytes; at most {limit} are taken")
@@ -139,10 +122,18 @@ def _check_sizes(manifest: Manifest) -> None:
             raise SizeRefused(f"{entry.path[:80]}: {len(entry.chunks)} chunks do not make {entry.size} bytes")
 
 
-def _check_names(manifest: Manifest) -> None:
-    names = [entry.path for entry in manifest.files]
+def check_file_list(candidate: Candidate) -> None:
+    """Only names that an adapter has, each once; no other name ever touches the disk."""
+    names = [entry.path for entry in candidate.manifest.record.files]
     if len(set(names)) != len(names) or not {CONFIG, WEIGHTS} <= set(names) <= SIZE_LIMITS.keys():
         raise FileListRefused(f"the manifest lists the files {str(names)[:200]}")
+
+
+def check_came(candidate: Candidate) -> None:
+    """Of the files, before one is stored: those that were promised came, and no others."""
+    promised = {entry.path for entry in candidate.manifest.record.files}
+    if promised != candidate.files.keys():
+        raise FileListRefused(f"the manifest lists {sorted(promised)}, {sorted(candidate.files)} came")
 
 
 # ---- the content -------------------------------------------------------------------------------------------------
