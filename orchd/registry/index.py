@@ -28,7 +28,8 @@ Cursor = duckdb.DuckDBPyConnection
 #: How DuckDB says that the disk is full; the transaction is rolled back, and the next one works once there is room.
 NO_SPACE = "No space left on device"
 SETTINGS: dict[str, str | bool | int | float | list[str]] = {
-    "memory_limit": "256MB",
+    # Blocks that were read stay in memory up to this much.
+    "memory_limit": "96MB",
     "threads": 1,
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,

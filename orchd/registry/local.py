@@ -266,6 +266,20 @@ class Local:
             self.index.write(lambda cursor, n=newest, s=lines[-1].seq: _apply_all(cursor, n, s))  # type: ignore[misc]
         self._behind = False
 
+    def refold(self) -> None:
+        """Make every row again from the journal alone, in one transaction."""
+
+        def change(cursor: Cursor) -> None:
+            for table in _TABLES.values():
+                cursor.execute(f"DELETE FROM {_quoted(table.name)}")
+            waiting = self._journal.lines()
+            while lines := list(islice(waiting, BATCH)):
+                newest = {(name, key): value for line in lines for name, key, value in line.changes}
+                _apply_all(cursor, newest, lines[-1].seq)
+
+        with self._lock:
+            self.index.write(change)
+
     def _applied(self) -> int:
         rows = self.index.read("SELECT seq FROM applied")
         return int(rows[0][0]) if rows else 0

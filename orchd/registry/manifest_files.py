@@ -16,10 +16,18 @@ DAMAGED = ".damaged-"  # begins the name of a file that was set aside
 
 
 class ManifestFiles:
-    """Files below `root`; those of an older orchd, which lay in one folder, are moved."""
+    """Files below `root`; those of an older orchd, which lay in one folder, are moved.
 
-    def __init__(self, root: Path) -> None:
+    `made`: another one of these has put the folder in order already.
+    """
+
+    def __init__(self, root: Path, *, made: bool = False) -> None:
         self.root = root
+        if not made:
+            self._put_in_order()
+
+    def _put_in_order(self) -> None:
+        root = self.root
         root.mkdir(parents=True, exist_ok=True)
         flat = [entry.name for entry in os.scandir(root) if entry.is_file()]
         for name in flat:

@@ -13,6 +13,7 @@ from orchd.registry.local_rows import Verdict
 
 #: Characters of an adapter's texts that are searched; longer ones would make each search slower.
 WORDS_LIMIT = 2_000
+Edge = tuple[str, str, str, float | None]
 LEAF, INITIAL, RELATIVE_TO, PREVIOUS = "leaf", "initial", "relative_to", "previous"
 
 
@@ -123,6 +124,11 @@ ADAPTER_COLUMNS = (
 
 def adapter_values(manifest: Verified[Manifest], verdict: Verdict) -> tuple[Any, ...]:
     """The values of `ADAPTER_COLUMNS`."""
+    return (*manifest_values(manifest), verdict.origin, verdict.received)
+
+
+def manifest_values(manifest: Verified[Manifest]) -> tuple[Any, ...]:
+    """The values of `ADAPTER_COLUMNS` without the last two, which the verdict tells."""
     record, id = manifest.record, manifest.id
     first = {metric.metric: metric.value / MICRO for metric in reversed(record.evaluation)}
     words = " ".join((record.name, *record.tags, record.description, record.base.hint)).lower()[:WORDS_LIMIT]
@@ -145,12 +151,10 @@ def adapter_values(manifest: Verified[Manifest], verdict: Verdict) -> tuple[Any,
         list(record.adapter.capabilities),
         [entry.sha256.hex() for entry in record.files],
         msgspec.json.encode(_shown(manifest, id)).decode(),
-        verdict.origin,
-        verdict.received,
     )
 
 
-def edges(manifest: Verified[Manifest]) -> list[tuple[str, str, str, float | None]]:
+def edges(manifest: Verified[Manifest]) -> list[Edge]:
     """What an adapter contains: (child, parent, kind, weight of a leaf)."""
     record, id = manifest.record, manifest.id
     found: dict[tuple[bytes, str], float | None] = {}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from orchd.errors import BlobUnknown, RegistryIncomplete
-from orchd.records import parse_id, text_id
+from orchd.records import parse_id
 from orchd.records.ids import ADAPTER
 from orchd.registry import rebuild, restore
 from orchd.registry.local import delete, put
@@ -116,10 +116,8 @@ def collect(registry: Registry, *, dry_run: bool = False, empty_trash: bool = Fa
 
 
 def _check_complete(registry: Registry) -> None:
-    known = {row[0] for row in registry.index.stream("SELECT digest FROM adapter")}
-    for digest in registry.manifests.digests():
-        if text_id(ADAPTER, digest) not in known:
-            raise RegistryIncomplete(f"the manifest {digest.hex()} is not in the index, so nothing was thrown away")
+    if unknown := rebuild.not_indexed(registry):
+        raise RegistryIncomplete(f"{len(unknown)} manifests are not in the index, so nothing was thrown away")
 
 
 # ---- rot ---------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from orchd.node import Node, in_thread
 from orchd.registry import AdapterRow
 from orchd.registry import upkeep as keeping
 from orchd.registry.local import Undone
-from orchd.registry.rebuild import Rebuilt, reconcile
+from orchd.registry.rebuild import Rebuilt, rebuild
 from orchd.registry.upkeep import Collected, Scrubbed, Stats
 from orchd.rpc.methods_jobs import JobStarted
 from orchd.rpc.methods_training import AdapterNamed
@@ -49,7 +49,7 @@ async def registry_scrub(node: Node, _: NoParams) -> JobStarted:
 @method("registry.rebuild", NoParams, JobStarted, "Make the index again from manifests, blobs and the journal.")
 async def registry_rebuild(node: Node, _: NoParams) -> JobStarted:
     async def work(context: LocalContext) -> Rebuilt:
-        return await in_thread(reconcile, node.registry, everything=True)
+        return await in_thread(rebuild, node.registry)
 
     job = await node.jobs.submit_local("rebuild", "rebuild the index", work)
     return JobStarted(job=job.id)
