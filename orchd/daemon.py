@@ -41,6 +41,7 @@ from orchd.rpc.sockets import bind
 from orchd.serve.embedded import EmbeddedRuntime
 from orchd.serve.embedded_target import EmbeddedTarget
 from orchd.serve.ollama import OllamaTarget
+from orchd.updates import Updates
 from orchd.upkeep import Upkeep
 
 LOG = logging.getLogger("orchd")
@@ -145,6 +146,7 @@ async def run(paths: Paths, config: configuration.Config, settings: tuple[config
                 await nursery.start(node.network.run)
                 for topic in await in_thread(node.topics.list):
                     await node.network.join(topic)
+            await nursery.start(Updates(node).run)
             until_served.pop_all()  # from here the server releases it
             await nursery.start(RpcServer(bound, node, methods.TABLE).run)
             LOG.info("ready: %s as %s", paths.socket, node.identity.author)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from orchd.errors import NotAdmitted, OrchdError, ParamsInvalid
-from orchd.jobs import LocalContext
+from orchd.jobs import Job, LocalContext
 from orchd.node import Node, in_thread
 from orchd.records import Announcement, Verified, parse_id, sign
 from orchd.records.ids import ADAPTER
 from orchd.registry import ADMITTED, QUARANTINED, AdapterRow, AnnouncementRow
-from orchd.registry.admission import CHECKS, Candidate
+from orchd.registry.admission import CHECKS
 from orchd.rpc.methods_jobs import JobStarted
 from orchd.rpc.methods_network import check_topic
 from orchd.rpc.methods_training import AdapterNamed
@@ -113,18 +113,22 @@ class Fetched(Result, frozen=True, kw_only=True):
 @method("adapter.fetch", AdapterFetch, JobStarted, "Fetch an adapter from peers, check every chunk, and admit it.")
 async def adapter_fetch(node: Node, p: AdapterFetch) -> JobStarted:
     adapter = await in_thread(_resolve_offered, node, p.adapter)
+    return JobStarted(job=(await start_fetch(node, adapter, p.peers)).id)
+
+
+async def start_fetch(node: Node, adapter: str, peers: tuple[str, ...] = ()) -> Job:
+    """The job that brings an adapter, named by its whole id."""
 
     async def work(context: LocalContext) -> Fetched:
         def progress(done: int, total: int) -> None:
             context.progress(done, total, "bytes")
 
-        admission = await node.network.fetch(adapter, peers=p.peers, progress=progress)
+        admission = await node.network.fetch(adapter, peers=peers, progress=progress)
         if admission.new:
             node.events.emit("adapter.admitted", {"id": admission.id, "origin": "fetched"})
         return Fetched(adapter=admission.row, new=admission.new)
 
-    job = await node.jobs.submit_local("fetch", f"fetch {adapter[:12]}", work)
-    return JobStarted(job=job.id)
+    return await node.jobs.submit_local("fetch", f"fetch {adapter[:12]}", work)
 
 
 def _resolve_offered(node: Node, text: str) -> str:
@@ -162,10 +166,8 @@ async def adapter_verify(node: Node, p: AdapterNamed) -> AdapterVerified:
 
 def _verify(node: Node, id: str) -> list[AdapterCheck]:
     manifest = node.registry.manifest(id)
-    files = node.registry.files(id)
-    base = next((base for base in node.registry.bases() if base.digest == manifest.record.base.fingerprint), None)
-    candidate = Candidate(manifest, files, base, node.clock())
-    found = [AdapterCheck(name="signature", ok=True, detail=f"signed by {manifest.author}")]
+    candidate = node.registry.candidate(manifest, node.registry.files(id), node.clock())
+    found = [AdapterCheck(name="envelope and signature", ok=True, detail=f"signed by {manifest.author}")]
     for check in CHECKS:
         name = check.__name__.removeprefix("check_").replace("_", " ")
         try:

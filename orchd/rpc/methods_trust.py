@@ -223,6 +223,8 @@ async def trust_policy(node: Node, p: PolicyChange) -> PoliciesNow:
     if not 0 <= given.get("attestations", 0) <= MOST_ATTESTATIONS:
         raise ParamsInvalid(f"attestations are from 0 to {MOST_ATTESTATIONS}", field="attestations")
     changed = await in_thread(_set_policies, node, given) if given else []
+    if given:
+        node.events.emit("trust.changed", {"subject": "", "kind": "policy", "verdict": ""})
     return PoliciesNow(policies=(await in_thread(node.registry.people.view)).policies, changed=changed)
 
 
