@@ -210,7 +210,7 @@ def read_layout(file: BinaryIO) -> list[Member]:
         member = _read_entry(directory, at, position)
         at += _CENTRAL.size + len(member.name)
         header = _local(member)
-        if b"".join(_blocks(file, position, len(header))) != header or member.start + member.size > offset:
+        if b"".join(_blocks(file, position, len(header))) != header:
             raise BundleRefused(f"the header of {member.name.decode()} is not as it should be")
         if members and _order(member) <= _order(members[-1]):
             raise BundleRefused(f"{member.name.decode()} is in the wrong place")

@@ -270,6 +270,30 @@ def test_a_directory_that_tells_another_story_is_refused(tmp_path: Path) -> None
         _check_forged(tmp_path, _forged(_honest(), change), ".")
 
 
+def test_bytes_that_belong_to_nothing_are_refused(tmp_path: Path, pack: Path) -> None:
+    honest = pack.read_bytes()
+    *_, length, offset, _ = bundle._END.unpack(honest[-22:])
+    between = honest[:offset] + b"hidden" + honest[offset:-22] + bundle._end(7, length, offset + 6)
+    _check_forged(tmp_path, between, "between")
+    longer = honest[:-22] + b"hidden" + bundle._end(7, length + 6, offset)
+    _check_forged(tmp_path, longer, "between")
+
+
+def test_a_checksum_that_does_not_fit_is_refused(tmp_path: Path, pack: Path) -> None:
+    """SHA-256 would do; but one content has one form."""
+    honest = pack.read_bytes()
+    with pack.open("rb") as file:
+        members = read_layout(file)
+    for number, error in ((0, BundleRefused), (len(members) - 1, DigestMismatch)):
+        forged = [m._replace(crc=m.crc ^ 1) if n == number else m for n, m in enumerate(members)]
+        content = [honest[m.start : m.start + m.size] for m in members]
+        body = b"".join(bundle._local(m) + data for m, data in zip(forged, content, strict=True))
+        directory = b"".join(map(bundle._central, forged))
+        (tmp_path / "forged").write_bytes(body + directory + bundle._end(len(forged), len(directory), len(body)))
+        with pytest.raises(error):
+            _read_all(tmp_path / "forged", tmp_path)
+
+
 def test_only_what_was_asked_for_is_taken(tmp_path: Path) -> None:
     honest = _honest()
     stray = ("blobs", _sha(b"stray"), b"stray")

@@ -25,7 +25,7 @@ from orchd.records import (
     sign,
 )
 from orchd.records.ids import ADAPTER
-from orchd.registry import Admission, blobs, bundle
+from orchd.registry import Admission, blobs, bundle, exchange
 from orchd.registry.exchange import export, judge_again, take_in
 from orchd.registry.news import receive
 from tests.helpers import ALICE, BOB, MALLORY, NOW_MS, Lab, base_tensors, lora_tensors, manifest, plain, write_base
@@ -138,8 +138,10 @@ def test_a_revoked_ancestor_is_known_to_be_revoked_without_a_network(home: Home,
 
 
 def test_strangers_revocations_stay_where_they_are(home: Home, tmp_path: Path) -> None:
-    first = home.made("first", 1)
-    receive(home.registry, _revoked(first.id, MALLORY))
+    folder = home.folder("first")
+    signed = sign(home.claim(folder), ALICE)
+    home.told(_revoked(signed.id, MALLORY))  # kept, as nobody knows yet whose adapter it is
+    first = home.admit_signed(signed, folder)
     assert export(home.registry, first.id, tmp_path / "a.orchpack").records == ()
 
 
@@ -208,6 +210,7 @@ def test_a_disk_without_room_is_told_before_anything_is_written(
     export(home.registry, made.id, tmp_path / "a.orchpack")
     before = away.traces()
     monkeypatch.setattr(blobs, "DISK_RESERVE", 1 << 62)
+    monkeypatch.setattr(exchange, "staging", None)
     with pytest.raises(DiskFull):
         take_in(away.registry, tmp_path / "a.orchpack")
     assert away.traces() == before

@@ -306,6 +306,15 @@ def test_of_several_linked_bases_a_folder_comes_first(node: Node, folder: Path, 
     assert len(node.restart(lose_index=True).same(elsewhere)) == 3
 
 
+def test_a_base_can_be_linked_to_several(node: Node) -> None:
+    one, two, three, four = (text_id(BASE, bytes([number] * 32)) for number in range(4))
+    node.bases.link(one, two)
+    node.bases.link(one, three)
+    node.bases.link(four, one)
+    for text in (one, two, three, four):
+        assert node.restart().same(text) == {one, two, three, four}
+
+
 def test_a_link_that_says_nothing_new_or_nothing_true_is_refused(node: Node, folder: Path, tmp_path: Path) -> None:
     hub = node.bases.add("hub", folder)
     tensors = base_tensors()
