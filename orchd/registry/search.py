@@ -2,7 +2,8 @@
 
 A `Query` holds what people say (a base's name, levels of trust); `search` looks that up and `statement` makes SQL of
 it, with every value as a parameter. What was measured decides its form: `list_contains` for each module instead of
-`list_has_all` (a third of the time), rows fetched by id after the ids are known, no count of all hits.
+`list_has_all` (a third of the time), no id read before the page is known (each costs more than all numbers of its
+row), rows fetched by id then, no count of all hits.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ Word = Annotated[str, Meta(min_length=1, max_length=200)]
 Words = Annotated[tuple[Word, ...], Meta(max_length=16)]
 MAX_TERMS = 16
 MAX_LIMIT = 500
-#: More than any time in milliseconds: what is found in the name stands before what is found elsewhere.
-IN_THE_NAME = 1 << 60
+#: More than any time in milliseconds: adapters whose name begins with the first word stand before the others.
+BY_NAME = 1 << 60
 MIN_PREFIX = len(BASE) + 4
 
 #: By sort: what is compared, and whether more is first. Adapters without the figure come last either way.
@@ -49,6 +50,8 @@ SORTS: dict[str, tuple[str, bool]] = {
     "exact_match": ("exact_match", True),
 }
 METRICS = frozenset({"loss", "exact_match"})
+#: Sorts by what many adapters have in common.
+MUCH_ALIKE = frozenset({"name", "rank", "size"})
 
 
 class Threshold(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -68,8 +71,8 @@ class Query(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     `text`: words that all stand in the name, tags, description or base's hint, as parts of words too. `base`: a
     base's name here, or its fingerprint or the beginning of one. `trust`: any of these levels. `modules`, `tags`: all
     of these. `author`: a key or the beginning of one, or `me`. `compatible_with`: an adapter that the found ones could
-    be averaged with. Without `state` what was removed is left out. `sort`: `best` is what has all words in its name,
-    then the newest; `reverse` turns the order around. `cursor`: the `next` of the page before.
+    be averaged with. Without `state` what was removed is left out. `sort`: `best` is those whose name begins with the
+    first word, then the newest; `reverse` turns the order around. `cursor`: the `next` of the page before.
     """
 
     text: Annotated[str, Meta(max_length=1_000)] = ""
@@ -117,11 +120,18 @@ class Meaning(msgspec.Struct, frozen=True, kw_only=True):
 
 def search(registry: Registry, query: Query) -> Found:
     """A page of adapters that are here. Raises `ParamsInvalid`, `AdapterUnknown`, `AmbiguousId`, `NotAverageable`."""
-    sql, values = statement(query, meaning(registry, query))
-    found = registry.index.read(sql, values)
+    meant = meaning(registry, query)
+    found = registry.index.read(*statement(query, meant))
+    if _tied(query, found) and query.sort not in MUCH_ALIKE:
+        found = registry.index.read(*statement(query, meant, alike=True))
     page = found[: query.limit]
-    after = _cursor(query, page[-1]) if len(found) > query.limit else None
+    after = _cursor(query, page[-1], tied=_tied(query, found)) if len(found) > query.limit else None
     return Found(adapters=registry.rows_of([id for id, _ in page]), next=after)
+
+
+def _tied(query: Query, found: Sequence[tuple[Any, ...]]) -> bool:
+    """Whether the page ends between two adapters that only their ids put in order."""
+    return len(found) > query.limit and found[query.limit - 1][1] == found[query.limit][1]
 
 
 # ---- from words to ids ----------------------------------------------------------------------------------------------
@@ -190,8 +200,12 @@ class _Where:
         self.values.extend(values)
 
 
-def statement(query: Query, meant: Meaning) -> tuple[str, list[Any]]:
-    """SQL for the ids of one page and one more, each with what it was sorted by, and the parameters."""
+def statement(query: Query, meant: Meaning, *, alike: bool = False) -> tuple[str, list[Any]]:
+    """SQL for the ids of one page and one more, each with what it was sorted by, and the parameters.
+
+    The order is by that, then by id. Unless `alike`, which of several adapters with the last value are on the page is
+    left open.
+    """
     where = _Where()
     _plain_filters(where, query)
     _looked_up_filters(where, meant)
@@ -200,14 +214,26 @@ def statement(query: Query, meant: Meaning) -> tuple[str, list[Any]]:
         where.add("contains(words, ?)", term)
     key, key_values, descending = _key(query, terms)
     if query.cursor is not None:
-        value, id = _position(query)
-        where.add(f"(({key}), digest) {'<' if descending else '>'} (?, ?)", *key_values, value, id)
+        _after(where, query, key, key_values, descending=descending)
+    alike = alike or query.sort in MUCH_ALIKE
     direction = "DESC" if descending else "ASC"
     sql = (
-        f"SELECT digest, {key} AS k FROM adapter WHERE {' AND '.join(where.conditions)}"
-        f" ORDER BY k {direction}, digest {direction} LIMIT {query.limit + 1}"
+        "SELECT a.digest, page.k FROM adapter a JOIN ("
+        f"SELECT rowid AS r, {key} AS k FROM adapter WHERE {' AND '.join(where.conditions)}"
+        f" ORDER BY k {direction}{f', digest {direction}' if alike else ''} LIMIT {query.limit + 1}"
+        f") page ON a.rowid = page.r ORDER BY page.k {direction}, a.digest {direction}"
     )
     return sql, [*key_values, *where.values]
+
+
+def _after(where: _Where, query: Query, key: str, key_values: Sequence[Any], *, descending: bool) -> None:
+    """Only what comes after the cursor."""
+    position, sign = _position(query), "<" if descending else ">"
+    if position.tied:
+        condition = f"({key}) {sign}= ? AND (({key}) {sign} ? OR digest {sign} ?)"
+        where.add(condition, *key_values, position.value, *key_values, position.value, position.id)
+    else:
+        where.add(f"({key}) {sign} ?", *key_values, position.value)
 
 
 def terms_of(text: str) -> list[str]:
@@ -267,8 +293,7 @@ def _key(query: Query, terms: Sequence[str]) -> tuple[str, list[Any], bool]:
     if query.sort == "best":
         if not terms:
             return "created", [], not query.reverse
-        in_name = " AND ".join("contains(lower(name), ?)" for _ in terms)
-        return f"created + CASE WHEN {in_name} THEN {IN_THE_NAME} ELSE 0 END", [*terms], not query.reverse
+        return f"created + CASE WHEN starts_with(words, ?) THEN {BY_NAME} ELSE 0 END", [terms[0]], not query.reverse
     column, descending = SORTS[query.sort]
     descending ^= query.reverse
     if column in METRICS:
@@ -290,20 +315,21 @@ def _fingerprint(query: Query) -> bytes:
 
 
 class _Position(msgspec.Struct, frozen=True, array_like=True):
-    """The last adapter of a page: what it was sorted by, and its id."""
+    """The last adapter of a page: what it was sorted by, its id, and whether the next one has the same value."""
 
     query: bytes
     value: int | float | str
     id: str
+    tied: bool
 
 
-def _cursor(query: Query, last: tuple[Any, ...]) -> str:
+def _cursor(query: Query, last: tuple[Any, ...], *, tied: bool) -> str:
     id, value = last
-    position = _Position(query=_fingerprint(query), value=value, id=id)
+    position = _Position(query=_fingerprint(query), value=value, id=id, tied=tied)
     return base64.urlsafe_b64encode(msgspec.msgpack.encode(position)).decode().rstrip("=")
 
 
-def _position(query: Query) -> tuple[int | float | str, str]:
+def _position(query: Query) -> _Position:
     text = query.cursor or ""
     try:
         packed = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
@@ -313,7 +339,7 @@ def _position(query: Query) -> tuple[int | float | str, str]:
     text_sorted = query.sort == "name"
     if position.query != _fingerprint(query) or isinstance(position.value, str) != text_sorted:
         raise ParamsInvalid("this cursor belongs to another query", hint=_PAGES, field="cursor")
-    return position.value, position.id
+    return position
 
 
 _PAGES = "Take `next` of the page before, and ask for the same otherwise; without a cursor the first page comes."

@@ -148,12 +148,12 @@ def scrub(registry: Registry, progress: Progress = lambda done, total: None) -> 
     for blob, what in bad.items():
         if what == DAMAGED:
             registry.blobs.set_aside(bytes.fromhex(blob))
-    whole = {**{row.blob: row.what for row in before.values() if row.blob not in mended}, **bad}
+    known = {**bad, **{blob: row.what for blob, row in before.items() if blob not in mended}}
     return Scrubbed(
         blobs=len(blobs),
         bytes=total,
-        damaged=_adapters_with(registry, [blob for blob, what in whole.items() if what == DAMAGED]),
-        missing=_adapters_with(registry, [blob for blob, what in whole.items() if what == MISSING]),
+        damaged=_adapters_with(registry, [blob for blob, what in known.items() if what == DAMAGED]),
+        missing=_adapters_with(registry, [blob for blob, what in known.items() if what == MISSING]),
         mended=len(mended),
     )
 

@@ -66,7 +66,7 @@ async def train_start(node: Node, p: TrainStart) -> JobStarted:
     dataset = await in_thread(node.datasets.get, p.dataset)
     base = node.registry.base(p.base)
     initial = None if p.initial is None else await in_thread(node.registry.adapter, p.initial)
-    if initial is not None and initial.base != base.fingerprint:
+    if initial is not None and initial.base not in node.registry.known_bases.same(base.fingerprint):
         raise ParamsInvalid(f"{initial.name} is for another base than {base.name}", field="initial")
     name = p.name or dataset.name
     spec = TrainSpec(

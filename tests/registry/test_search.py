@@ -90,7 +90,7 @@ def test_all_words_are_wanted_in_name_tags_description_or_hint(shelf: Shelf) -> 
         assert shelf.find(text=text) == ["north-half"], text
 
 
-def test_what_is_found_in_the_name_stands_first(shelf: Shelf) -> None:
+def test_what_is_called_so_stands_first(shelf: Shelf) -> None:
     shelf.add("snow")
     shelf.add("ice", description="like snow")
     assert shelf.find(text="snow") == ["snow", "ice"]

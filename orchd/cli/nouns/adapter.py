@@ -53,7 +53,7 @@ def human_row(row: dict[str, Any]) -> str:
             ("shape", f"rank {row['rank']}, alpha {row['alpha']:g}, {row['dtype']}, {row['parameters']:,} parameters"),
             ("size", size(row["size"])),
             ("modules", ", ".join(row["modules"])),
-            ("can be", ", ".join(map(_spaced, row["capabilities"]))),
+            ("can be", ", ".join(name.replace("_", " ") for name in row["capabilities"])),
             ("licence", row["licence"]),
             (
                 "training",

@@ -102,7 +102,7 @@ SEARCH = (
         "--state", "only these; what was removed is left out otherwise", choices=("admitted", "quarantined", "removed")
     ),
     opt("--compatible-with", "that could be averaged with this adapter", metavar="ADAPTER"),
-    opt("--sort", "best: all words in the name first, then the newest (best)", choices=SORTS),
+    opt("--sort", "best: names that begin with the first word, then the newest (best)", choices=SORTS),
     switch("--reverse", "the other way around"),
     opt("--limit", "so many at once (50, at most 500)", type=int, metavar="N"),
     opt("--cursor", "go on where the page before ended"),
@@ -147,7 +147,9 @@ def _line(line: dict[str, Any], *, up: bool) -> str:
             return f"deployment {line['id']}  {line['name']}, {line['state']}"
     weight = number(line["weight"], 3)
     relations = ", ".join((UP if up else DOWN).get(relation, relation) for relation in line["relations"])
-    known = f"{line['name']}  {short(line['id'])}  {_standing(line)}, by {_author(line)}"
+    odd = "" if line["state"] == "admitted" else _standing(line)
+    author = "" if line["trust"] == "self" else f"by {_author(line)}"
+    known = "  ".join(filter(None, [line["name"], short(line["id"]), ", ".join(filter(None, [odd, author]))]))
     adapter = known if line["here"] else f"{line['id']}  not here"
     again = "  (opened above)" if line["again"] else ""
     return "  ".join(filter(None, [weight, adapter, f"[{relations}]"])) + again
@@ -187,9 +189,13 @@ def human_versions(shown: dict[str, Any]) -> str:
 def human_diff(shown: dict[str, Any]) -> str:
     left, right = shown["adapter"], shown["other"]
     rows = [(one["what"], _cut(one["adapter"]), _cut(one["other"])) for one in shown["differences"]]
-    names = (f"{left['name']} {short(left['id'])}", f"{right['name']} {short(right['id'])}")
-    differing = table(("", *names), rows, "their manifests tell no difference")
-    return f"{differing}\n{fields([('same files', ', '.join(shown['same_files']) or 'none')])}"
+    head = fields([("first", _named(left)), ("second", _named(right))])
+    differing = table(("", "first", "second"), rows, "their manifests tell no difference")
+    return f"{head}\n\n{differing}\n\nsame to the last byte: {', '.join(shown['same_files']) or 'no file'}"
+
+
+def _named(row: dict[str, Any]) -> str:
+    return f"{row['name']}  {short(row['id'])}, by {_author(row)}"
 
 
 def _cut(text: str) -> str:

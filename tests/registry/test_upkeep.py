@@ -1,0 +1,300 @@
+"""Is nothing thrown away that somebody has, and is rot found and mended?"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from orchd.errors import NotReleasable, RegistryIncomplete
+from orchd.records import BaseRef, sign
+from orchd.registry import ADMITTED, QUARANTINED, upkeep
+from orchd.registry.admission import CONFIG, WEIGHTS
+from orchd.registry.local_rows import Deployment, Release, Rot, Trash, Verdict
+from orchd.registry.own import Deployments
+from orchd.registry.rebuild import rebuild
+from orchd.registry.standing import StandingChange
+from orchd.registry.upkeep import DAY_MS, backup, collect, make_room, scrub, stats
+from orchd.upkeep import Upkeep
+from tests.helpers import ALICE, Lab, lora_tensors
+
+
+def _admit(lab: Lab, name: str, seed: int, origin: str = "fetched") -> str:
+    folder = lab.folder(name, tensors=lora_tensors(seed))
+    return lab.admit(folder, lab.claim(folder, name=name), origin=origin).id
+
+
+def _age(lab: Lab, days: float) -> None:
+    """Every blob came that long ago."""
+    for digest, _ in lab.registry.blobs.all():
+        seconds = lab.now_ms / 1000 - days * 86_400
+        os.utime(lab.registry.blobs.path(digest), (seconds, seconds))
+
+
+def _blobs(lab: Lab) -> int:
+    return sum(1 for _ in lab.registry.blobs.all())
+
+
+# ---- the trash and garbage ---------------------------------------------------------------------------------------
+
+
+def test_the_trash_is_kept_for_thirty_days(lab: Lab) -> None:
+    id, other = _admit(lab, "one", 0), _admit(lab, "two", 1)
+    lab.registry.adapter_folder(id)
+    lab.registry.remove(id)
+    _age(lab, 2)
+    lab.now_ms += 29 * DAY_MS
+    assert collect(lab.registry).adapters == ()
+    assert _blobs(lab) == 3
+    lab.now_ms += 2 * DAY_MS
+    assert collect(lab.registry, dry_run=True).adapters == (id,)
+    gone = collect(lab.registry)
+    assert (gone.adapters, gone.blobs) == ((id,), 1)  # the config is the other one's too
+    assert not lab.registry.has_adapter(id)
+    assert not lab.registry.folder_of(id).exists()
+    for kind in (Verdict, Trash):
+        assert lab.registry.local.get(kind, id) is None
+    lab.registry.close()
+    lab.open()
+    assert [row.id for row in lab.registry.adapters()] == [other]
+    assert lab.registry.is_whole(other)
+
+
+def test_the_trash_can_be_emptied_at_once(lab: Lab) -> None:
+    id = _admit(lab, "one", 0)
+    lab.registry.remove(id)
+    _age(lab, 2)
+    assert collect(lab.registry, empty_trash=True, dry_run=True).dry_run
+    assert lab.registry.has_adapter(id)
+    assert collect(lab.registry, empty_trash=True).adapters == (id,)
+    assert _blobs(lab) == 0
+
+
+@pytest.mark.parametrize("step", ["manifest", "decisions"])
+def test_a_last_way_that_was_cut_short_is_finished(lab: Lab, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    id = _admit(lab, "one", 0)
+    lab.registry.remove(id)
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if step == "manifest":
+        monkeypatch.setattr(lab.registry.manifests, "remove", die)
+    else:
+        monkeypatch.setattr(upkeep.rebuild, "forget", die)
+    with pytest.raises(KeyboardInterrupt):
+        collect(lab.registry, empty_trash=True)
+    monkeypatch.undo()
+    lab.registry.close()
+    lab.open()
+    assert lab.registry.adapters() == []
+    collect(lab.registry, empty_trash=True)
+    assert not lab.registry.has_adapter(id)
+    assert lab.registry.local.all(Verdict) == []
+
+
+def test_bytes_that_nobody_has_wait_a_day(lab: Lab) -> None:
+    kept = _admit(lab, "one", 0)
+    (lab.root / "loose").write_bytes(b"nobody's")
+    (lab.root / "model").write_bytes(b"a deployment's")
+    loose = lab.registry.blobs.put_file(lab.root / "loose")
+    deployed = lab.registry.blobs.put_file(lab.root / "model")
+    Deployments(lab.registry.local).put(
+        Deployment(
+            name="words", adapter=None, target="embedded", state="ready", base="b", blob=deployed.hex(), size=1,
+            quantize="F16", parity=None, created=1,
+        )
+    )  # fmt: skip
+    _age(lab, 0.9)
+    assert collect(lab.registry).blobs == 0
+    _age(lab, 1.1)
+    assert lab.registry.blobs.keep(loose)  # somebody wants it again
+    os.utime(lab.registry.blobs.path(loose), (lab.now_ms / 1000, lab.now_ms / 1000))
+    assert collect(lab.registry).blobs == 0
+    _age(lab, 1.1)
+    assert collect(lab.registry, dry_run=True).blobs == 1
+    assert collect(lab.registry).blobs == 1
+    assert not lab.registry.blobs.has(loose)
+    assert lab.registry.blobs.has(deployed)
+    assert lab.registry.is_whole(kept)
+
+
+def test_nothing_is_called_garbage_while_a_manifest_is_unknown(lab: Lab) -> None:
+    id = _admit(lab, "one", 0)
+    _age(lab, 9)
+    lab.registry.index.execute("DELETE FROM adapter WHERE digest = ?", (id,))
+    with pytest.raises(RegistryIncomplete):
+        collect(lab.registry)
+    rebuild(lab.registry)
+    assert collect(lab.registry).blobs == 0
+    assert lab.registry.adapter(id).state == ADMITTED
+
+
+# ---- rot ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damage", ["flip", "gone"])
+def test_rot_is_found_quarantined_and_mended(lab: Lab, damage: str) -> None:
+    id, other = _admit(lab, "one", 0), _admit(lab, "two", 1)
+    told = list[StandingChange]()
+    lab.registry.on_standing = told.append
+    blob = lab.registry.files(id)[WEIGHTS]
+    data = blob.read_bytes()
+    blob.unlink()
+    if damage == "flip":
+        blob.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    seen = list[tuple[int, int]]()
+    found = scrub(lab.registry, lambda done, total: seen.append((done, total)))
+    assert (found.damaged, found.missing) == (((id,), ()) if damage == "flip" else ((), (id,)))
+    assert seen[-1][0] == seen[-1][1] == found.bytes
+    assert [(change.id, change.after) for change in told] == [(id, QUARANTINED)]
+    assert not lab.registry.is_whole(id)
+    assert lab.registry.is_whole(other)
+    with pytest.raises(NotReleasable):
+        lab.registry.release(id)
+    lab.registry.close()
+    lab.open()
+    assert lab.registry.adapter(id).state == QUARANTINED
+    assert scrub(lab.registry).damaged == found.damaged  # it stays known
+    again = lab.admit(lab.root / "made" / "one", lab.registry.manifest(id).record)
+    assert (again.new, again.verdict) == (True, ADMITTED)
+    assert lab.registry.files(id)[WEIGHTS].read_bytes() == data
+    assert lab.registry.local.all(Rot) == []
+
+
+def test_what_comes_back_by_itself_is_mended(lab: Lab) -> None:
+    id = _admit(lab, "one", 0)
+    blob = lab.registry.files(id)[CONFIG]
+    blob.rename(lab.root / "away")
+    assert scrub(lab.registry).missing == (id,)
+    (lab.root / "away").rename(blob)
+    assert scrub(lab.registry).mended == 1
+    assert lab.registry.adapter(id).state == ADMITTED
+
+
+# ---- the quota ---------------------------------------------------------------------------------------------------
+
+
+def test_room_is_made_by_what_was_unused_longest(lab: Lab) -> None:
+    own = _admit(lab, "own", 0, origin="trained")
+    pinned, used, unused = (_admit(lab, name, seed) for seed, name in enumerate(("pinned", "used", "unused"), 1))
+    lab.registry.pin(pinned)
+    lab.now_ms += DAY_MS
+    lab.registry.adapter_folder(used)
+    size = sum(facts.st_size for _, facts in lab.registry.blobs.all())
+    assert make_room(lab.registry, size).adapters == ()
+    assert make_room(lab.registry, size - 1).adapters == (unused,)
+    assert {row.id for row in lab.registry.adapters()} == {own, pinned, used}
+    assert all(lab.registry.is_whole(id) for id in (own, pinned, used))  # they share its config
+    lab.registry.pin(pinned, False)
+    evicted = make_room(lab.registry, 0)
+    assert evicted.adapters == (pinned, used)
+    assert evicted.after < evicted.before
+    lab.registry.close()
+    lab.open()
+    assert [row.id for row in lab.registry.adapters()] == [own]
+
+
+# ---- by hand -----------------------------------------------------------------------------------------------------
+
+
+def test_released_by_hand_it_stays_released(lab: Lab) -> None:
+    folder = lab.folder()
+    base = BaseRef(fingerprint=bytes(32), hint="", architecture="")
+    id = lab.admit_signed(sign(lab.claim(folder, base=base), ALICE), folder).id
+    assert lab.registry.release(id).state == ADMITTED
+    lab.registry.close()
+    (lab.root / "data" / "registry.db").unlink()
+    lab.open()
+    assert lab.registry.adapter(id).state == ADMITTED
+    assert lab.registry.undo().act == "adapter.release"
+    assert lab.registry.local.all(Release) == []
+    assert lab.registry.adapter(id).state == QUARANTINED
+
+
+def test_a_pin_is_seen_and_survives_the_index(lab: Lab) -> None:
+    id = _admit(lab, "one", 0)
+    lab.registry.pin(id)
+    assert lab.registry.adapter(id).pinned
+    lab.registry.close()
+    (lab.root / "data" / "registry.db").unlink()
+    lab.open()
+    assert lab.registry.adapter(id).pinned
+    lab.registry.undo()
+    assert not lab.registry.adapter(id).pinned
+
+
+def test_everything_can_be_made_again_while_it_is_used(lab: Lab) -> None:
+    ids = [_admit(lab, str(seed), seed) for seed in range(3)]
+    lab.registry.pin(ids[0])
+    lab.registry.remove(ids[1])
+    before = lab.registry.rows_of(ids)
+    lab.registry.index.execute("UPDATE adapter SET name = 'wrong', author = 'wrong', shown = '{}'")
+    lab.registry.index.execute("DELETE FROM trash")
+    done = rebuild(lab.registry)
+    assert (done.put_back, done.taken_out) == (3, 0)
+    assert lab.registry.rows_of(ids) == before
+
+
+# ---- backups -----------------------------------------------------------------------------------------------------
+
+
+def test_a_backup_takes_the_place_of_a_damaged_index(lab: Lab) -> None:
+    one = _admit(lab, "one", 0)
+    path = backup(lab.registry)
+    two = _admit(lab, "two", 1)
+    lab.registry.remove(one)
+    lab.registry.close()
+    (lab.root / "data" / "registry.db").write_bytes(b"x" * 20_000)
+    lab.open()
+    assert path.name in lab.registry.rebuilt
+    assert [row.id for row in lab.registry.adapters()] == [two]
+    assert list((lab.root / "data").glob("registry.db.damaged-*"))
+
+
+def test_a_damaged_backup_is_passed_over(lab: Lab) -> None:
+    id = _admit(lab, "one", 0)
+    backup(lab.registry).write_bytes(b"y" * 20_000)
+    lab.registry.close()
+    (lab.root / "data" / "registry.db").write_bytes(b"x" * 20_000)
+    lab.open()
+    assert "made again" in lab.registry.rebuilt
+    assert lab.registry.adapter(id).state == ADMITTED
+
+
+def test_three_backups_are_kept(lab: Lab) -> None:
+    for _ in range(5):
+        backup(lab.registry)
+        lab.now_ms += DAY_MS
+    assert len(list((lab.root / "data" / "backups").iterdir())) == 3
+    assert stats(lab.registry).backup.endswith("20270119")
+
+
+def test_by_night_everything_is_done_once(lab: Lab) -> None:
+    id = _admit(lab, "one", 0)
+    lab.registry.remove(id)
+    lab.now_ms += 31 * DAY_MS
+    _age(lab, 2)
+    upkeep_by_night = Upkeep(lab.registry, lambda: lab.now_ms, quota=0)
+    upkeep_by_night.round()
+    assert not lab.registry.has_adapter(id)
+    first = stats(lab.registry).backup
+    assert first
+    (lab.root / "data" / "backups" / first).unlink()
+    upkeep_by_night.round()
+    assert stats(lab.registry).backup == ""
+    lab.now_ms += DAY_MS
+    upkeep_by_night.round()
+    assert stats(lab.registry).backup > first
+
+
+def test_figures_are_what_is_there(lab: Lab, tmp_path: Path) -> None:
+    ids = [_admit(lab, str(seed), seed) for seed in range(3)]
+    lab.registry.remove(ids[0])
+    lab.registry.pin(ids[1])
+    shown = stats(lab.registry)
+    assert (shown.admitted, shown.quarantined, shown.removed, shown.pinned, shown.blobs) == (2, 0, 1, 1, 4)
+    assert shown.blob_bytes == sum(facts.st_size for _, facts in lab.registry.blobs.all())
+    assert shown.journal_bytes == (lab.root / "data" / "journal.log").stat().st_size
+    assert shown.notices == ()
