@@ -24,7 +24,8 @@ class Command(NamedTuple):
 
     Without `run` it calls `method` with its arguments as the parameters and shows the result through `human`. With
     `job` the method starts a job, which is followed to its end; with `changes` it can be tried with --dry-run, which
-    shows what `subject` (a method and its parameter) finds. `verdict` makes the exit code from the result.
+    shows what `subject` (a method and its parameter) finds. Where `warnings` finds any, it is done only if somebody at
+    the terminal agrees, or with --yes. `verdict` makes the exit code from the result.
     """
 
     verb: str
@@ -36,6 +37,7 @@ class Command(NamedTuple):
     job: bool = False
     changes: bool = False
     subject: tuple[str, str] | None = None
+    warnings: Callable[[Context, Params], list[str]] | None = None
     verdict: Callable[[Any], int] | None = None
     more: str = ""
 

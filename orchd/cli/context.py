@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from orchd.errors import OrchdError
+from orchd.errors import NotConfirmed, OrchdError
 
 if TYPE_CHECKING:
     from orchd.cli.command import Command, Params
@@ -114,8 +114,23 @@ class Context:
         if command.subject:
             method, name = command.subject
             subject = self.call(method, **{name: params[name]})
-        plan = {"dry_run": True, "method": command.method, "params": params, "subject": subject}
-        self.show(plan, lambda _: f"would {_lowered(command.summary)}: {_named(subject, params)}")
+        plan: dict[str, Any] = {"dry_run": True, "method": command.method, "params": params, "subject": subject}
+        if command.warnings:
+            plan["warnings"] = command.warnings(self, params)
+        would = f"would {_lowered(command.summary)}: {_named(subject, params)}"
+        self.show(plan, lambda _: "\n".join([would, *(f"warning: {text}" for text in plan.get("warnings", ()))]))
+
+    def confirm(self, warnings: Sequence[str]) -> None:
+        """Ask at the terminal whether to go on, if there is anything to warn of. Raises `NotConfirmed`."""
+        if not warnings:
+            return
+        if self.json or not (sys.stdin.isatty() and self.err.isatty()):
+            raise NotConfirmed("; ".join(warnings))
+        for text in warnings:
+            self.note(f"warning: {text}", always=True)
+        print("Go on? [y/N] ", end="", file=self.err, flush=True)
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            raise NotConfirmed("nothing was changed")
 
     def note(self, text: str, *, always: bool = False) -> None:
         """A line for people, beside the result."""

@@ -12,12 +12,12 @@ from typing import Any, NoReturn
 from orchd.cli.command import Command, Params
 from orchd.cli.context import Context, Detached
 from orchd.cli.table import EXIT_CODES, JSON_NOTE, NOUNS
-from orchd.errors import EXIT_FAILED, EXIT_INTERRUPTED, OrchdError, UsageInvalid
+from orchd.errors import EXIT_FAILED, EXIT_INTERRUPTED, OrchdError, UsageInvalid, did_you_mean
 
 LEADING = frozenset({"--json", "--quiet", "-q"})
 """May stand before the noun too."""
 
-OWN = frozenset({"json", "quiet", "detach", "dry_run", "command"})
+OWN = frozenset({"json", "quiet", "detach", "dry_run", "yes", "command"})
 """Arguments that are for `orchctl`, not for the method."""
 
 OUTSIDE = frozenset({"demo"})
@@ -67,6 +67,8 @@ def _carry_out(command: Command, context: Context, options: argparse.Namespace, 
     if command.changes and options.dry_run:
         context.show_plan(command, params)
         return 0
+    if command.warnings is not None and not options.yes:
+        context.confirm(command.warnings(context, params))
     if command.run is not None:
         return command.run(context, options, params) or 0
     if command.job:
@@ -122,6 +124,8 @@ def _fill(made: argparse.ArgumentParser, command: Command) -> argparse.ArgumentP
         made.add_argument("--detach", action="store_true", help="print the job's id and leave at once")
     if command.changes:
         made.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    if command.warnings:
+        made.add_argument("--yes", action="store_true", help="don't ask, whatever would be lost")
     made.add_argument("--json", action="store_true", help="JSON on standard output")
     made.add_argument("--quiet", "-q", action="store_true", help="no progress, no notes")
     made.set_defaults(command=command)
@@ -138,8 +142,5 @@ def _leading_to_the_end(words: Sequence[str]) -> list[str]:
 
 
 def _unknown(noun: str) -> UsageInvalid:
-    import difflib
-
-    near = difflib.get_close_matches(noun, NOUNS, n=1)
-    hint = f"Did you mean `orchctl {near[0]}`?" if near else "`orchctl --help` lists the nouns."
+    hint = did_you_mean(noun, NOUNS, before="orchctl ") or "`orchctl --help` lists the nouns."
     return UsageInvalid(f"orchctl knows no {noun!r}", hint=hint)

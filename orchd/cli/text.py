@@ -32,6 +32,38 @@ def fields(pairs: Iterable[tuple[str, object]]) -> str:
     return "\n".join(f"{name:<{width}}{value.replace(chr(10), gap)}" for name, value in shown)
 
 
+def outline(value: Any) -> str:
+    """Any JSON value for people: names and values below each other, what is inside another indented under its name."""
+    if isinstance(value, dict):
+        told = {name: when(inner) if name.endswith("_ms") else outline(inner) for name, inner in value.items()}
+        beside = {name for name, inner in value.items() if not _holds_more(inner)}
+        width = max(map(len, beside), default=0) + 2
+        return "\n".join(
+            f"{name:<{width}}{text.replace(chr(10), chr(10) + ' ' * width)}"
+            if name in beside
+            else f"{name}\n{_indented(text)}"
+            for name, text in told.items()
+            if text
+        )
+    if isinstance(value, list):
+        between = "\n\n" if any(isinstance(inner, dict) for inner in value) else "\n" if _holds_more(value) else ", "
+        return between.join(map(outline, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "" if value is None else str(value)
+
+
+def _holds_more(value: Any) -> bool:
+    """Whether it takes lines of its own: a dict, or a list that holds dicts or lists."""
+    return isinstance(value, dict) or (isinstance(value, list) and any(isinstance(v, dict | list) for v in value))
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" if line else "" for line in text.splitlines())
+
+
 def short(identifier: str | None) -> str:
     """An id as tables show it: its kind and the beginning."""
     if not identifier:

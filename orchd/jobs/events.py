@@ -18,6 +18,26 @@ import trio
 
 from orchd.jobs.eventfiles import EventFiles, Sequence
 
+KINDS = (
+    "adapter.admitted",
+    "adapter.announced",
+    "adapter.fetching",
+    "adapter.refused",
+    "deployment.ready",
+    "job.cancelled",
+    "job.cancelling",
+    "job.done",
+    "job.failed",
+    "job.interrupted",
+    "job.progress",
+    "job.queued",
+    "job.started",
+    "net.peer.connected",
+    "net.peer.lost",
+    "topic.joined",
+)
+"""Every kind of event that some room emits."""
+
 PROGRESS = "job.progress"
 PROGRESS_MS = 1_000
 """On disk, one progress event a job in this time."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from orchd.errors import NotAdmitted, ParamsInvalid, TargetNameRefused
+from orchd.errors import NotAdmitted, ParamsInvalid, ServedElsewhere, TargetNameRefused
 from orchd.importers.conversation import Message
 from orchd.node import DeploymentRow, DeployNote, Node, in_thread
 from orchd.registry import ADMITTED
@@ -146,6 +146,15 @@ class ChatAnswer(Result, frozen=True, kw_only=True):
     deployment: str
 
 
+def _check_answers_here(deployment: Deployment) -> None:
+    if deployment.target == "ollama":
+        raise ServedElsewhere(
+            f"{deployment.name} is served by Ollama, not by orchd",
+            hint=f"Ask it there: `ollama run {deployment.name}`.",
+            field="deployment",
+        )
+
+
 class ChatDelta(Result, frozen=True, kw_only=True):
     """The params of the notification `chat.delta`."""
 
@@ -160,8 +169,9 @@ async def chat_complete(node: Node, p: ChatComplete, session: Session) -> ChatAn
     if not 0 <= p.temperature <= 2:
         raise ParamsInvalid(f"temperature {p.temperature} is not from 0 to 2", field="temperature")
     if not p.messages:
-        raise ParamsInvalid("there is no message to answer", field="messages")
-    await in_thread(node.deployments.get, p.deployment)
+        hint = 'Give at least one message: {"role": "user", "content": "..."}.'
+        raise ParamsInvalid("there is no message to answer", hint=hint, field="messages")
+    _check_answers_here(await in_thread(node.deployments.get, p.deployment))
     parts: list[str] = []
     async with node.runtime.complete(
         p.deployment, p.messages, max_tokens=p.max_tokens, temperature=p.temperature

@@ -50,7 +50,8 @@ async def train_start(node: Node, p: TrainStart) -> JobStarted:
     base = node.registry.base(p.base)
     initial = None if p.initial is None else await in_thread(node.registry.adapter, p.initial)
     if initial is not None and initial.base != base.fingerprint:
-        raise ParamsInvalid(f"{initial.name} is for another base than {base.name}", field="initial")
+        hint = f"Go on from an adapter for {base.name}, or give the base of {initial.name}: {initial.base}."
+        raise ParamsInvalid(f"{initial.name} is for another base than {base.name}", hint=hint, field="initial")
     name = p.name or dataset.name
     spec = TrainSpec(
         base=str(base.path),
@@ -105,7 +106,7 @@ def _check_train(p: TrainStart) -> None:
 
 
 class AverageStart(Params, frozen=True, kw_only=True):
-    """`weights` default to equal ones; only their ratio counts. `strength` multiplies the whole."""
+    """Two adapters or more. `weights` default to equal ones; only their ratio counts. `strength` multiplies the whole."""
 
     adapters: list[str]
     weights: list[float] | None = None
@@ -122,6 +123,8 @@ async def average_start(node: Node, p: AverageStart) -> JobStarted:
 
 
 def _plan_average(node: Node, p: AverageStart) -> tuple[AverageSpec, AverageNote]:
+    if len(p.adapters) < 2:
+        raise AverageSpecInvalid(f"{len(p.adapters)} adapters; an average is of two or more", field="adapters")
     check_plan("mean", p.rank)
     strength_in_ppm(p.strength)
     if p.weights is not None and len(p.weights) != len(p.adapters):
@@ -200,7 +203,8 @@ def _plan_verify(node: Node, text: str) -> tuple[VerifySpec, str]:
     manifest = node.registry.manifest(node.registry.resolve(text))
     lineage = manifest.record.lineage
     if lineage is None:
-        raise ParamsInvalid(f"{manifest.record.name} is no average: it has no leaves", field="adapter")
+        hint = f"`orchctl adapter verify {manifest.id}` checks an adapter that was trained."
+        raise ParamsInvalid(f"{manifest.record.name} is no average: it has no leaves", hint=hint, field="adapter")
     spec = VerifySpec(
         claimed=str(node.registry.adapter_folder(manifest.id)),
         leaves=_weighted(node, [(text_id(ADAPTER, leaf.id), leaf.weight_ppm) for leaf in lineage.leaves]),
@@ -226,13 +230,17 @@ async def adapter_evaluate(node: Node, p: AdapterEvaluate) -> JobStarted:
     if p.split not in SPLITS:
         raise ParamsInvalid(f"split {p.split!r} is not {', '.join(SPLITS)}", field="split")
     if not p.adapters and not p.base:
-        raise ParamsInvalid("nothing to evaluate", field="adapters")
+        raise ParamsInvalid("nothing to evaluate", hint="Name an adapter, or leave the base in.", field="adapters")
     dataset = await in_thread(node.datasets.get, p.dataset)
     rows = [await in_thread(node.registry.adapter, text) for text in p.adapters]
     if len({row.base for row in rows}) > 1:
-        raise ParamsInvalid("these adapters are for different bases", field="adapters")
+        hint = "Evaluate the adapters of each base by themselves; `orchctl adapter show` tells the base."
+        raise ParamsInvalid("these adapters are for different bases", hint=hint, field="adapters")
     base = node.registry.base(rows[0].base if rows else "demo")
-    paths = [AdapterPath(id=row.id, path=str(await in_thread(node.registry.adapter_folder, row.id))) for row in rows]
+    paths = [
+        AdapterPath(id=row.id, name=row.name, path=str(await in_thread(node.registry.adapter_folder, row.id)))
+        for row in rows
+    ]
     spec = EvaluateSpec(
         base=str(base.path),
         adapters=tuple(paths),

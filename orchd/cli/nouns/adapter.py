@@ -82,9 +82,9 @@ def human_published(shown: dict[str, Any]) -> str:
 
 def human_scores(shown: dict[str, Any]) -> str:
     return table(
-        ("adapter", "loss", "exact match", "examples"),
+        ("adapter", "id", "loss", "exact match", "examples"),
         [
-            (short(r["id"]) or "base", number(r["loss"]), percent(r["exact_match"]), r["examples"])
+            (r["name"] or "base", short(r["id"]), number(r["loss"]), percent(r["exact_match"]), r["examples"])
             for r in shown["rows"]
         ],
     )
@@ -101,6 +101,28 @@ def list_adapters(context: Context, options: argparse.Namespace, params: Params)
     if only_offered:
         shown["adapters"] = []
     context.show(shown, human_list)
+    if params.get("topic") and not context.json:
+        _note_unless_joined(context, params["topic"])
+
+
+def _note_unless_joined(context: Context, topic: str) -> None:
+    """Of a topic that this node isn't in it hears nothing."""
+    if topic not in [joined["name"] for joined in context.call("topic.list")["topics"]]:
+        import shlex
+
+        context.note(f"This node is not in {topic!r}; `orchctl topic join {shlex.quote(topic)}` joins it.")
+
+
+def what_would_be_lost(context: Context, params: Params) -> list[str]:
+    """Why one may not want to remove an adapter."""
+    row = context.call("adapter.show", adapter=params["adapter"])
+    found = []
+    if row["origin"] != "fetched" and not row["topics"]:
+        found.append(f"{row['name']} was never published: this may be the only copy")
+    for other in context.call("adapter.list")["adapters"]:
+        if other["lineage"] and row["id"] in [leaf["id"] for leaf in other["lineage"]["leaves"]]:
+            found.append(f"the average {other['name']} ({short(other['id'])}) can't be recomputed without {row['name']}")
+    return found
 
 
 LIST: tuple[Argument, ...] = (
@@ -169,6 +191,7 @@ COMMANDS = (
         lambda gone: f"removed {gone['adapter']}",
         method="adapter.remove",
         changes=True,
+        warnings=what_would_be_lost,
         subject=("adapter.show", "adapter"),
         arguments=(ADAPTER,),
     ),
