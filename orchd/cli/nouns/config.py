@@ -20,8 +20,9 @@ def show(context: Context, options: argparse.Namespace, params: Params) -> None:
     try:
         client = context.client
     except DaemonUnreachable as error:
-        context.show(_settings_here(context), human)
-        context.note(f"{error.message}: these are the settings that it would start with here.")
+        shown = _settings_here(context)
+        context.note(f"{error.message}\nThese are the settings that it would start with here:")
+        context.show(shown, human)
     else:
         context.show(client.call("config.show"), human)
 
