@@ -106,7 +106,10 @@ def _check_train(p: TrainStart) -> None:
 
 
 class AverageStart(Params, frozen=True, kw_only=True):
-    """Two adapters or more. `weights` default to equal ones; only their ratio counts. `strength` multiplies the whole."""
+    """Two adapters or more. `weights` default to equal ones; only their ratio counts.
+
+    `strength` multiplies the whole.
+    """
 
     adapters: list[str]
     weights: list[float] | None = None
@@ -124,7 +127,7 @@ async def average_start(node: Node, p: AverageStart) -> JobStarted:
 
 def _plan_average(node: Node, p: AverageStart) -> tuple[AverageSpec, AverageNote]:
     if len(p.adapters) < 2:
-        raise AverageSpecInvalid(f"{len(p.adapters)} adapters; an average is of two or more", field="adapters")
+        raise AverageSpecInvalid(f"an average is of two adapters or more, not of {len(p.adapters)}", field="adapters")
     check_plan("mean", p.rank)
     strength_in_ppm(p.strength)
     if p.weights is not None and len(p.weights) != len(p.adapters):

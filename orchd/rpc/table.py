@@ -102,9 +102,9 @@ def _params_invalid(method: Method, text: str) -> ParamsInvalid:
     path, field = _path.search(text), _quoted.search(text)
     at = path[1] if path else None
     if field and not path and "unknown field" in text:
-        hint = did_you_mean(field[1], names) or _takes(method, names)
-        return ParamsInvalid(f"{method.name} has no parameter {field[1]!r}", hint=hint, field=field[1])
-    hint = None
+        known = did_you_mean(field[1], names) or _takes(method, names)
+        return ParamsInvalid(f"{method.name} has no parameter {field[1]!r}", hint=known, field=field[1])
+    hint: str | None = None
     if field:
         at = f"{at}.{field[1]}" if at else field[1]
         hint = f"Give `{at}` too." if "missing" in text else None
