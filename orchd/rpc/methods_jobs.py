@@ -178,8 +178,8 @@ async def unsubscribe(node: Node, params: UnsubscribeParams, session: Session) -
 def _check_kinds(kinds: Sequence[str]) -> None:
     for kind in kinds:
         if kind not in KINDS:
-            near = did_you_mean(kind, KINDS)
-            raise ParamsInvalid(f"no event is of kind {kind[:80]!r}; there is {', '.join(KINDS)}", hint=near, field="kinds")
+            message = f"no event is of kind {kind[:80]!r}; there is {', '.join(KINDS)}"
+            raise ParamsInvalid(message, hint=did_you_mean(kind, KINDS) or "Choose from these.", field="kinds")
 
 
 def _limit(limit: int) -> int:
