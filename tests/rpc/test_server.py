@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import socket
@@ -41,8 +42,12 @@ async def test_calls_are_answered(path: Path) -> None:
     [
         ("test.ad", {}, -32601, 1103, None, "Did you mean `test.add`?"),
         ("test.add", {"frist": 1}, -32602, 1102, "frist", "Did you mean `first`?"),
+        ("test.add", {"banana": 1}, -32602, 1102, "banana", "test.add takes first, second, tags."),
+        ("test.wait", {"banana": 1}, -32602, 1102, "banana", "test.wait takes no parameters."),
         ("test.add", {}, -32602, 1102, "first", "missing required field"),
+        ("test.add", {}, -32602, 1102, "first", "Give `first` too."),
         ("test.add", {"first": "1"}, -32602, 1102, "first", "Expected `int`"),
+        ("test.add", {"first": "1"}, -32602, 1102, "first", "Give another `first`"),
         ("test.add", {"first": 1, "tags": ["a", 2]}, -32602, 1102, "tags[1]", "Expected `str`"),
         ("test.add", [1, 2], -32602, 1102, None, "by name"),
         ("test.refuse", {}, 2113, 2113, "adapter", "too wide"),
@@ -205,6 +210,29 @@ def test_a_living_daemon_is_named_and_a_dead_one_replaced(path: Path) -> None:
     again = bind(path)
     again.release()
     assert not path.exists()
+
+
+def test_a_clean_stop_leaves_neither_socket_nor_lock(path: Path) -> None:
+    bind(path).release()
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_lock_that_was_removed_while_it_was_opened_is_not_held(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two daemons start while a third ends: the one that opened the old lock file must not believe that it holds it."""
+    ending = bind(path)
+    flock, rivals = fcntl.flock, []
+
+    def late(lock: int, operation: int) -> None:
+        monkeypatch.setattr("fcntl.flock", flock)
+        ending.release()
+        rivals.append(bind(path))
+        flock(lock, operation)
+
+    monkeypatch.setattr("fcntl.flock", late)
+    with pytest.raises(HomeBusy, match=f"process {os.getpid()} holds"):
+        bind(path)
+    rivals[0].release()
+    assert list(path.parent.iterdir()) == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel names the other process")
