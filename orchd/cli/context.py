@@ -130,7 +130,7 @@ class Context:
             self.note(f"warning: {text}", always=True)
         print("Go on? [y/N] ", end="", file=self.err, flush=True)
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-            raise NotConfirmed("nothing was changed")
+            raise NotConfirmed("nothing was changed", hint="Answer y to go on.")
 
     def note(self, text: str, *, always: bool = False) -> None:
         """A line for people, beside the result."""

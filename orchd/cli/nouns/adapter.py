@@ -121,7 +121,8 @@ def what_would_be_lost(context: Context, params: Params) -> list[str]:
         found.append(f"{row['name']} was never published: this may be the only copy")
     for other in context.call("adapter.list")["adapters"]:
         if other["lineage"] and row["id"] in [leaf["id"] for leaf in other["lineage"]["leaves"]]:
-            found.append(f"the average {other['name']} ({short(other['id'])}) can't be recomputed without {row['name']}")
+            average = f"{other['name']} ({short(other['id'])})"
+            found.append(f"{average} is an average of it, which can't be recomputed without it")
     return found
 
 
