@@ -12,7 +12,7 @@ from tests.helpers import Lab
 
 
 def pytest_configure() -> None:
-    """Processes that the tests start feel Ctrl-C, also where a shell put pytest in the background with SIGINT ignored."""
+    """Processes that the tests start feel Ctrl-C, also where a shell that put pytest in the background ignores it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
