@@ -20,6 +20,7 @@ import trio.testing
 
 from orchd.errors import HomeBusy, SocketRefused
 from orchd.rpc import connection, server
+from orchd.rpc.client import Client
 from orchd.rpc.sockets import bind
 from tests.rpc.houses import Wire, request, served
 
@@ -254,6 +255,27 @@ def test_what_is_no_socket_is_left_alone(path: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(SocketRefused):
         bind(tmp_path / "link" / "rpc.sock")
+
+
+def test_a_client_tells_nothing_to_a_socket_that_somebody_else_may_have_put_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In /tmp the first one to make the directory has its name."""
+    open_to_all = tmp_path / "tmp"
+    open_to_all.mkdir()
+    open_to_all.chmod(0o1777)
+    bound = bind(open_to_all / "orchd-1" / "rpc.sock")
+    bound.socket.setblocking(False)
+    Client(bound.path).close()
+    bound.socket.accept()[0].close()
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(SocketRefused, match="nothing was sent"):
+        Client(bound.path)
+    with pytest.raises(BlockingIOError):
+        bound.socket.accept()
+    open_to_all.chmod(0o755)  # as /run: only its owner gives places there
+    Client(bound.path).close()
+    bound.release()
 
 
 def test_the_kernel_tells_who_is_there(path: Path) -> None:
