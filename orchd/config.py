@@ -6,7 +6,6 @@ nearest known one.
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from orchd.errors import ConfigInvalid
+from orchd.errors import ConfigInvalid, did_you_mean
 
 #: Variables are settings when they hold `__` too: `ORCHD_HOME` is none.
 ENV_PREFIX = "ORCHD_"
@@ -89,9 +88,7 @@ def load(
 
     def put(key: str, value: Any, origin: str) -> None:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"Did you mean `{near[0]}`?" if near else None
-            raise ConfigInvalid(f"{origin}: no setting is called {key!r}", hint=hint, field=key)
+            raise ConfigInvalid(f"{origin}: no setting is called {key!r}", hint=did_you_mean(key, known), field=key)
         values[key] = _convert(key, value, known[key], origin)
         origins[key] = origin
 

@@ -19,13 +19,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import trio
 
 import orchd
 from orchd import config as configuration
-from orchd.errors import HomeBusy, HomeUnusable, OrchdError
+from orchd.errors import HomeBusy, HomeUnusable, OrchdError, UsageInvalid
 from orchd.identity import Identity
 from orchd.jobs import EventLog, Jobs
 from orchd.log import set_up_logging
@@ -56,9 +56,9 @@ def now_ms() -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run until SIGTERM, SIGINT or `daemon.stop`; the exit code."""
-    arguments = _arguments(argv)
     paths = Paths.from_env(os.environ)
     try:
+        arguments = _arguments(argv)
         overrides = dict(_setting(text) for text in arguments.set)
         config, settings = configuration.load(paths.config_file, os.environ, overrides)
         set_up_logging(config.log, os.environ)
@@ -92,8 +92,15 @@ def _only_reason(group: BaseExceptionGroup[BaseException]) -> OrchdError | None:
     return reason if isinstance(reason, OrchdError) else None
 
 
+class _Parser(argparse.ArgumentParser):
+    """Raises instead of printing and leaving, so that wrong words are a numbered error too."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageInvalid(message, hint="`orchd --help` shows how it goes.")
+
+
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="orchd", description="The orchd daemon. `orchctl` talks to it.")
+    parser = _Parser(prog="orchd", description="The orchd daemon. `orchctl` talks to it.")
     parser.add_argument("--version", action="version", version=f"orchd {orchd.__version__}")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting, e.g. net.mdns=false"
@@ -102,7 +109,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _setting(text: str) -> tuple[str, str]:
-    key, _, value = text.partition("=")
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise UsageInvalid(f"--set {text!r} is not KEY=VALUE", hint="A setting is given as in --set net.mdns=false.")
     return key, value
 
 

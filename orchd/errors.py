@@ -10,6 +10,7 @@ data sets, 40xx network, 50xx training and language models, 60xx averaging, 70xx
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE, EXIT_REFUSED, EXIT_NOT_FOUND, EXIT_INTERRUPTED = (
@@ -20,6 +21,10 @@ EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE, EXIT_REFUSED, EXIT_NOT_FOUND, EXIT_IN
     5,
     130,
 )
+
+
+LIKENESS = 0.75
+"""Of a wrong word and the one that may have been meant: `trian` and `train` 0.8, `stop` and `topic` 0.67."""
 
 
 class OrchdError(Exception):
@@ -76,6 +81,14 @@ def numbered(error: BaseException) -> OrchdError | None:
     if isinstance(error, BaseExceptionGroup):
         return next(filter(None, map(numbered, error.exceptions)), None)
     return None
+
+
+def did_you_mean(word: str, known: Iterable[str], before: str = "") -> str | None:
+    """A hint with the known word that `word` most likely was to be, `before` in front of it; None if none is near."""
+    import difflib  # only who made a mistake needs it
+
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=LIKENESS)
+    return f"Did you mean `{before}{near[0]}`?" if near else None
 
 
 # ---- groups by what `orchctl` returns ------------------------------------------------------------------------
@@ -159,6 +172,11 @@ class ParamsInvalid(BadRequest):
     code = 1102
     default_hint = "`orchctl NOUN VERB --help` or `rpc.discover` shows the parameters."
 
+    def __init__(self, message: str, *, hint: str | None = None, field: str | None = None) -> None:
+        """Without a `hint` the next step is to change what `field` names."""
+        changed = field and f"Give another `{field}`: the message says what is wrong with this one."
+        super().__init__(message, hint=hint or changed, field=field)
+
 
 class MethodUnknown(BadRequest):
     """The daemon has no method of this name."""
@@ -196,7 +214,7 @@ class LineInvalid(BadRequest):
 
 
 class UsageInvalid(BadRequest):
-    """`orchctl` was given words that it does not know."""
+    """`orchctl` or `orchd` was given words that it does not know."""
 
     code = 1109
     default_hint = "`orchctl --help` lists the commands."
@@ -644,10 +662,10 @@ class TrainingDiverged(OrchdError):
 
 
 class AverageSpecInvalid(BadRequest):
-    """An average was asked for with no adapters, senseless weights, or a rank or method that does not exist."""
+    """An average was asked for of fewer than two adapters, with senseless weights, or with no such rank or method."""
 
     code = 6001
-    default_hint = "Name at least one adapter; weights are positive numbers, the rank is from 1 to 1024."
+    default_hint = "Name two adapters or more; weights are positive numbers, the rank is from 1 to 1024."
 
 
 class ShapesDiffer(Refused):
@@ -791,6 +809,13 @@ class AnswerDiffers(Refused):
 
     code = 7014
     default_hint = "The server does not answer as the proof did (its own template or engine?); remove it there."
+
+
+class ServedElsewhere(BadRequest):
+    """The deployment answers in another program, not in the daemon."""
+
+    code = 7015
+    default_hint = "Ask it there; `orchctl deployment show` says where it is."
 
 
 # ---- 80xx demo and service -----------------------------------------------------------------------------------

@@ -50,11 +50,14 @@ async def evaluation(
         raise ParamsInvalid(f"split {split!r} is not {', '.join(SPLITS)}", field="split")
     found = await trio.to_thread.run_sync(node.datasets.get, dataset)
     if len({row.base for row in rows}) > 1:
-        raise ParamsInvalid("these adapters are for different bases", field="adapters")
+        hint = "Evaluate the adapters of each base by themselves; `orchctl adapter show` tells the base."
+        raise ParamsInvalid("these adapters are for different bases", hint=hint, field="adapters")
     folders = [await trio.to_thread.run_sync(node.registry.adapter_folder, row.id) for row in rows]
     return EvaluateSpec(
         base=str(node.registry.base(rows[0].base if rows else "demo").path),
-        adapters=tuple(AdapterPath(id=row.id, path=str(path)) for row, path in zip(rows, folders, strict=True)),
+        adapters=tuple(
+            AdapterPath(id=row.id, name=row.name, path=str(path)) for row, path in zip(rows, folders, strict=True)
+        ),
         dataset=str(node.datasets.folder(found.id)),
         split=split,
         include_base=base,

@@ -33,6 +33,7 @@ import msgspec
 from orchd.errors import DiskFull, JobFailed, NotAvailable, OrchdError, ParamsInvalid
 from orchd.jobs.context import JobContext
 from orchd.jobs.kinds import KINDS, Kinds, load, struct
+from orchd.paths import Paths
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -68,8 +69,12 @@ FORKS = sys.platform == "linux"
 
 
 def prepare_environment(threads: int) -> None:
-    """Set what libraries read once, when they are imported later: thread counts, no network, no telemetry."""
+    """Set what libraries read once, when they are imported later: thread counts, no network, no telemetry.
+
+    Importing peft makes torch's folder for compiled code, which else is `torchinductor_USER` in TMPDIR.
+    """
     os.environ.update(OFFLINE)
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Paths.from_env().cache / "torchinductor"))
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
 
 
@@ -189,7 +194,8 @@ def _result(pipe: Pipe, line: bytes, kinds: Kinds) -> object:
     assignment = msgspec.json.decode(line, type=Assignment)
     kind = kinds.get(assignment.kind)
     if kind is None:
-        raise ParamsInvalid(f"no job kind {assignment.kind!r}", field="kind")
+        hint = "The daemon is of another version than its workers: restart it."
+        raise ParamsInvalid(f"no job kind {assignment.kind!r}", hint=hint, field="kind")
     context = JobContext(Path(assignment.workdir), assignment.threads, pipe)
 
     def cancel(signum: int, frame: FrameType | None) -> None:

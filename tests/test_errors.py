@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchd.errors import OrchdError, error_classes, from_wire
+from orchd.errors import OrchdError, ParamsInvalid, did_you_mean, error_classes, from_wire
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -42,6 +42,19 @@ def test_an_error_comes_back_over_a_wire(cls: type[OrchdError]) -> None:
     error = from_wire(cls.code, "what happened", "what to do", "field")
     assert type(error) is cls is error_classes()[cls.code]
     assert (str(error), error.hint, error.field) == ("what happened", "what to do", "field")
+
+
+def test_a_wrong_parameter_is_named_in_the_next_step() -> None:
+    assert ParamsInvalid("rank 0 is not from 1 to 256", field="rank").hint.startswith("Give another `rank`")
+    assert ParamsInvalid("no such file", field="source", hint="Check the path.").hint == "Check the path."
+    assert ParamsInvalid("not an object").hint == ParamsInvalid.default_hint
+
+
+def test_only_a_near_word_is_suggested() -> None:
+    assert did_you_mean("trian", ["train", "chat"]) == "Did you mean `train`?"
+    assert did_you_mean("jobs", ["job"], before="orchctl ") == "Did you mean `orchctl job`?"
+    assert did_you_mean("stop", ["topic", "status"]) is None
+    assert did_you_mean("connect", ["net", "config"]) is None
 
 
 def test_the_page_of_errors_is_up_to_date() -> None:

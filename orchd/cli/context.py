@@ -114,7 +114,7 @@ class Context:
         if command.subject:
             method, name = command.subject
             subject = self.call(method, **{name: params[name]})
-        plan = {"dry_run": True, "method": command.method, "params": params, "subject": subject}
+        plan: dict[str, Any] = {"dry_run": True, "method": command.method, "params": params, "subject": subject}
         self.show(plan, lambda _: f"would {_lowered(command.summary)}: {_named(subject, params)}")
 
     def note(self, text: str, *, always: bool = False) -> None:

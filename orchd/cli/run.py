@@ -12,12 +12,12 @@ from typing import Any, NoReturn
 from orchd.cli.command import Command, Params
 from orchd.cli.context import Context, Detached
 from orchd.cli.table import EXIT_CODES, JSON_NOTE, NOUNS
-from orchd.errors import EXIT_FAILED, EXIT_INTERRUPTED, OrchdError, UsageInvalid
+from orchd.errors import EXIT_FAILED, EXIT_INTERRUPTED, OrchdError, UsageInvalid, did_you_mean
 
 LEADING = frozenset({"--json", "--quiet", "-q"})
 """May stand before the noun too."""
 
-OWN = frozenset({"json", "quiet", "detach", "dry_run", "command"})
+OWN = frozenset({"json", "quiet", "detach", "dry_run", "yes", "command"})
 """Arguments that are for `orchctl`, not for the method."""
 
 OUTSIDE = frozenset({"demo"})
@@ -138,8 +138,5 @@ def _leading_to_the_end(words: Sequence[str]) -> list[str]:
 
 
 def _unknown(noun: str) -> UsageInvalid:
-    import difflib
-
-    near = difflib.get_close_matches(noun, NOUNS, n=1)
-    hint = f"Did you mean `orchctl {near[0]}`?" if near else "`orchctl --help` lists the nouns."
+    hint = did_you_mean(noun, NOUNS, before="orchctl ") or "`orchctl --help` lists the nouns."
     return UsageInvalid(f"orchctl knows no {noun!r}", hint=hint)

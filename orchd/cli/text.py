@@ -9,6 +9,9 @@ from typing import Any, TextIO
 ID_CHARACTERS = 10
 """Of an id's own part, in tables; enough to be unique among thousands."""
 
+TIMES = frozenset({"created_ms", "received_ms"})
+"""Fields of results that hold a time, in milliseconds since 1970."""
+
 COLOURS = {"red": "31", "green": "32", "yellow": "33", "dim": "2"}
 
 
@@ -30,6 +33,46 @@ def fields(pairs: Iterable[tuple[str, object]]) -> str:
     width = max((len(name) for name, _ in shown), default=0) + 2
     gap = "\n" + " " * width
     return "\n".join(f"{name:<{width}}{value.replace(chr(10), gap)}" for name, value in shown)
+
+
+def outline(value: Any) -> str:
+    """Any JSON value for people: names and values below each other, what is inside another indented under its name."""
+    if isinstance(value, dict):
+        return _outline_of_names(value)
+    if isinstance(value, list):
+        return "\n".join(_item(inner) for inner in value) if _holds_more(value) else ", ".join(map(outline, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "" if value is None else str(value)
+
+
+def _outline_of_names(value: Mapping[str, Any]) -> str:
+    """What is empty is left out."""
+    width = max((len(name) for name, inner in value.items() if not _holds_more(inner)), default=0) + 2
+    lines = []
+    for name, inner in value.items():
+        text = when(inner) if name in TIMES else outline(inner)
+        if text and _holds_more(inner):
+            lines.append(f"{name}\n  {_indented(text, 2)}")
+        elif text:
+            lines.append(f"{name:<{width}}{_indented(text, width)}")
+    return "\n".join(lines)
+
+
+def _item(value: Any) -> str:
+    return f"- {_indented(outline(value), 2)}"
+
+
+def _indented(text: str, columns: int) -> str:
+    """All lines but the first."""
+    return text.replace("\n", "\n" + " " * columns)
+
+
+def _holds_more(value: Any) -> bool:
+    """Whether it takes lines of its own: a dict, or a list that holds dicts or lists."""
+    return isinstance(value, dict) or (isinstance(value, list) and any(isinstance(v, dict | list) for v in value))
 
 
 def short(identifier: str | None) -> str:

@@ -18,6 +18,37 @@ import trio
 
 from orchd.jobs.eventfiles import EventFiles, Sequence
 
+KINDS = (
+    "adapter.admitted",
+    "adapter.announced",
+    "adapter.attested",
+    "adapter.fetching",
+    "adapter.quarantined",
+    "adapter.refused",
+    "adapter.released",
+    "adapter.revoked",
+    "adapter.update_refused",
+    "adapter.updated",
+    "author.equivocated",
+    "author.key_changed",
+    "deployment.ready",
+    "deployment.rolled_back",
+    "federation.announced",
+    "job.cancelled",
+    "job.cancelling",
+    "job.done",
+    "job.failed",
+    "job.interrupted",
+    "job.progress",
+    "job.queued",
+    "job.started",
+    "net.peer.connected",
+    "net.peer.lost",
+    "topic.joined",
+    "trust.changed",
+)
+"""Every kind of event that some room emits."""
+
 PROGRESS = "job.progress"
 PROGRESS_MS = 1_000
 """On disk, one progress event a job in this time."""

@@ -32,5 +32,8 @@ def parse_id(text: str, prefix: str) -> bytes:
     except (binascii.Error, ValueError):
         digest = b""
     if len(digest) != DIGEST_SIZE or text_id(prefix, digest) != text:
-        raise ParamsInvalid(f"{text[:80]!r} is no id: `{prefix}` and 52 letters or digits are wanted")
+        raise ParamsInvalid(
+            f"{text[:80]!r} is no id: `{prefix}` and 52 letters or digits are wanted",
+            hint="Copy the whole id from where it was shown; every `list` and `show` with --json gives it whole.",
+        )
     return digest

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import stat
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from orchd.errors import DaemonUnreachable, OrchdError, from_wire
+from orchd.errors import DaemonUnreachable, OrchdError, SocketRefused, from_wire
 
 READ_BYTES = 65_536
 SECONDS = 60.0
@@ -21,8 +23,8 @@ OnNotification = Callable[[str, dict[str, Any]], None]
 class Client:
     """One connection. Calls go one after the other; notifications that arrive meanwhile are kept for whoever asks.
 
-    Raises `DaemonUnreachable` when nobody listens, or when the daemon goes away; every error that the daemon
-    answers is raised as the class of its number.
+    Raises `DaemonUnreachable` when nobody listens, or when the daemon goes away, and `SocketRefused` when somebody
+    else may have put the socket there; every error that the daemon answers is raised as the class of its number.
     """
 
     def __init__(self, socket_path: Path | str, timeout: float | None = SECONDS) -> None:
@@ -32,6 +34,7 @@ class Client:
         self._lines: deque[bytes] = deque()
         self._notifications: deque[tuple[str, dict[str, Any]]] = deque()
         self._last_id = 0
+        _check_place(os.path.dirname(self._path))
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.settimeout(timeout)
         try:
@@ -181,3 +184,14 @@ def error_from(error: dict[str, Any]) -> OrchdError:
         data.get("hint"),
         data.get("field"),
     )
+
+
+def _check_place(folder: str) -> None:
+    """In /tmp anybody can make the directory before our daemon does, and listen there."""
+    try:
+        owner = os.lstat(folder).st_uid
+        everybody_writes = os.stat(os.path.dirname(folder)).st_mode & stat.S_IWOTH
+    except OSError:
+        return  # connecting will say what is wrong
+    if everybody_writes and owner != os.geteuid():
+        raise SocketRefused(f"{folder} belongs to user {owner}, who could listen there: nothing was sent")

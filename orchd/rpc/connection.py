@@ -171,7 +171,7 @@ class Connection:
         if not method.streams:
             return await method.handler(self._node, params)
         if not request.answered:
-            raise ParamsInvalid(f"{method.name} can't be a notification: it needs an id")
+            raise ParamsInvalid(f"{method.name} can't be a notification", hint="Give the request an `id`.")
         session = Session(self, request)
         result = await method.handler(self._node, params, session)
         sessions.append(session)

@@ -42,9 +42,11 @@ async def dataset_import(node: Node, p: DatasetImport) -> JobStarted:
 def _existing_file(text: str) -> Path:
     source = Path(text)
     if not source.is_absolute():
-        raise ParamsInvalid(f"source {text!r} is not an absolute path", field="source")
+        hint = "Give the whole path, from /."
+        raise ParamsInvalid(f"source {text!r} is not an absolute path", hint=hint, field="source")
     if not source.is_file():
-        raise ParamsInvalid(f"there is no file {text!r}", field="source")
+        hint = "Check the path and who may read it: the daemon opens the file itself."
+        raise ParamsInvalid(f"there is no file {text!r}", hint=hint, field="source")
     return source
 
 

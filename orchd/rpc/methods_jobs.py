@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
-from orchd.errors import ParamsInvalid
-from orchd.jobs.events import Event, EventLog
+from orchd.errors import ParamsInvalid, did_you_mean
+from orchd.jobs.events import KINDS, Event, EventLog
 from orchd.jobs.jobs import Jobs
 from orchd.jobs.states import ErrorInfo, Job, Progress, State
 from orchd.rpc.connection import Session
@@ -148,6 +149,7 @@ async def job_logs(node: Node, params: LogParams) -> LogLines:
 
 @method("events.subscribe", SubscribeParams, Subscribed, "Stream events as `events.event` notifications")
 async def subscribe(node: Node, params: SubscribeParams, session: Session) -> Subscribed:
+    _check_kinds(params.kinds)
     job = None if params.job is None else (await node.jobs.get(params.job)).id
     name = session.free_name("sub_")
     last = node.events.last
@@ -171,6 +173,13 @@ async def subscribe(node: Node, params: SubscribeParams, session: Session) -> Su
 @method("events.unsubscribe", UnsubscribeParams, Unsubscribed, "End a stream of events")
 async def unsubscribe(node: Node, params: UnsubscribeParams, session: Session) -> Unsubscribed:
     return Unsubscribed(ended=session.end(params.subscription))
+
+
+def _check_kinds(kinds: Sequence[str]) -> None:
+    for kind in kinds:
+        if kind not in KINDS:
+            message = f"no event is of kind {kind[:80]!r}; there is {', '.join(KINDS)}"
+            raise ParamsInvalid(message, hint=did_you_mean(kind, KINDS) or "Choose from these.", field="kinds")
 
 
 def _limit(limit: int) -> int:

@@ -5,10 +5,18 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from orchd.errors import AdapterNotMergeable, AnswerInterrupted, NotAdmitted, ParamsInvalid, TargetNameRefused
+from orchd.errors import (
+    AdapterNotMergeable,
+    AnswerInterrupted,
+    NotAdmitted,
+    ParamsInvalid,
+    ServedElsewhere,
+    TargetNameRefused,
+)
 from orchd.importers.conversation import Message
 from orchd.node import DeploymentRow, DeployNote, Node, in_thread
 from orchd.registry import ADMITTED
+from orchd.registry.local_rows import Deployment
 from orchd.registry.peft_config import SERVABLE
 from orchd.rollback import ROLLING_BACK
 from orchd.rpc.connection import Session
@@ -149,6 +157,15 @@ class ChatAnswer(Result, frozen=True, kw_only=True):
     deployment: str
 
 
+def _check_answers_here(deployment: Deployment) -> None:
+    if deployment.target == "ollama":
+        raise ServedElsewhere(
+            f"{deployment.name} is served by Ollama, not by orchd",
+            hint=f"Ask it there: `ollama run {deployment.name}`.",
+            field="deployment",
+        )
+
+
 class ChatDelta(Result, frozen=True, kw_only=True):
     """The params of the notification `chat.delta`."""
 
@@ -163,10 +180,12 @@ async def chat_complete(node: Node, p: ChatComplete, session: Session) -> ChatAn
     if not 0 <= p.temperature <= 2:
         raise ParamsInvalid(f"temperature {p.temperature} is not from 0 to 2", field="temperature")
     if not p.messages:
-        raise ParamsInvalid("there is no message to answer", field="messages")
+        hint = 'Give at least one message: {"role": "user", "content": "..."}.'
+        raise ParamsInvalid("there is no message to answer", hint=hint, field="messages")
     deployment = await in_thread(node.deployments.get, p.deployment)
     if deployment.state == ROLLING_BACK:
         raise AnswerInterrupted(f"{p.deployment} is falling back to its plain base: {deployment.reason}")
+    _check_answers_here(deployment)
     parts: list[str] = []
     async with node.runtime.complete(
         p.deployment, p.messages, max_tokens=p.max_tokens, temperature=p.temperature

@@ -67,7 +67,8 @@ async def train_start(node: Node, p: TrainStart) -> JobStarted:
     base = node.registry.base(p.base)
     initial = None if p.initial is None else await in_thread(node.registry.adapter, p.initial)
     if initial is not None and initial.base not in node.registry.known_bases.same(base.fingerprint):
-        raise ParamsInvalid(f"{initial.name} is for another base than {base.name}", field="initial")
+        hint = f"Go on from an adapter for {base.name}, or give the base of {initial.name}: {initial.base}."
+        raise ParamsInvalid(f"{initial.name} is for another base than {base.name}", hint=hint, field="initial")
     name = p.name or dataset.name
     spec = TrainSpec(
         base=str(base.path),
@@ -141,8 +142,9 @@ def _superseded(node: Node, text: str | None) -> str | None:
 
 
 class AverageStart(Params, frozen=True, kw_only=True):
-    """`weights` default to equal ones; only their ratio counts. `strength` multiplies the whole. `supersedes` as for
-    `train.start`.
+    """Two adapters or more. `weights` default to equal ones; only their ratio counts.
+
+    `strength` multiplies the whole. `supersedes` as for `train.start`.
     """
 
     adapters: list[str]
@@ -162,6 +164,8 @@ async def average_start(node: Node, p: AverageStart) -> JobStarted:
 
 
 def _plan_average(node: Node, p: AverageStart) -> tuple[AverageSpec, AverageNote]:
+    if len(p.adapters) < 2:
+        raise AverageSpecInvalid(f"an average is of two adapters or more, not of {len(p.adapters)}", field="adapters")
     check_plan("mean", p.rank)
     strength_in_ppm(p.strength)
     if p.weights is not None and len(p.weights) != len(p.adapters):
@@ -252,7 +256,8 @@ def _plan_verify(node: Node, text: str) -> tuple[VerifySpec, str]:
     manifest = node.registry.manifest(node.registry.resolve(text))
     lineage = manifest.record.lineage
     if lineage is None:
-        raise ParamsInvalid(f"{manifest.record.name} is no average: it has no leaves", field="adapter")
+        hint = f"`orchctl adapter verify {manifest.id}` checks an adapter that was trained."
+        raise ParamsInvalid(f"{manifest.record.name} is no average: it has no leaves", hint=hint, field="adapter")
     spec = VerifySpec(
         claimed=str(node.registry.adapter_folder(manifest.id)),
         leaves=_weighted(node, [(text_id(ADAPTER, leaf.id), leaf.weight_ppm) for leaf in lineage.leaves]),
@@ -276,7 +281,7 @@ class AdapterEvaluate(Params, frozen=True, kw_only=True):
 @method("adapter.evaluate", AdapterEvaluate, JobStarted, "Loss and exact match of adapters on a data set.")
 async def adapter_evaluate(node: Node, p: AdapterEvaluate) -> JobStarted:
     if not p.adapters and not p.base:
-        raise ParamsInvalid("nothing to evaluate", field="adapters")
+        raise ParamsInvalid("nothing to evaluate", hint="Name an adapter, or leave the base in.", field="adapters")
     rows = [await in_thread(node.registry.adapter, text) for text in p.adapters]
     spec = await evaluation(node, rows, dataset=p.dataset, split=p.split, base=p.base)
     job = await node.jobs.submit("evaluate", spec, title=f"evaluate {len(rows)} adapters")

@@ -34,10 +34,10 @@ class Bound:
     lock: int
 
     def release(self) -> None:
-        """Remove the socket and let go of the lock, whose file stays: removing it would race with the next daemon."""
+        """Remove the socket and the lock. Their directory stays ours: in /tmp anybody could take its name."""
         self.path.unlink(missing_ok=True)
         self.socket.close()
-        os.close(self.lock)
+        _unlock(self.path, self.lock)
 
 
 def bind(path: Path) -> Bound:
@@ -59,7 +59,7 @@ def bind(path: Path) -> Bound:
             listening.close()
             raise
     except BaseException:
-        os.close(lock)
+        _unlock(path, lock)
         raise
     return Bound(listening, path, lock)
 
@@ -95,17 +95,43 @@ def _prepare_directory(folder: Path) -> None:
 
 
 def _lock(path: Path) -> int:
-    """Hold the lock file beside the socket for as long as this process lives."""
-    lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        holder = os.read(lock, 32).decode(errors="replace").strip()
+    """Hold the lock file beside the socket for as long as this process lives.
+
+    Who held it before may have removed it after we opened it (`_unlock`): then we hold a file that nobody else will
+    ever see, and begin again.
+    """
+    while True:
+        lock = os.open(_lock_file(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.read(lock, 32).decode(errors="replace").strip()
+            os.close(lock)
+            raise HomeBusy(f"a daemon already runs here: process {holder or 'unknown'} holds {path}") from None
+        if _is_in_place(path, lock):
+            os.ftruncate(lock, 0)
+            os.write(lock, f"{os.getpid()}\n".encode())
+            return lock
         os.close(lock)
-        raise HomeBusy(f"a daemon already runs here: process {holder or 'unknown'} holds {path}") from None
-    os.ftruncate(lock, 0)
-    os.write(lock, f"{os.getpid()}\n".encode())
-    return lock
+
+
+def _unlock(path: Path, lock: int) -> None:
+    """Remove the lock file while it is still held, then let go of it. One that somebody else made since is left."""
+    if _is_in_place(path, lock):
+        _lock_file(path).unlink(missing_ok=True)
+    os.close(lock)
+
+
+def _is_in_place(path: Path, lock: int) -> bool:
+    """Whether the file that is held is the one that others find beside the socket."""
+    try:
+        return os.path.samestat(os.fstat(lock), _lock_file(path).lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _lock_file(path: Path) -> Path:
+    return path.with_suffix(".lock")
 
 
 def _remove_stale(path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -10,7 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from orchd.errors import MethodUnknown, ParamsInvalid
+from orchd.errors import MethodUnknown, ParamsInvalid, did_you_mean
 
 
 class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -81,7 +80,7 @@ def find(name: str, table: Mapping[str, Method] = METHODS) -> Method:
     try:
         return table[name]
     except KeyError:
-        raise MethodUnknown(f"no method {name[:80]!r}", hint=_did_you_mean(name, table)) from None
+        raise MethodUnknown(f"no method {name[:80]!r}", hint=did_you_mean(name, table)) from None
 
 
 def decode_params(method: Method, raw: msgspec.Raw) -> Any:
@@ -103,15 +102,16 @@ def _params_invalid(method: Method, text: str) -> ParamsInvalid:
     path, field = _path.search(text), _quoted.search(text)
     at = path[1] if path else None
     if field and not path and "unknown field" in text:
-        hint = _did_you_mean(field[1], names)
-        return ParamsInvalid(f"{method.name} has no parameter {field[1]!r}", hint=hint, field=field[1])
+        known = did_you_mean(field[1], names) or _takes(method, names)
+        return ParamsInvalid(f"{method.name} has no parameter {field[1]!r}", hint=known, field=field[1])
+    hint: str | None = None
     if field:
         at = f"{at}.{field[1]}" if at else field[1]
+        hint = f"Give `{at}` too." if "missing" in text else None
     if "got `array`" in text and not path:
-        text = "parameters are given by name, in an object"
-    return ParamsInvalid(f"{method.name}: {text}", field=at)
+        text, hint = "parameters are given by name, in an object", _takes(method, names)
+    return ParamsInvalid(f"{method.name}: {text}", hint=hint, field=at)
 
 
-def _did_you_mean(name: str, known: Mapping[str, object] | list[str]) -> str | None:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"Did you mean `{near[0]}`?" if near else None
+def _takes(method: Method, names: list[str]) -> str:
+    return f"{method.name} takes {', '.join(names)}." if names else f"{method.name} takes no parameters."

@@ -38,6 +38,7 @@ def run(spec: EvaluateSpec, job: JobContext) -> EvaluateResult:
         results.append(
             EvaluationRow(
                 id=None if adapter is None else adapter.id,
+                name=None if adapter is None else adapter.name,
                 loss=scored.loss,
                 exact_match=scored.exact_match,
                 examples=scored.examples,

@@ -98,9 +98,10 @@ class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AdapterPath(msgspec.Struct, frozen=True, kw_only=True):
-    """An adapter's id and the PEFT folder where it lies."""
+    """An adapter's id and name, and the PEFT folder where it lies."""
 
     id: str
+    name: str = ""
     path: str
 
 
@@ -116,10 +117,13 @@ class EvaluateSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EvaluationRow(msgspec.Struct, frozen=True, kw_only=True):
-    """``id`` None is the base alone. ``exact_match`` is 0 where it was not asked for. ``loss_interval`` is half the
-    width of the loss's 95 % interval."""
+    """``id`` and ``name`` None are the base alone. ``exact_match`` is 0 where it was not asked for.
+
+    ``loss_interval`` is half the width of the loss's 95 % interval.
+    """
 
     id: str | None
+    name: str | None = None
     loss: float
     exact_match: float
     examples: int

@@ -275,6 +275,8 @@ async def test_usage_errors(house: House) -> None:
     near = await orchctl(house, "jobs")
     assert near.returncode == 2
     assert "Did you mean `orchctl job`?" in near.stderr
+    for unrelated in ("stop", "connect", "delete", "banana"):
+        assert "lists the nouns" in (await orchctl(house, unrelated)).stderr
     called = await orchctl(house, "rpc", "call", "job.list", "[1]")
     assert called.returncode == 2
     assert "by name" in called.stderr

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import io
+from json import loads
+from pathlib import Path
+from typing import Any, TextIO
 
 import pytest
 
 from orchd.cli import text
 from orchd.cli.context import Context
+from orchd.cli.nouns.adapter import human_scores, list_adapters
 from orchd.cli.nouns.completion import script
+from orchd.cli.nouns.config import show as show_settings
 from orchd.cli.nouns.events import human
+from orchd.cli.nouns.job import human_row
 from orchd.cli.progress import Bar
 
 
@@ -22,6 +29,22 @@ class Screen(io.StringIO):
         return True
 
 
+def written(stream: TextIO) -> str:
+    assert isinstance(stream, io.StringIO)
+    return stream.getvalue()
+
+
+class Answering(Context):
+    """At a daemon with these answers."""
+
+    def __init__(self, answers: dict[str, Any], *, json: bool = False, quiet: bool = False) -> None:
+        super().__init__(json=json, quiet=quiet, out=io.StringIO(), err=io.StringIO(), environ={})
+        self.answers = answers
+
+    def call(self, method: str, **params: Any) -> Any:
+        return self.answers[method]
+
+
 def test_tables_align_numbers_to_the_right() -> None:
     shown = text.table(("name", "rows"), [("a", 5), ("long", 1234)])
     assert shown.splitlines() == ["NAME  ROWS", "a        5", "long  1234"]
@@ -32,6 +55,42 @@ def test_tables_align_numbers_to_the_right() -> None:
 def test_fields_leave_out_what_is_empty_and_indent_what_is_long() -> None:
     shown = text.fields([("name", "x"), ("gone", None), ("list", "a\nb"), ("zero", 0)])
     assert shown == "name  x\nlist  a\n      b\nzero  0"
+
+
+def test_an_outline_shows_any_result_for_people() -> None:
+    result = {
+        "adapter": {"name": "x", "reason": "", "lineage": {"leaves": [{"id": "a", "weight": 0.5}, {"id": "b"}]}},
+        "topics": ["one", "two"],
+        "cosines": [[1.0, 0.25], [0.25, 1.0]],
+        "held": True,
+        "detail": "two\nlines",
+        "none": None,
+    }
+    assert text.outline(result).splitlines() == [
+        "adapter",
+        "  name    x",
+        "  lineage",
+        "    leaves",
+        "      - id      a",
+        "        weight  0.5",
+        "      - id  b",
+        "topics  one, two",
+        "cosines",
+        "  - 1, 0.25",
+        "  - 0.25, 1",
+        "held    yes",
+        "detail  two",
+        "        lines",
+    ]
+    assert text.outline({"created_ms": 1_800_000_000_000}) == f"created_ms  {text.when(1_800_000_000_000)}"
+    assert text.outline(None) == ""
+
+
+def test_a_job_shows_its_result_as_fields() -> None:
+    job = {"id": "job_1", "title": "evaluate", "kind": "evaluate", "state": "done", "progress": None, "error": None}
+    times = {"created_ms": None, "started_ms": None, "finished_ms": None}
+    shown = human_row({**job, **times, "result": {"rows": [{"name": "x", "loss": 0.5}]}})
+    assert shown.splitlines()[-3:] == ["result  rows", "          - name  x", "            loss  0.5"]
 
 
 @pytest.mark.parametrize(
@@ -86,6 +145,36 @@ def test_the_bar_counts_bytes_and_survives_odd_numbers() -> None:
 def test_no_bar_where_nobody_would_see_it(json: bool, quiet: bool, screen: bool) -> None:
     context = Context(json=json, quiet=quiet, out=io.StringIO(), err=Screen() if screen else io.StringIO(), environ={})
     assert context.bar("x") is None
+
+
+def test_scores_name_their_adapters() -> None:
+    row = {"loss": 0.5, "exact_match": 1.0, "examples": 3}
+    shown = human_scores({"rows": [{"id": None, "name": None, **row}, {"id": "adp_abc", "name": "mine", **row}]})
+    assert [line.split()[:2] for line in shown.splitlines()[1:]] == [["base", "0.500"], ["mine", "adp_abc"]]
+
+
+@pytest.mark.parametrize(("words", "noted"), [({}, True), ({"json": True}, False), ({"quiet": True}, False)])
+@pytest.mark.parametrize("topic", ["joined", "not joined"])
+def test_a_topic_that_is_not_joined_is_said_to_be(words: dict[str, bool], noted: bool, topic: str) -> None:
+    context = Answering(
+        {"adapter.list": {"adapters": [], "announced": []}, "topic.list": {"topics": [{"name": "joined"}]}}, **words
+    )
+    list_adapters(context, argparse.Namespace(), {"topic": topic})
+    told = written(context.err)
+    assert ("orchctl topic join 'not joined'" in told) == (noted and topic == "not joined")
+    assert topic != "joined" or not told
+
+
+def test_settings_are_shown_without_a_daemon(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("[net]\nmdns = false\n")
+    environ = {"ORCHD_HOME": str(tmp_path), "ORCHD_JOBS__THREADS": "3"}
+    context = Context(json=True, quiet=False, out=io.StringIO(), err=io.StringIO(), environ=environ)
+    show_settings(context, argparse.Namespace(), {})
+    shown = {row["key"]: row for row in loads(written(context.out))["settings"]}
+    assert shown["net.mdns"] == {"key": "net.mdns", "value": False, "origin": str(tmp_path / "config.toml")}
+    assert shown["jobs.threads"] == {"key": "jobs.threads", "value": 3, "origin": "$ORCHD_JOBS__THREADS"}
+    assert shown["net.bootstrap"]["value"] == []
+    assert "not running" in written(context.err)
 
 
 def test_events_on_a_line() -> None:

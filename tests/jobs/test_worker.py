@@ -324,11 +324,21 @@ def test_progress_is_thinned_but_the_last_one_is_told(tmp_path: Path) -> None:
 
 
 def test_environment_is_offline_and_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*worker_module.OFFLINE, *worker_module.THREAD_VARIABLES):
+    for name in (*worker_module.OFFLINE, *worker_module.THREAD_VARIABLES, "TORCHINDUCTOR_CACHE_DIR"):
         monkeypatch.setenv(name, "unset")
     worker_module.prepare_environment(3)
     assert os.environ["HF_HUB_OFFLINE"] == os.environ["TRANSFORMERS_OFFLINE"] == "1"
     assert os.environ["OMP_NUM_THREADS"] == "3"
+
+
+def test_torch_makes_its_folder_in_orchds_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Else it lies in TMPDIR and carries the user's name."""
+    for name in (*worker_module.OFFLINE, *worker_module.THREAD_VARIABLES, "TORCHINDUCTOR_CACHE_DIR"):
+        monkeypatch.setenv(name, "unset")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    monkeypatch.setenv("ORCHD_HOME", str(tmp_path))
+    worker_module.prepare_environment(1)
+    assert Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).is_relative_to(tmp_path / "cache")
 
 
 @pytest.mark.parametrize("name", KINDS)

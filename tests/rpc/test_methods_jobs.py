@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -23,6 +24,8 @@ from orchd.errors import (
 )
 from orchd.jobs import EventLog, Jobs
 from orchd.jobs.context import Figure
+from orchd.jobs.events import KINDS
+from orchd.jobs.states import State
 from orchd.rpc import discover, methods_jobs
 from orchd.rpc.client import Client, error_from, wait_job, watch_job
 from orchd.rpc.table import METHODS
@@ -125,6 +128,26 @@ async def test_errors_come_back_as_their_classes(house: House) -> None:
             await client(path, lambda c: c.call("job.list", limit=0))
         with pytest.raises(ParamsInvalid):
             await client(path, lambda c: c.call("job.list", state="resting"))
+
+
+async def test_an_unknown_kind_of_event_is_refused(house: House) -> None:
+    async with daemon(house) as (_, path):
+        for word, hint in (("job.dnoe", "Did you mean `job.done`?"), ("banana", "Choose from these.")):
+            with pytest.raises(ParamsInvalid, match=f"{word}.*there is adapter.admitted,.*topic.joined") as refused:
+                await client(path, lambda c, kind=word: c.events(kinds=("job.done", kind)))  # type: ignore[misc]
+            assert (refused.value.hint, refused.value.field) == (hint, "kinds")
+
+
+def test_every_kind_that_is_emitted_is_known() -> None:
+    package = Path(methods_jobs.__file__).parent.parent
+    emitted = {
+        kind
+        for file in package.rglob("*.py")
+        for kind in re.findall(r'(?:\.emit\(\s*|, \(\(|\.was else )"([a-z._]+)"', file.read_text(encoding="utf-8"))
+    }
+    assert emitted | {f"job.{state.value}" for state in State if state is not State.RUNNING} | {"job.started"} == set(
+        KINDS
+    )
 
 
 async def test_events_replay_and_go_on_while_other_calls_run(house: House) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import socket
@@ -19,6 +20,7 @@ import trio.testing
 
 from orchd.errors import HomeBusy, SocketRefused
 from orchd.rpc import connection, server
+from orchd.rpc.client import Client
 from orchd.rpc.sockets import bind
 from tests.rpc.houses import Wire, request, served
 
@@ -41,8 +43,12 @@ async def test_calls_are_answered(path: Path) -> None:
     [
         ("test.ad", {}, -32601, 1103, None, "Did you mean `test.add`?"),
         ("test.add", {"frist": 1}, -32602, 1102, "frist", "Did you mean `first`?"),
+        ("test.add", {"banana": 1}, -32602, 1102, "banana", "test.add takes first, second, tags."),
+        ("test.wait", {"banana": 1}, -32602, 1102, "banana", "test.wait takes no parameters."),
         ("test.add", {}, -32602, 1102, "first", "missing required field"),
+        ("test.add", {}, -32602, 1102, "first", "Give `first` too."),
         ("test.add", {"first": "1"}, -32602, 1102, "first", "Expected `int`"),
+        ("test.add", {"first": "1"}, -32602, 1102, "first", "Give another `first`"),
         ("test.add", {"first": 1, "tags": ["a", 2]}, -32602, 1102, "tags[1]", "Expected `str`"),
         ("test.add", [1, 2], -32602, 1102, None, "by name"),
         ("test.refuse", {}, 2113, 2113, "adapter", "too wide"),
@@ -207,6 +213,29 @@ def test_a_living_daemon_is_named_and_a_dead_one_replaced(path: Path) -> None:
     assert not path.exists()
 
 
+def test_a_clean_stop_leaves_neither_socket_nor_lock(path: Path) -> None:
+    bind(path).release()
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_lock_that_was_removed_while_it_was_opened_is_not_held(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two daemons start while a third ends: the one that opened the old lock file must not believe that it holds it."""
+    ending = bind(path)
+    flock, rivals = fcntl.flock, []
+
+    def late(lock: int, operation: int) -> None:
+        monkeypatch.setattr("fcntl.flock", flock)
+        ending.release()
+        rivals.append(bind(path))
+        flock(lock, operation)
+
+    monkeypatch.setattr("fcntl.flock", late)
+    with pytest.raises(HomeBusy, match=f"process {os.getpid()} holds"):
+        bind(path)
+    rivals[0].release()
+    assert list(path.parent.iterdir()) == []
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel names the other process")
 def test_a_living_daemon_is_found_even_without_its_lock_file(path: Path) -> None:
     first = bind(path)
@@ -226,6 +255,27 @@ def test_what_is_no_socket_is_left_alone(path: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(SocketRefused):
         bind(tmp_path / "link" / "rpc.sock")
+
+
+def test_a_client_tells_nothing_to_a_socket_that_somebody_else_may_have_put_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In /tmp the first one to make the directory has its name."""
+    open_to_all = tmp_path / "tmp"
+    open_to_all.mkdir()
+    open_to_all.chmod(0o1777)
+    bound = bind(open_to_all / "orchd-1" / "rpc.sock")
+    bound.socket.setblocking(False)
+    Client(bound.path).close()
+    bound.socket.accept()[0].close()
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(SocketRefused, match="nothing was sent"):
+        Client(bound.path)
+    with pytest.raises(BlockingIOError):
+        bound.socket.accept()
+    open_to_all.chmod(0o755)  # as /run: only its owner gives places there
+    Client(bound.path).close()
+    bound.release()
 
 
 def test_the_kernel_tells_who_is_there(path: Path) -> None:

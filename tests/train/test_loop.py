@@ -189,12 +189,13 @@ def test_several_adapters_are_scored_in_one_go(
     random_adapter(tmp_path / "noise", rank=2, alpha=2)
     adapters = (
         AdapterPath(id="noise", path=str(tmp_path / "noise")),
-        AdapterPath(id="own", path=str(trained.workdir / own.adapter)),
+        AdapterPath(id="own", name="mine", path=str(trained.workdir / own.adapter)),
         AdapterPath(id="again", path=str(trained.workdir / own.adapter)),
     )
     asked = EvaluateSpec(base=str(DEMO_BASE), adapters=adapters, dataset=str(folder), split="test")
     rows = evaluate.run(asked, job).rows
     assert [row.id for row in rows] == [None, "noise", "own", "again"]
+    assert (rows[0].name, rows[2].name) == (None, "mine")
     assert rows[2].loss == rows[3].loss < rows[0].loss
     assert rows[0].exact_match == 0
     assert rows[0].examples == 12

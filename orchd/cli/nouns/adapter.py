@@ -88,9 +88,9 @@ def human_published(shown: dict[str, Any]) -> str:
 
 def human_scores(shown: dict[str, Any]) -> str:
     return table(
-        ("adapter", "loss", "exact match", "examples"),
+        ("adapter", "id", "loss", "exact match", "examples"),
         [
-            (short(r["id"]) or "base", number(r["loss"]), percent(r["exact_match"]), r["examples"])
+            (r["name"] or "base", short(r["id"]), number(r["loss"]), percent(r["exact_match"]), r["examples"])
             for r in shown["rows"]
         ],
     )
@@ -134,6 +134,16 @@ def list_adapters(context: Context, options: argparse.Namespace, params: Params)
     if only_offered:
         shown["adapters"] = []
     context.show(shown, human_list)
+    if params.get("topic") and not context.json:
+        _note_unless_joined(context, params["topic"])
+
+
+def _note_unless_joined(context: Context, topic: str) -> None:
+    """Of a topic that this node isn't in it hears nothing."""
+    if topic not in [joined["name"] for joined in context.call("topic.list")["topics"]]:
+        import shlex
+
+        context.note(f"This node is not in {topic!r}; `orchctl topic join {shlex.quote(topic)}` joins it.")
 
 
 LIST: tuple[Argument, ...] = (

@@ -7,7 +7,7 @@ from typing import Any
 
 from orchd.cli.command import Command, Params, arg, opt
 from orchd.cli.context import Context, Detached
-from orchd.cli.text import duration, fields, lines, table, when
+from orchd.cli.text import duration, fields, lines, outline, table, when
 from orchd.errors import EXIT_FAILED
 
 JOB = arg("job", "its id or the beginning of it")
@@ -30,7 +30,7 @@ def human_row(job: dict[str, Any]) -> str:
             ("progress", _how_far(job)),
             ("asked for", when(job["created_ms"])),
             ("took", _took(job)),
-            ("result", _short_json(job["result"])),
+            ("result", outline(job["result"])),
             ("error", error and f"{error['message']} [E{error['code']}]\n{error['hint']}"),
             ("log", error and "\n".join(error["log"])),
         ]
@@ -77,12 +77,6 @@ def _took(job: dict[str, Any]) -> str:
     if not (job["started_ms"] and job["finished_ms"]):
         return ""
     return duration((job["finished_ms"] - job["started_ms"]) / 1000)
-
-
-def _short_json(value: Any) -> str | None:
-    import json
-
-    return None if value is None else json.dumps(value, ensure_ascii=False, indent=2)
 
 
 COMMANDS = (
