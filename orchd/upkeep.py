@@ -24,7 +24,9 @@ class Upkeep:
         self._registry = registry
         self._clock = clock
         self._quota = quota
-        self._last = clock() if upkeep.newest_backup(registry) else 0
+        newest = upkeep.newest_backup(registry)
+        #: A daemon that is started anew each morning has its nights too.
+        self._last = newest.stat().st_mtime_ns // 1_000_000 if newest else 0
 
     async def run(self, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Until it is cancelled."""

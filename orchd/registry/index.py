@@ -64,7 +64,7 @@ class ReadCancelled(Exception):
 
 
 class Cancel:
-    """Ends a read from another thread. May be used once, before, during or after it."""
+    """Ends a read, and those that come after it, from another thread. May be used before, during or after."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -79,15 +79,17 @@ class Cancel:
             cursor = self._cursor
         if cursor is None:
             return
-        cursor.interrupt()
-        while not self._ended.wait(INTERRUPT_SECONDS):  # an interrupt before the query has begun does nothing
+        with suppress(duckdb.ConnectionException):  # it has ended by itself, and its cursor was closed
             cursor.interrupt()
+            while not self._ended.wait(INTERRUPT_SECONDS):  # an interrupt before the query has begun does nothing
+                cursor.interrupt()
 
     def _begin(self, cursor: Cursor) -> None:
         with self._lock:
             if self.cancelled:
                 raise ReadCancelled
             self._cursor = cursor
+            self._ended.clear()
 
     def _end(self) -> None:
         with self._lock:

@@ -120,28 +120,3 @@ def _facts(row: _Now, judges: Judges, revoked: Mapping[str, str], containing: Ma
         blocked=judges.blocked(row.author),
         equivocated=judges.equivocated(row.author),
     )
-
-
-class Nobody:
-    """Judges that know this node alone."""
-
-    def __init__(self, me: str) -> None:
-        self._me = me
-
-    def level(self, author: str) -> str:
-        return "self" if author == self._me else "stranger"
-
-    def blocked(self, author: str) -> str:
-        return ""
-
-    def equivocated(self, author: str) -> bool:
-        return False
-
-    def policy_reason(self, author: str, adapter: str) -> str:
-        return ""
-
-    def revoked(self) -> Mapping[str, str]:
-        return {}
-
-    def containing(self, ids: Collection[str]) -> Mapping[str, Sequence[str]]:
-        return {}

@@ -21,6 +21,7 @@ from msgspec import Meta
 from orchd.errors import BaseUnknown, NotAverageable, ParamsInvalid
 from orchd.records.ids import BASE
 from orchd.registry import versions
+from orchd.registry.index import Cancel
 from orchd.registry.rows import AdapterRow
 from orchd.registry.trust import View
 
@@ -118,12 +119,15 @@ class Meaning(msgspec.Struct, frozen=True, kw_only=True):
     mate: str | None = None
 
 
-def search(registry: Registry, query: Query) -> Found:
-    """A page of adapters that are here. Raises `ParamsInvalid`, `AdapterUnknown`, `AmbiguousId`, `NotAverageable`."""
+def search(registry: Registry, query: Query, cancel: Cancel | None = None) -> Found:
+    """A page of adapters that are here.
+
+    Raises `ParamsInvalid`, `AdapterUnknown`, `AmbiguousId`, `NotAverageable`, or `ReadCancelled`.
+    """
     meant = meaning(registry, query)
-    found = registry.index.read(*statement(query, meant))
+    found = registry.index.read(*statement(query, meant), cancel)
     if _tied(query, found) and query.sort not in MUCH_ALIKE:
-        found = registry.index.read(*statement(query, meant, alike=True))
+        found = registry.index.read(*statement(query, meant, alike=True), cancel)
     page = found[: query.limit]
     after = _cursor(query, page[-1], tied=_tied(query, found)) if len(found) > query.limit else None
     return Found(adapters=registry.rows_of([id for id, _ in page]), next=after)

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import trio
+
 from orchd.node import Node, in_thread
 from orchd.registry import AdapterRow, compare, lineage, search, versions
+from orchd.registry.index import Cancel
 from orchd.rpc.methods_training import AdapterNamed
 from orchd.rpc.table import Params, Result, method
 
 
 @method("adapter.search", search.Query, search.Found, "Adapters that are here, by what they are; a page at a time.")
 async def adapter_search(node: Node, p: search.Query) -> search.Found:
-    return await in_thread(search.search, node.registry, p)
+    cancel = Cancel()
+    try:
+        find = partial(search.search, node.registry, p, cancel)
+        return await trio.to_thread.run_sync(find, abandon_on_cancel=True)  # type: ignore[call-arg]
+    except trio.Cancelled:  # nobody waits for it any more
+        cancel.cancel()
+        raise
 
 
 @method("adapter.why", AdapterNamed, lineage.Why, "Where an adapter came from, with weights, and what it went into.")

@@ -13,7 +13,7 @@ import pytest
 
 from orchd.errors import DiskFull, HomeBusy, IndexDamaged, IndexTooNew, IndexUnavailable, OrchdError
 from orchd.registry import index as module
-from orchd.registry.index import Cursor, Index
+from orchd.registry.index import Cancel, Cursor, Index, ReadCancelled
 
 
 @pytest.fixture
@@ -31,6 +31,45 @@ def _names(index: Index) -> list[str]:
 
 def _in_another_process(script: str, *args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", script, *args], capture_output=True, text=True, check=False)
+
+
+# ---- cancelled reads ---------------------------------------------------------------------------------------------
+
+
+ENDLESS = "SELECT count(*) FROM range(1000000000) a, range(1000000000) b WHERE a.range * b.range % 7 = ?"
+
+
+def test_a_read_is_ended_from_another_thread(path: Path) -> None:
+    index, cancel = Index(path), Cancel()
+    ended = list[BaseException]()
+
+    def read() -> None:
+        try:
+            index.read(ENDLESS, (3,), cancel)
+        except ReadCancelled as error:
+            ended.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    cancel.cancel()
+    assert cancel.cancelled
+    reader.join(60)
+    assert len(ended) == 1
+    with pytest.raises(ReadCancelled):
+        index.read("SELECT 1", (), cancel)
+    assert index.read("SELECT 1") == [(1,)]
+    index.close()
+
+
+def test_a_cancel_outlives_several_reads_and_ends_the_next(path: Path) -> None:
+    index, cancel = Index(path), Cancel()
+    assert index.read("SELECT 1", (), cancel) == index.read("SELECT 1", (), cancel) == [(1,)]
+    timer = threading.Timer(0.05, cancel.cancel)
+    timer.start()
+    with pytest.raises(ReadCancelled):
+        index.read(ENDLESS, (3,), cancel)
+    timer.join()
+    index.close()
 
 
 # ---- transactions --------------------------------------------------------------------------------------------

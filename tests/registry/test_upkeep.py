@@ -289,6 +289,19 @@ def test_by_night_everything_is_done_once(lab: Lab) -> None:
     assert stats(lab.registry).backup > first
 
 
+def test_the_nights_go_on_over_restarts(lab: Lab) -> None:
+    made = backup(lab.registry)
+    seconds = lab.now_ms / 1000
+    os.utime(made, (seconds, seconds))
+    for later, due in ((DAY_MS // 3, False), (DAY_MS, True)):
+        before = made.stat().st_mtime_ns
+        lab.now_ms += later
+        Upkeep(lab.registry, lambda: lab.now_ms, quota=0).round()
+        newest = upkeep.newest_backup(lab.registry)
+        assert newest is not None
+        assert (newest.stat().st_mtime_ns != before) == due
+
+
 def test_figures_are_what_is_there(lab: Lab, tmp_path: Path) -> None:
     ids = [_admit(lab, str(seed), seed) for seed in range(3)]
     lab.registry.remove(ids[0])
