@@ -620,6 +620,20 @@ class PeerBlocked(Refused):
     default_hint = "`orchctl trust remove PEER` lifts it."
 
 
+class InviteInvalid(BadRequest):
+    """The text is no invitation to a topic, or a part of it is missing."""
+
+    code = 4011
+    default_hint = "Take the whole line that `orchctl topic invite NAME` printed on the other node."
+
+
+class NotBanned(NotFound):
+    """There is no ban to lift."""
+
+    code = 4012
+    default_hint = "`orchctl net status` lists who is banned; blocks are lifted with `orchctl trust remove PEER`."
+
+
 # ---- 50xx training and language models -----------------------------------------------------------------------
 
 

@@ -1,0 +1,99 @@
+"""Kinds of topics, invitations and proofs."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchd.errors import InviteInvalid, TopicInvalid
+from orchd.net.policy import names
+from orchd.net.policy.names import INVITE, Invite, Kind, invitation, parse_invitation, private_name, proof
+
+SECRET, OTHER = bytes(range(32)), bytes(32)
+ADDRESSES = ("/ip4/192.0.2.7/tcp/4001/p2p/12D3KooWQkHgm6FU2mDPvYg4SdRKb8iB1hXcUvJ6ZTBkFNGF7dQK",)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "is_open"),
+    [
+        ("our-group", Kind.PUBLIC, True),
+        ("base/base_abc", Kind.BASE, True),
+        ("lan/flat", Kind.LAN, False),
+        ("private/family/abc", Kind.PRIVATE, False),
+        ("privately", Kind.PUBLIC, True),
+    ],
+)
+def test_the_kind_is_in_the_name(name: str, kind: Kind, is_open: bool) -> None:
+    assert (names.kind_of(name), names.is_open(name)) == (kind, is_open)
+
+
+def test_a_private_name_depends_on_the_secret_and_does_not_hold_it() -> None:
+    name = private_name("family", SECRET)
+    assert name != private_name("family", OTHER)
+    assert name != private_name("familie", SECRET)
+    assert name.startswith("private/family/")
+    assert len(name.rpartition("/")[2]) == names.TAG_SIZE
+    assert names.label_of(name) == "family"
+    assert names.label_of("lan/flat") == "lan/flat"
+    assert SECRET.hex()[:8] not in name
+
+
+@pytest.mark.parametrize("label", ["", "a/b", " a", "a\n", "x" * 61, "e\N{COMBINING ACUTE ACCENT}"])
+def test_a_label_that_is_none(label: str) -> None:
+    with pytest.raises(TopicInvalid):
+        private_name(label, SECRET)
+
+
+def test_open_topics_go_together_and_each_closed_one_alone() -> None:
+    given = ("a", "lan/x", "base/y", "private/z/t")
+    assert names.separately(given) == [("a", "base/y"), ("lan/x",), ("private/z/t",)]
+    assert names.separately(("lan/x",)) == [("lan/x",)]
+
+
+def test_a_proof_is_for_one_pair_and_one_direction() -> None:
+    proofs = {
+        proof(SECRET, b"a", b"b"),
+        proof(SECRET, b"b", b"a"),
+        proof(SECRET, b"a", b"c"),
+        proof(OTHER, b"a", b"b"),
+        proof(SECRET, b"ab", b""),
+    }
+    assert len(proofs) == 5
+    assert proof(SECRET, b"a", b"b") in proofs
+
+
+def test_an_invitation_comes_back() -> None:
+    invite = Invite("Familie Müller", SECRET, ADDRESSES)
+    text = invitation(invite)
+    assert parse_invitation(text) == invite
+    assert parse_invitation(text).name == private_name("Familie Müller", SECRET)
+    assert text.isascii()
+    assert not set(text) & set(" \"'$&;|<>\\")
+
+
+def test_every_changed_character_is_noticed() -> None:
+    text = invitation(Invite("family", SECRET, ADDRESSES))
+    for at in range(len(INVITE), len(text) - 1):
+        with pytest.raises(InviteInvalid):
+            parse_invitation(text[:at] + ("A" if text[at] != "A" else "B") + text[at + 1 :])
+
+
+@pytest.mark.parametrize("text", ["", "our-group", INVITE, INVITE + "é", INVITE + "A" * 5000, INVITE + "AAAA"])
+def test_what_is_no_invitation(text: str) -> None:
+    with pytest.raises(InviteInvalid):
+        parse_invitation(text)
+
+
+def test_one_that_is_cut_off_is_noticed_and_not_repeated() -> None:
+    text = invitation(Invite("family", SECRET, ADDRESSES))
+    with pytest.raises(InviteInvalid) as caught:
+        parse_invitation(text[:-3])
+    assert text[20:40] not in caught.value.message
+
+
+@pytest.mark.parametrize("body", [b"\xc0", b"\x93\xa1x\xc4\x01s\x90", b"\x92\xa1x\xa1y"])
+def test_an_invitation_of_another_form(body: bytes) -> None:
+    import base64
+
+    text = INVITE + base64.urlsafe_b64encode(names._check(body) + body).decode().rstrip("=")
+    with pytest.raises(InviteInvalid, match="not one that"):
+        parse_invitation(text)
