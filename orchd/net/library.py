@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from orchd.net.policy.names import is_open
 from orchd.records import Manifest, text_id, verify
 from orchd.records.ids import ADAPTER
 from orchd.registry.news import Known
@@ -23,10 +24,22 @@ class Library:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._blobs: dict[bytes, frozenset[bytes]] = {}
+        self._open: dict[bytes, frozenset[str]] = {}
 
     def news(self, topics: Sequence[str], received_ms: int, id: str, limit: int) -> list[Known]:
         """At most `limit` signed records under any of `topics` after a point of this node's record."""
         return self._registry.news.after(topics, received_ms, id, limit)
+
+    def announced_under(self, adapter: bytes) -> frozenset[str]:
+        """Names of the topics under which it was announced; once an open one is among them, that is remembered."""
+        if adapter not in self._open:
+            names = self._registry.announced_under(text_id(ADAPTER, adapter))
+            if not any(map(is_open, names)):
+                return names
+            if len(self._open) >= REMEMBERED:
+                self._open.clear()
+            self._open[adapter] = names
+        return self._open[adapter]
 
     def manifest(self, adapter: bytes) -> bytes | None:
         """The signed manifest, or None for what is not here or not shared.

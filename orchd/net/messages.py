@@ -43,9 +43,13 @@ class _Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Hello(_Message, frozen=True, kw_only=True, tag="hello"):
-    """These are my topics, all of them. Answered by `Hello`."""
+    """These are my topics, all that you may know of. Answered by `Hello`.
+
+    `proofs`: one for each private topic, HMAC-SHA256 under its secret (`policy/names.py`).
+    """
 
     topics: Topics
+    proofs: Topics = ()
 
 
 class Push(_Message, frozen=True, kw_only=True, tag="push"):

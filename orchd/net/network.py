@@ -15,7 +15,7 @@ from libp2p.peer.id import ID
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from orchd.config import NetConfig
-from orchd.errors import ListenFailed, NetworkDown, OrchdError
+from orchd.errors import ListenFailed, NetworkDown, OrchdError, TopicInvalid
 from orchd.identity import Identity
 from orchd.net import fetch as fetching
 from orchd.net import hardening, messages
@@ -24,6 +24,7 @@ from orchd.net.host import parse_peer_address, parse_peer_id, peer_id_of, run_ho
 from orchd.net.library import Library
 from orchd.net.news import Events
 from orchd.net.node import Context, Node, Topic, address_of
+from orchd.net.policy.names import Kind, kind_of, label_of, private_name
 from orchd.records import Manifest, Record, Verified, parse_id
 from orchd.records.ids import ADAPTER
 from orchd.registry.news import Taken
@@ -183,12 +184,15 @@ class Network:
 
     # ---- topics and news ----------------------------------------------------------------------------------------
 
-    async def join(self, name: str) -> None:
-        """Take part in a topic. Raises `TopicInvalid`. Joining twice changes nothing."""
+    async def join(self, name: str, secret: bytes | None = None) -> None:
+        """Take part in a topic; `secret` is a private one's. Raises `TopicInvalid`. Joining twice changes nothing."""
         key = messages.topic_key(name)
         if key in self._context.topics:
             return
-        topic = self._context.topics[key] = Topic(name)
+        if kind_of(name) is Kind.PRIVATE and (secret is None or private_name(label_of(name), secret) != name):
+            hint = "Join it with the line that `orchctl topic invite` printed on a member's node."
+            raise TopicInvalid(f"{name[:80]!r} is private: its name is not enough", hint=hint, field="topic")
+        topic = self._context.topics[key] = Topic(name, secret=secret)
         self._context.events.emit("topic.joined", {"topic": name})
         if self._node is not None:
             self._node.spawn(self._node.join, topic)

@@ -10,7 +10,7 @@ rest, because pulling repairs what any of them loses.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import trio
@@ -20,6 +20,7 @@ from orchd.errors import OrchdError, PeerMisbehaved
 from orchd.net import messages
 from orchd.net.exchange import Bucket
 from orchd.net.library import Library
+from orchd.net.members import Members
 from orchd.net.messages import Done, Hello, Pull, Pulled, Push, Reply, Request, topic_key
 from orchd.records import Announcement, Federation, Record, Verified, verify_any
 from orchd.registry.news import Item, Taken
@@ -44,7 +45,7 @@ class Events(Protocol):
 
 
 class News:
-    """Membership and records of one life of the host. `topics` are the joined ones, by key; `prove` is called when a
+    """Records of one life of the host, and greeting. `topics` are the joined ones, by key; `prove` is called when a
     revocation came from a peer that may show whose the adapter was."""
 
     def __init__(
@@ -56,13 +57,14 @@ class News:
         library: Library,
         events: Events,
         topics: Mapping[bytes, str],
+        members: Members,
         prove: Callable[[ID], Awaitable[None]],
     ) -> None:
         self._ask, self._spawn = ask, spawn
         self._registry, self._library = registry, library
         self._events, self._prove = events, prove
         self._topics = topics
-        self._members: dict[ID, frozenset[bytes]] = {}
+        self._members = members
         self._points: dict[ID, tuple[int, str]] = {}
         self._pulling: set[ID] = set()
         self._buckets: dict[ID, Bucket] = {}
@@ -71,32 +73,25 @@ class News:
 
     def members(self, topics: Collection[bytes] | None = None) -> list[ID]:
         """Connected peers that share one of `topics`, or any topic, with us."""
-        wanted = self._topics.keys() if topics is None else topics
-        return [peer for peer, theirs in self._members.items() if not theirs.isdisjoint(wanted)]
+        return self._members.members(topics)
 
     def topics_of(self, peer: ID) -> list[str]:
         """Names of the topics that `peer` shares with us."""
-        return sorted(self._topics[key] for key in self._members.get(peer, ()) if key in self._topics)
+        return self._members.topics_of(peer)
 
     def knows(self, peer: ID) -> bool:
         """Whether `peer` speaks our protocol."""
-        return peer in self._members
+        return self._members.knows(peer)
 
     async def greet(self, peer: ID) -> None:
         """Exchange topics with `peer`, then take what it knows under those that we share."""
-        reply: Hello = await self._ask(peer, self._hello(), Hello)
-        self._heard(peer, reply.topics)
+        reply: Hello = await self._ask(peer, self._members.hello(peer), Hello)
+        self._members.heard(peer, reply)
         await self.pull(peer)
-
-    def _hello(self) -> Hello:
-        return Hello(topics=tuple(self._topics)[: messages.TOPICS_LIMIT])
-
-    def _heard(self, peer: ID, topics: Iterable[bytes]) -> None:
-        self._members[peer] = frozenset(topics)
 
     def lost(self, peer: ID) -> None:
         """The last connection to `peer` has ended."""
-        self._members.pop(peer, None)
+        self._members.lost(peer)
         self._points.pop(peer, None)
         self._buckets.pop(peer, None)
 
@@ -106,7 +101,8 @@ class News:
         """Tell members of their topics, all at once. Who can't be reached will pull."""
         async with trio.open_nursery() as nursery:
             for peer in self.members():
-                theirs = [item.envelope for item in items if self._concerns(peer, item)]
+                shared = self._members.of(peer)
+                theirs = [item.envelope for item in items if not shared.isdisjoint(map(topic_key, item.topics))]
                 if theirs and peer != besides:
                     nursery.start_soon(self._push_to, peer, theirs)
 
@@ -119,12 +115,9 @@ class News:
             except OrchdError as error:
                 log.info("news for %s: %s", peer, error)
 
-    def _concerns(self, peer: ID, item: Item) -> bool:
-        return not self._members[peer].isdisjoint(map(topic_key, item.topics))
-
     async def pull(self, peer: ID, *, everything: bool = False) -> None:
         """Take what `peer` knows under shared topics, since last time or from the beginning."""
-        shared = tuple(key for key in self._members.get(peer, ()) if key in self._topics)
+        shared = tuple(self._members.of(peer))
         if not shared or peer in self._pulling:
             return
         self._pulling.add(peer)
@@ -134,7 +127,7 @@ class News:
                 answer: Pulled = await self._ask(peer, Pull(topics=shared, since=since, after=after), Pulled)
                 await self._take(peer, answer.records)
                 since, after = answer.since, answer.after
-                if peer in self._members:
+                if self.knows(peer):
                     self._points[peer] = since, after
                 if not answer.more:
                     return
@@ -189,9 +182,9 @@ class News:
     # ---- answers ------------------------------------------------------------------------------------------------
 
     async def answer_hello(self, peer: ID, request: Hello) -> Reply:
-        self._heard(peer, request.topics)
+        self._members.heard(peer, request)
         self._spawn(self._pull_quietly, peer)
-        return self._hello()
+        return self._members.hello(peer)
 
     async def _pull_quietly(self, peer: ID) -> None:
         try:
@@ -207,8 +200,8 @@ class News:
         await self._take(peer, request.records)
         return Done()
 
-    async def answer_pull(self, request: Pull) -> Reply:
-        names = [self._topics[key] for key in request.topics if key in self._topics]
+    async def answer_pull(self, peer: ID, request: Pull) -> Reply:
+        names = self._members.visible(peer, request.topics)
         known = await trio.to_thread.run_sync(
             self._library.news, names, request.since, request.after, messages.RECORDS_LIMIT
         )

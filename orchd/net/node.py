@@ -19,8 +19,11 @@ from orchd.errors import OrchdError, PeerBlocked, PeerMisbehaved, PeerUnreachabl
 from orchd.net import exchange, hardening, messages, topics
 from orchd.net.host import Host, parse_peer_address
 from orchd.net.library import Library
+from orchd.net.members import Members
 from orchd.net.messages import PROTOCOL, Failed, GetManifest, GetRange, Hello, ManifestIs, Pull, Push, Reply, Request
 from orchd.net.news import Events, News
+from orchd.net.policy import reach
+from orchd.net.policy.names import Kind, kind_of
 from orchd.records import Manifest, Verified, parse_id, verify
 from orchd.records.ids import ADAPTER
 from orchd.registry import revocation
@@ -46,6 +49,8 @@ class Topic:
 
     name: str
     announced_ms: int | None = None
+    #: Of a private one.
+    secret: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,7 @@ class Node:
         self._context = context
         self._nursery = nursery
         self._names: dict[bytes, str] = {key: topic.name for key, topic in context.topics.items()}
+        self.members = Members(host.id, self._names, self._secret, self.is_near)
         self.news = News(
             ask=self._ask,
             spawn=self.spawn,
@@ -85,6 +91,7 @@ class Node:
             library=context.library,
             events=context.events,
             topics=self._names,
+            members=self.members,
             prove=self.prove,
         )
         self._server = exchange.Server(self)
@@ -104,7 +111,7 @@ class Node:
         swarm.register_notifee(_Connections(self))
         hardening.after_identify(basic, self._identified)
         for name in self._names.values():
-            self._rounds.joined(name, trio.current_time())
+            self._announce_from_now(name)
         for text in self._context.bootstrap:
             self.spawn(self._keep_bootstrap, text)
         self.spawn(self._run_rounds)
@@ -175,6 +182,15 @@ class Node:
     def avoids(self, peer: ID) -> bool:
         return self.is_blocked(peer) or self._until(self._unreachable, peer) or self._until(self._distrusted, peer)
 
+    def is_near(self, peer: ID) -> bool:
+        """Whether every connection to `peer` comes from this network."""
+        connections = self.host.swarm.get_connections(peer)
+        return bool(connections) and all(map(reach.is_near, map(address_of, connections)))
+
+    def _secret(self, key: bytes) -> bytes | None:
+        topic = self._context.topics.get(key)
+        return topic.secret if topic else None
+
     def is_blocked(self, peer: ID) -> bool:
         """Whether the user wants nothing to do with a peer."""
         return str(peer) in self._context.blocked
@@ -222,9 +238,13 @@ class Node:
     async def join(self, topic: Topic) -> None:
         """Announce the topic, tell connected peers, take their news of it."""
         self._names[messages.topic_key(topic.name)] = topic.name
-        self._rounds.joined(topic.name, trio.current_time())
+        self._announce_from_now(topic.name)
         self.wake()
         await self._greet_everybody()
+
+    def _announce_from_now(self, name: str) -> None:
+        if kind_of(name) is not Kind.LAN:  # that one never goes on the DHT
+            self._rounds.joined(name, trio.current_time())
 
     async def leave(self, name: str) -> None:
         self._names.pop(messages.topic_key(name), None)
@@ -341,12 +361,18 @@ class Node:
             case Push():
                 return await self.news.answer_push(peer, request)
             case Pull():
-                return await self.news.answer_pull(request)
+                return await self.news.answer_pull(peer, request)
+            case GetManifest() | GetRange() if not await self.may_have(peer, request.adapter):
+                return Failed(reason=messages.UNKNOWN)
             case GetManifest(adapter=adapter):
                 envelope = await self._read(self._context.library.manifest, adapter)
                 return Failed(reason=messages.UNKNOWN) if envelope is None else ManifestIs(envelope=envelope)
             case GetRange():
                 return await self._answer_range(request)
+
+    async def may_have(self, peer: ID, adapter: bytes) -> bool:
+        """Whether an adapter was announced under a topic that `peer` may see."""
+        return self.members.may_see(peer, await self._read(self._context.library.announced_under, adapter))
 
     async def _answer_range(self, request: GetRange) -> Reply:
         read = self._context.library.read

@@ -436,6 +436,11 @@ class Registry:
         )
         return bool(rows) and (rows[0][0] == ADMITTED or (revoked_too and id in self.people.revoked()))
 
+    def announced_under(self, id: str) -> frozenset[str]:
+        """Names of the topics that any announcement of an adapter gives."""
+        rows = self.index.read("SELECT DISTINCT unnest(topics) FROM announcement WHERE adapter = $1", (id,))
+        return frozenset(name for (name,) in rows)
+
     def shared_manifest(self, id: str, *, revoked_too: bool = False) -> bytes | None:
         """The signed manifest of what is shared."""
         shared = self.is_shared(id, revoked_too=revoked_too)

@@ -1,0 +1,98 @@
+"""Who shares which topics with us, and so: what may be shown to whom.
+
+A peer says its topics in `Hello`. Of the open ones that is believed, because anybody may take part in them; a private
+one counts only with a proof of its secret, a LAN one only while the peer is connected from this network. What a
+`Hello` of ours says is cut in the same way: an outsider hears of no closed topic at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from libp2p.peer.id import ID
+
+from orchd.net import messages
+from orchd.net.messages import Hello
+from orchd.net.policy.names import Kind, is_open, kind_of, proof
+
+
+@dataclass(frozen=True)
+class _Said:
+    """Topics that a peer named, and proofs that it gave, as they came."""
+
+    topics: frozenset[bytes]
+    proofs: frozenset[bytes]
+
+
+class Members:
+    """`topics` are the joined ones, by key; `secret` gives a private one's; `is_near` tells whether a connected peer is
+    on this network."""
+
+    def __init__(
+        self,
+        this_node: ID,
+        topics: Mapping[bytes, str],
+        secret: Callable[[bytes], bytes | None],
+        is_near: Callable[[ID], bool],
+    ) -> None:
+        self._this_node = this_node.to_bytes()
+        self._topics, self._secret, self._is_near = topics, secret, is_near
+        self._said: dict[ID, _Said] = {}
+
+    def hello(self, peer: ID) -> Hello:
+        """What `peer` may know of our topics."""
+        keys, proofs = [], []
+        for key, name in list(self._topics.items())[: messages.TOPICS_LIMIT]:
+            kind = kind_of(name)
+            if kind is Kind.PRIVATE:
+                if secret := self._secret(key):
+                    proofs.append(proof(secret, self._this_node, peer.to_bytes()))
+            elif kind is not Kind.LAN or self._is_near(peer):
+                keys.append(key)
+        return Hello(topics=tuple(keys), proofs=tuple(proofs))
+
+    def heard(self, peer: ID, hello: Hello) -> None:
+        self._said[peer] = _Said(frozenset(hello.topics), frozenset(hello.proofs))
+
+    def lost(self, peer: ID) -> None:
+        """The last connection to `peer` has ended."""
+        self._said.pop(peer, None)
+
+    def knows(self, peer: ID) -> bool:
+        """Whether `peer` speaks our protocol."""
+        return peer in self._said
+
+    def of(self, peer: ID) -> frozenset[bytes]:
+        """Keys of the topics that `peer` shares with us, as far as it may."""
+        said = self._said.get(peer)
+        if said is None:
+            return frozenset()
+        return frozenset(key for key, name in self._topics.items() if self._is_member(peer, said, key, name))
+
+    def _is_member(self, peer: ID, said: _Said, key: bytes, name: str) -> bool:
+        kind = kind_of(name)
+        if kind is Kind.PRIVATE:
+            secret = self._secret(key)
+            return secret is not None and proof(secret, peer.to_bytes(), self._this_node) in said.proofs
+        return key in said.topics and (kind is not Kind.LAN or self._is_near(peer))
+
+    def members(self, topics: Collection[bytes] | None = None) -> list[ID]:
+        """Connected peers that share one of `topics`, or any topic, with us."""
+        shared = ((peer, self.of(peer)) for peer in tuple(self._said))
+        return [peer for peer, keys in shared if (keys if topics is None else not keys.isdisjoint(topics))]
+
+    def topics_of(self, peer: ID) -> list[str]:
+        """Names of the topics that `peer` shares with us."""
+        return sorted(self._topics[key] for key in self.of(peer))
+
+    def may_see(self, peer: ID, topics: Iterable[str]) -> bool:
+        """Whether a peer may have what was announced under these topics: one of them is open, or shared with it."""
+        names = frozenset(topics)
+        return any(map(is_open, names)) or not names.isdisjoint(self.topics_of(peer))
+
+    def visible(self, peer: ID, keys: Iterable[bytes]) -> list[str]:
+        """Names of those topics that `peer` asks for and may hear of."""
+        shared = self.of(peer)
+        named = ((key, self._topics[key]) for key in keys if key in self._topics)
+        return [name for key, name in named if is_open(name) or key in shared]

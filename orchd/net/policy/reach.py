@@ -1,0 +1,42 @@
+"""From where a peer comes, by its address."""
+
+from __future__ import annotations
+
+import ipaddress
+
+
+def ip_of(address: str) -> str:
+    """The IP address in a multiaddr, or nothing: of a relayed connection it would be the relay's."""
+    parts = address.split("/")
+    return parts[2] if len(parts) > 2 and parts[1] in ("ip4", "ip6") and "p2p-circuit" not in parts else ""
+
+
+def is_near(address: str) -> bool:
+    """Whether a multiaddr is one of this machine or of a private network.
+
+    A machine of the same LAN may also come from an address of the whole internet; then it is taken for a stranger.
+    """
+    try:
+        ip = ipaddress.ip_address(ip_of(address))
+    except ValueError:
+        return False
+    mapped = ip.ipv4_mapped if ip.version == 6 else None
+    return (mapped or ip).is_private
+
+
+def is_this_machine(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(ip_of(address)).is_loopback
+    except ValueError:
+        return False
+
+
+def network_of(ip: str) -> str:
+    """What counts as one place: an IPv4 address, or the /64 that one customer has of IPv6."""
+    try:
+        found = ipaddress.ip_address(ip)
+    except ValueError:
+        return ip
+    if found.version == 4:
+        return ip
+    return str(found.ipv4_mapped or ipaddress.ip_network((found, 64), strict=False))
