@@ -1,0 +1,180 @@
+"""Which signed records are taken from gossip and passed on, and to whom what is new is told. Pure.
+
+Every message costs the neighbour who forwards it, before anything of it is looked at. A record that is known already
+goes no further and costs its author nothing, so that nobody can use up an author's share by sending old records again.
+One that is new costs its author, and one of an author who was never heard of costs the neighbour a second time: keys
+are free, so a flood under a thousand new keys is the flood of whoever forwards it. What is refused here is not lost:
+repair brings it, at its own pace.
+
+`now` is in seconds of any steady clock, `now_ms` in milliseconds since 1970.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection, Hashable, Iterable, Mapping
+from enum import StrEnum
+from typing import Generic, TypeVar
+
+from orchd.net.policy.names import is_open
+from orchd.net.policy.rates import Bucket
+from orchd.records import Announcement, Federation, Manifest, Record, Revocation
+
+#: Bytes of a record that is gossiped, at most: the largest revocation.
+MESSAGE_LIMIT = 32 << 10
+#: Messages a second from one neighbour, and how many at once after a silence.
+NEIGHBOUR_RATE, NEIGHBOUR_BURST = 50.0, 500.0
+#: New records a second of one author, and at once.
+AUTHOR_RATE, AUTHOR_BURST = 0.5, 128.0
+#: Authors never heard of, that one neighbour may bring a second, and at once.
+NEWCOMER_RATE, NEWCOMER_BURST = 0.5, 64.0
+#: Ids and envelopes that were met lately, and authors and neighbours whose share is remembered.
+REMEMBERED, SHARES = 8192, 4096
+#: A record may be dated this far in the future, in milliseconds. Revocations are taken however they are dated.
+CLOCK_WINDOW_MS = 10 * 60 * 1000
+
+K = TypeVar("K", bound=Hashable)
+
+
+class Verdict(StrEnum):
+    """What to do with a message. Only `PASS` is taken and passed on."""
+
+    PASS = "passed"
+    KNOWN = "known"
+    MALFORMED = "malformed"
+    MISPLACED = "misplaced"
+    BLOCKED = "blocked"
+    NEIGHBOUR_LIMIT = "neighbour_limit"
+    AUTHOR_LIMIT = "author_limit"
+    NEWCOMER_LIMIT = "newcomer_limit"
+
+
+class Gate:
+    """The limits of one node."""
+
+    def __init__(self) -> None:
+        self._neighbours: Shares[str] = Shares(NEIGHBOUR_RATE, NEIGHBOUR_BURST)
+        self._newcomers: Shares[str] = Shares(NEWCOMER_RATE, NEWCOMER_BURST)
+        self._authors: Shares[bytes] = Shares(AUTHOR_RATE, AUTHOR_BURST)
+        self._seen: Recent[bytes] = Recent(REMEMBERED)
+
+    def message(self, neighbour: str, digest: bytes, size: int, now: float) -> Verdict:
+        """Before its signature is looked at. `digest` is the hash of the whole message, `size` its bytes."""
+        if not self._neighbours.take(neighbour, now):
+            return Verdict.NEIGHBOUR_LIMIT
+        if size > MESSAGE_LIMIT:
+            return Verdict.MALFORMED
+        return Verdict.KNOWN if digest in self._seen else Verdict.PASS
+
+    def record(
+        self,
+        record: Record,
+        id: bytes,
+        topic: str,
+        neighbour: str,
+        *,
+        known: bool,
+        heard_of: bool,
+        now: float,
+        now_ms: int,
+    ) -> Verdict:
+        """When its signatures hold. `known`: it is here already; `heard_of`: other records of its author are here."""
+        if not belongs(record, topic) or is_early(record, now_ms):
+            return Verdict.MISPLACED
+        if known or id in self._seen:
+            return Verdict.KNOWN
+        if not heard_of and not self._newcomers.take(neighbour, now):
+            return Verdict.NEWCOMER_LIMIT
+        return Verdict.PASS if self._authors.take(record.author, now) else Verdict.AUTHOR_LIMIT
+
+    def met(self, *digests: bytes) -> None:
+        """Ids and message hashes that need not be looked at again."""
+        for digest in digests:
+            self._seen.add(digest)
+
+
+def belongs(record: Record, topic: str) -> bool:
+    """Whether a record may travel under a topic. A manifest is fetched, never told."""
+    if isinstance(record, Announcement):
+        return topic in record.topics
+    if isinstance(record, Federation):
+        return topic == record.topic
+    return not isinstance(record, Manifest)
+
+
+def is_early(record: Record, now_ms: int) -> bool:
+    """Whether it is dated in the future, further than clocks differ."""
+    return not isinstance(record, Revocation) and record.created_ms > now_ms + CLOCK_WINDOW_MS
+
+
+# ---- whom to tell ----------------------------------------------------------------------------------------------
+
+
+def to_gossip(topics: Iterable[str], joined: Collection[str], came_under: str | None = None) -> list[str]:
+    """Topics under which a record is published: the open ones that we are in, but for the one that it came under,
+    where those who forward it are at work already."""
+    return [name for name in topics if name != came_under and name in joined and is_open(name)]
+
+
+def to_push(
+    topics: Iterable[str], members: Mapping[K, Collection[str]], reached: Collection[K] = (), source: K | None = None
+) -> list[K]:
+    """Members who are told straight: of closed topics all, of open ones those whom gossip does not reach yet.
+
+    `members` are connected peers with the topics that they share with us, `reached` those who take gossip, `source`
+    is who has told us.
+    """
+    names = list(topics)
+
+    def concerns(peer: K, theirs: Collection[str]) -> bool:
+        return any(name in theirs and (peer not in reached or not is_open(name)) for name in names)
+
+    return [peer for peer, theirs in members.items() if peer != source and concerns(peer, theirs)]
+
+
+# ---- bounded memory --------------------------------------------------------------------------------------------
+
+
+class Recent(Generic[K]):
+    """The last `limit` keys that were added."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._keys: OrderedDict[K, None] = OrderedDict()
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._keys
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def add(self, key: K) -> bool:
+        """Whether it was new."""
+        if key in self._keys:
+            self._keys.move_to_end(key)
+            return False
+        self._keys[key] = None
+        if len(self._keys) > self._limit:
+            self._keys.popitem(last=False)
+        return True
+
+
+class Shares(Generic[K]):
+    """A bucket for each key. Of more than `SHARES` the one that was used the longest ago is forgotten: it is full again
+    by then, unless so many are in use at once that the neighbours' limits decide."""
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self._rate, self._burst = rate, burst
+        self._buckets: OrderedDict[K, Bucket] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def take(self, key: K, now: float) -> bool:
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            bucket = self._buckets[key] = Bucket(self._rate, self._burst, now)
+            if len(self._buckets) > SHARES:
+                self._buckets.popitem(last=False)
+        self._buckets.move_to_end(key)
+        return bucket.take(now)
