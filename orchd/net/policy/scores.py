@@ -1,0 +1,115 @@
+"""Peers that do wrong are banned for a while, and places that many of those come from.
+
+Every offence adds to the score of the peer, and a share of it to that of the place (an IP address; the /64 of IPv6)
+that it comes from, so that new keys are no new start, and one liar behind a shared address does not cost its
+neighbours anything. Scores halve every ten minutes. Who reaches the limit is banned, longer each time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+#: The score at which a subject is banned, and the time in which one halves, in seconds.
+LIMIT, HALF_LIFE_S = 100.0, 600.0
+#: The part of an offence that counts for the place.
+PLACE_SHARE = 0.2
+#: The first ban's length, doubling to the longest, in seconds; how long a ban counts as the one before.
+BAN_S, BAN_MAX_S, MEMORY_S = 600.0, 86_400.0, 172_800.0
+#: Subjects that are remembered.
+SUBJECTS = 8192
+
+
+class Offence(IntEnum):
+    """What a peer did wrong, by how much it counts."""
+
+    #: Bytes or records that are not what their author signed: nobody does this by mistake.
+    LIED = 100
+    #: What the protocol does not allow.
+    MALFORMED = 50
+    #: Far more than it may send.
+    FLOODED = 20
+    #: No answer, or half of one, where one was due.
+    SILENT = 5
+
+
+@dataclass(frozen=True)
+class Ban:
+    """`subject` is a peer id or a place; `until` in seconds of the clock that `blame` was given."""
+
+    subject: str
+    until: float
+    reason: str
+
+
+@dataclass
+class _Record:
+    score: float = 0.0
+    at: float = 0.0
+    bans: int = 0
+    ban: Ban | None = None
+
+
+class Scores:
+    """Times are seconds of any one clock that does not run backwards."""
+
+    def __init__(self, subjects: int = SUBJECTS) -> None:
+        self._records: dict[str, _Record] = {}
+        self._subjects = subjects
+
+    def blame(self, peer: str, place: str, offence: Offence, reason: str, now: float) -> list[Ban]:
+        """The bans that follow. `place` is empty where it says nothing, as on one's own machine."""
+        shares = [(peer, float(offence))] + ([(place, offence * PLACE_SHARE)] if place else [])
+        return [ban for subject, points in shares if (ban := self._add(subject, points, reason, now))]
+
+    def _add(self, subject: str, points: float, reason: str, now: float) -> Ban | None:
+        if subject not in self._records:
+            self._make_room(now)
+        record = self._records.setdefault(subject, _Record(at=now))
+        if _is_banned(record, now):
+            return None
+        if record.ban and now - record.ban.until > MEMORY_S:
+            record.bans = 0
+        record.score, record.at = _decayed(record, now) + points, now
+        if record.score < LIMIT:
+            return None
+        record.ban = Ban(subject, now + min(BAN_S * 2**record.bans, BAN_MAX_S), reason)
+        record.bans += 1
+        record.score = 0.0
+        return record.ban
+
+    def is_banned(self, subject: str, now: float) -> bool:
+        record = self._records.get(subject)
+        return record is not None and _is_banned(record, now)
+
+    def score(self, subject: str, now: float) -> float:
+        record = self._records.get(subject)
+        return _decayed(record, now) if record else 0.0
+
+    def bans(self, now: float) -> list[Ban]:
+        """Those in force."""
+        return [record.ban for record in self._records.values() if record.ban and _is_banned(record, now)]
+
+    def forgive(self, subject: str) -> None:
+        """Start over with a subject."""
+        self._records.pop(subject, None)
+
+    def _make_room(self, now: float) -> None:
+        """When the table is full, what matters least goes: a quarter of it, so that this is seldom."""
+        if len(self._records) < self._subjects:
+            return
+
+        def weight(subject: str) -> tuple[bool, int, float]:
+            record = self._records[subject]
+            return _is_banned(record, now), record.bans, _decayed(record, now)
+
+        for subject in sorted(self._records, key=weight)[: max(1, self._subjects // 4)]:
+            del self._records[subject]
+
+
+def _decayed(record: _Record, now: float) -> float:
+    return record.score * 0.5 ** ((now - record.at) / HALF_LIFE_S)
+
+
+def _is_banned(record: _Record, now: float) -> bool:
+    return record.ban is not None and now < record.ban.until
