@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import trio
@@ -177,15 +178,31 @@ def inbound_slots_given_back() -> list[Replacement]:
 
 async def _handle_inbound_connection(self: Swarm, stream: Any, maddr: Any, failure_event: Any) -> None:
     connection = RawConnection(stream, False)
+    guard = self.__dict__.get("orchd_guard", _anybody)
     try:
         remote = self._build_remote_multiaddr(stream)
-        if remote is None or await self.connection_gate.is_allowed(remote):
+        with guard(str(remote)) as secured:
             muxed: Any = await self.upgrade_inbound_raw_conn(connection, maddr)
+            secured()
             await muxed.event_closed.wait()
     except Exception as error:
         log.debug("inbound connection on %s: %r", maddr, error)
     finally:
         await connection.close()
+
+
+@contextmanager
+def _anybody(address: str) -> Iterator[Callable[[], None]]:
+    yield lambda: None
+
+
+def guard_inbound(swarm: Swarm, guard: Callable[[str], AbstractContextManager[Callable[[], None]]]) -> None:
+    """Ask `guard` around the life of every inbound connection, with its address; it may refuse, or end it.
+
+    Seen: 500 half-open connections from one place, and for the ten seconds of their time limit honest peers were
+    refused: the library counts connections in all, not by place.
+    """
+    swarm.__dict__["orchd_guard"] = guard
 
 
 # ---- fact 4: provider records (the lookup itself is in `topics.py`) --------------------------------------------
@@ -280,6 +297,60 @@ async def _read_exactly(reader: Any, n: int, retry_count: int = 0) -> bytes:
             )
         buffer += piece
     return bytes(buffer)
+
+
+# ---- fact 8: a link that dies silently stays (see also `connection_config`) ---------------------------------------
+
+
+@dataclass
+class Traffic:
+    """Bytes on one socket, and when the last ones came, in seconds of trio's clock."""
+
+    bytes_in: int = 0
+    bytes_out: int = 0
+    heard_at: float = float("inf")
+
+
+_stock_read, _stock_write = RawConnection.read, RawConnection.write
+
+
+@_correction
+def traffic_is_seen() -> list[Replacement]:
+    """A connection knows how many bytes went over its socket, and when the last ones came.
+
+    Seen: the library has no such figures, so that a transfer whose link has died silently looked like a slow peer.
+    """
+    return [(RawConnection, "read", _read_and_count), (RawConnection, "write", _write_and_count)]
+
+
+async def _read_and_count(self: RawConnection, n: int | None = None) -> bytes:
+    data = await _stock_read(self, n)
+    traffic: Traffic = self.__dict__.setdefault("orchd_traffic", Traffic())
+    traffic.bytes_in += len(data)
+    traffic.heard_at = trio.current_time()
+    return data
+
+
+async def _write_and_count(self: RawConnection, data: bytes) -> None:
+    await _stock_write(self, data)
+    self.__dict__.setdefault("orchd_traffic", Traffic()).bytes_out += len(data)
+
+
+def traffic_of(connection: Any) -> Traffic | None:
+    """Of a swarm's connection; None for one that is not a socket's."""
+    try:
+        raw = connection.muxed_conn.secured_conn.conn.read_writer.read_write_closer
+        return raw.__dict__.get("orchd_traffic")  # type: ignore[no-any-return]
+    except AttributeError:
+        return None
+
+
+async def drop_connection(connection: Any, patience_s: float = 0.2) -> None:
+    """Close a connection that nobody answers on: no goodbye goes through, so it is not waited for."""
+    with trio.CancelScope(shield=True):
+        with trio.move_on_after(patience_s):
+            await connection.close()
+        await _close_socket(connection)
 
 
 # ---- smaller observations --------------------------------------------------------------------------------------

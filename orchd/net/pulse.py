@@ -1,0 +1,68 @@
+"""Finds out within ten seconds that the link under a transfer is dead; idle links have the library's monitor.
+
+A connection with one of our streams open from which nothing has come for `QUIET_S` is pinged. A peer that is busy, or
+reads a slow disk, answers the ping and keeps the connection; one that does not answer within `ANSWER_S` has lost it,
+and whoever waits on it is told at once.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import trio
+from libp2p.network.health.ping_probe import ping_connection
+
+from orchd.net import hardening
+from orchd.net.hardening import Traffic
+from orchd.net.host import Host
+from orchd.net.messages import PROTOCOL
+
+log = logging.getLogger(__name__)
+
+#: In seconds: between looks; silence during a transfer that is asked about; time to answer. Together less than ten.
+EVERY_S, QUIET_S, ANSWER_S = 1.0, 4.0, 4.0
+
+
+async def run(host: Host) -> None:
+    """Until cancelled."""
+    probed: set[Any] = set()
+    async with trio.open_nursery() as nursery:
+        while True:
+            slept = trio.current_time()
+            await trio.sleep(EVERY_S)
+            now = trio.current_time()
+            if now - slept > 2 * EVERY_S:  # it was this process that stood still
+                continue
+            for connection in host.swarm.get_connections():
+                if connection not in probed and is_waited_for(connection) and _silence(connection, now) > QUIET_S:
+                    probed.add(connection)
+                    nursery.start_soon(_probe, connection, probed)
+
+
+def is_waited_for(connection: Any) -> bool:
+    """Whether one of our questions is open on it, in either direction."""
+    return any(stream.get_protocol() == PROTOCOL for stream in connection.get_streams())
+
+
+def _silence(connection: Any, now: float) -> float:
+    traffic = hardening.traffic_of(connection)
+    return now - traffic.heard_at if traffic else 0.0
+
+
+async def _probe(connection: Any, probed: set[Any]) -> None:
+    try:
+        before = _heard(connection)
+        with trio.move_on_after(ANSWER_S):
+            answer = await ping_connection(connection, ping_timeout=ANSWER_S)
+            if answer.success:
+                return
+        if _heard(connection) == before and not connection.is_closed:
+            log.info("%s is silent in a transfer: its connection is closed", connection.muxed_conn.peer_id)
+            await hardening.drop_connection(connection)
+    finally:
+        probed.discard(connection)
+
+
+def _heard(connection: Any) -> int:
+    return (hardening.traffic_of(connection) or Traffic()).bytes_in
