@@ -30,6 +30,13 @@ class NetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     announce_interval_s: int = 600
     #: Look a joined topic up again this often, in seconds.
     lookup_interval_s: int = 60
+    #: Kilobytes (1000 bytes) a second that are given to peers and taken from them; 0: as many as there are.
+    upload_limit: int = 0
+    download_limit: int = 0
+    #: Answers with an adapter's bytes that are under way at once.
+    upload_slots: int = 8
+    #: Megabytes that one peer is given in an hour; 0: as many as it asks for.
+    upload_quota_mb: int = 20_000
     #: Record every outbound byte before encryption into this folder (for tests and the suspicious).
     capture: str | None = None
 
@@ -173,5 +180,9 @@ _BOUNDS = {
     "jobs.warm_seconds": (0, 86_400),
     "net.announce_interval_s": (5, 86_400),
     "net.lookup_interval_s": (1, 86_400),
+    "net.upload_limit": (0, 10_000_000),
+    "net.download_limit": (0, 10_000_000),
+    "net.upload_slots": (1, 256),
+    "net.upload_quota_mb": (0, 100_000_000),
 }
 _WORDS = {"log.format": ("auto", "text", "json"), "log.level": ("debug", "info", "warning", "error")}

@@ -634,6 +634,13 @@ class NotBanned(NotFound):
     default_hint = "`orchctl net status` lists who is banned; blocks are lifted with `orchctl trust remove PEER`."
 
 
+class PeerBusy(PeerRefused):
+    """A peer serves others at the moment, or has given this node its share for now."""
+
+    code = 4013
+    default_hint = "It will answer later; meanwhile others that have the adapter are asked."
+
+
 # ---- 50xx training and language models -----------------------------------------------------------------------
 
 

@@ -3,7 +3,8 @@
 from orchd.net import lean
 
 with lean.imports():
+    from orchd.net.download import Transferred
     from orchd.net.library import Library
     from orchd.net.network import Network, NetworkStatus, PeerStatus, TopicStatus
 
-__all__ = ["Library", "Network", "NetworkStatus", "PeerStatus", "TopicStatus"]
+__all__ = ["Library", "Network", "NetworkStatus", "PeerStatus", "TopicStatus", "Transferred"]

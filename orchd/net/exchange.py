@@ -1,14 +1,15 @@
 """`/orchd/exchange/1` over libp2p streams: questions to peers, and answers to theirs.
 
-A stream carries any number of questions, one at a time, each with its answer. Whoever asked closes it. Every question
-has a time limit; a peer that asks too much is told `busy`.
+A stream carries any number of questions, answered one after the other; whoever asks need not wait for one answer to
+put the next question, and closes the stream. Every answer has a time limit; a peer that asks too much is told `busy`.
+`docs/SPEC-exchange.md` is the protocol for other implementations.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Protocol, TypeVar
 
 import trio
@@ -16,15 +17,16 @@ from libp2p.custom_types import TProtocol
 from libp2p.network.stream.exceptions import StreamEOF
 from libp2p.peer.id import ID
 
-from orchd.errors import OrchdError, PeerMisbehaved, PeerRefused, PeerTimeout, PeerUnreachable
+from orchd.errors import OrchdError, PeerBusy, PeerMisbehaved, PeerRefused, PeerTimeout, PeerUnreachable
 from orchd.net import messages
 from orchd.net.host import READ_SIZE, WRITE_SIZE, Host
 from orchd.net.messages import PROTOCOL, Failed, Frames, Reply, Request
+from orchd.net.policy.rates import Bucket
 
 log = logging.getLogger(__name__)
 
-#: Seconds: to open a stream, for a small answer, for a megabyte.
-OPEN_TIMEOUT_S, ANSWER_TIMEOUT_S, RANGE_TIMEOUT_S = 15.0, 20.0, 60.0
+#: Seconds: to open a stream, for a small answer, and until a whole answer has been read.
+OPEN_TIMEOUT_S, ANSWER_TIMEOUT_S, READ_TIMEOUT_S = 15.0, 20.0, 60.0
 #: What is cancelled while a stream is being opened waits so long for it, in seconds.
 GRACE_S = 0.5
 #: An idle stream is closed after this many seconds.
@@ -35,10 +37,16 @@ QUESTIONS_RATE, QUESTIONS_BURST = 200.0, 400.0
 R = TypeVar("R")
 
 
+class Streamed(Protocol):
+    """An answer that sends itself, because it is more than one frame. It keeps its own time."""
+
+    async def send(self, channel: Channel) -> None: ...
+
+
 class Answers(Protocol):
     """Whoever knows the answers."""
 
-    async def answer(self, peer: ID, request: Request) -> Reply: ...
+    async def answer(self, peer: ID, request: Request) -> Reply | Streamed: ...
 
 
 class Channel:
@@ -50,45 +58,76 @@ class Channel:
         self._frames = Frames(limit)
 
     async def ask(self, request: Request, wanted: type[R], timeout_s: float = ANSWER_TIMEOUT_S) -> R:
-        """The answer. Raises `PeerTimeout`, `PeerRefused` or `PeerMisbehaved`."""
-        try:
-            with trio.fail_after(timeout_s):
-                await self.send(request)
-                body = await self.receive()
-        except trio.TooSlowError:
-            raise PeerTimeout(f"{self.peer} did not answer within {timeout_s:.0f} s") from None
+        """The answer. Raises `PeerTimeout`, `PeerBusy`, `PeerRefused` or `PeerMisbehaved`."""
+        with self._within(timeout_s):
+            await self.send(request)
+        return await self.reply(wanted, timeout_s)
+
+    async def reply(self, wanted: type[R], timeout_s: float = ANSWER_TIMEOUT_S) -> R:
+        """The answer to the question that was put first of those that have none. Raises as `ask`."""
+        with self._within(timeout_s):
+            body = await self.receive()
         if body is None:
             raise PeerRefused(f"{self.peer} closed the stream instead of answering")
         reply = messages.decode_reply(body)
         if isinstance(reply, Failed):
-            raise PeerRefused(f"{self.peer} answers: {reply.reason}")
+            busy = reply.reason in (messages.BUSY, messages.QUOTA)
+            raise (PeerBusy if busy else PeerRefused)(f"{self.peer} answers: {reply.reason}")
         if not isinstance(reply, wanted):
             raise PeerMisbehaved(f"{self.peer} answered with another kind of message")
         return reply
 
+    async def raw(self, most: int, timeout_s: float) -> bytes:
+        """Some of the bytes that follow a frame, one at least. Raises `PeerTimeout` or `PeerUnreachable`."""
+        if self._frames.waiting:
+            return self._frames.take(most)
+        with self._within(timeout_s):
+            data = await self._read()
+        if not data:
+            raise PeerUnreachable(f"{self.peer} ended within an answer")
+        if len(data) <= most:
+            return data
+        self._frames.feed(data)
+        return self._frames.take(most)
+
     async def send(self, message: Request | Reply) -> None:
-        view = memoryview(messages.encode(message))
+        await self.write(memoryview(messages.encode(message)))
+
+    async def write(self, data: memoryview) -> None:
         try:
-            for start in range(0, len(view), WRITE_SIZE):
-                await self._stream.write(bytes(view[start : start + WRITE_SIZE]))
+            for start in range(0, len(data), WRITE_SIZE):
+                await self._stream.write(bytes(data[start : start + WRITE_SIZE]))
         except Exception as error:
             raise PeerUnreachable(f"{self.peer} is gone: {error}") from None
 
     async def receive(self) -> bytes | None:
         """The next frame's body, None at the end. Raises `PeerMisbehaved` or `PeerUnreachable`."""
         while (body := self._frames.next()) is None:
-            try:
-                data = await self._stream.read(READ_SIZE)
-            except StreamEOF:
-                data = b""
-            except Exception as error:
-                raise PeerUnreachable(f"{self.peer} is gone: {error}") from None
+            data = await self._read()
             if not data:
                 if self._frames.waiting:
                     raise PeerMisbehaved(f"{self.peer} ended within a frame")
                 return None
             self._frames.feed(data)
         return body
+
+    async def _read(self) -> bytes:
+        """Whatever has come, nothing at the end."""
+        try:
+            data: bytes = await self._stream.read(READ_SIZE)
+        except StreamEOF:
+            return b""
+        except Exception as error:
+            raise PeerUnreachable(f"{self.peer} is gone: {error}") from None
+        return data
+
+    @contextmanager
+    def _within(self, timeout_s: float) -> Iterator[None]:
+        try:
+            with trio.fail_after(timeout_s):
+                yield
+        except trio.TooSlowError:
+            raise PeerTimeout(f"{self.peer} did not answer within {timeout_s:.0f} s") from None
 
 
 @asynccontextmanager
@@ -184,12 +223,15 @@ class Server:
                 return
             request = messages.decode_request(body)
             reply = await self._answer(channel.peer, request)
-            with trio.move_on_after(RANGE_TIMEOUT_S) as scope:
+            if not isinstance(reply, Reply):
+                await reply.send(channel)
+                continue
+            with trio.move_on_after(READ_TIMEOUT_S) as scope:
                 await channel.send(reply)
             if scope.cancelled_caught:
                 raise PeerUnreachable(f"{channel.peer} does not read")
 
-    async def _answer(self, peer: ID, request: Request) -> Reply:
+    async def _answer(self, peer: ID, request: Request) -> Reply | Streamed:
         if not self._bucket(peer).take(trio.current_time()):
             return Failed(reason=messages.BUSY)
         try:
@@ -205,20 +247,3 @@ class Server:
 
     def forget(self, peer: ID) -> None:
         self._buckets.pop(peer, None)
-
-
-class Bucket:
-    """Tokens that come back at `rate` a second, up to `burst`. Pure: the time in seconds is an argument."""
-
-    def __init__(self, rate: float, burst: float, now: float) -> None:
-        self._rate, self._burst = rate, burst
-        self._tokens, self._at = burst, now
-
-    def take(self, now: float, count: float = 1.0) -> bool:
-        """Take `count` tokens if there are as many."""
-        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
-        self._at = now
-        if self._tokens < count:
-            return False
-        self._tokens -= count
-        return True

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial as partial_call
 from pathlib import Path
 
 import trio
 from libp2p.peer.id import ID
 
-from orchd.errors import DigestMismatch, NoProvider, OrchdError, PeerBlocked, Refused
+from orchd.errors import DiskFull, NoProvider, OrchdError, PeerBlocked, Refused
 from orchd.identity import KEY_PREFIX
 from orchd.net import exchange
 from orchd.net.download import Download, Progress
+from orchd.net.here import places
 from orchd.net.host import peer_id_of
 from orchd.net.node import Context, Node
+from orchd.net.partial import Partial
+from orchd.net.policy.plan import Plan, Shape, Span
 from orchd.records import Manifest, Verified, parse_id, text_id
 from orchd.records.ids import ADAPTER
-from orchd.registry.registry import Admission
+from orchd.registry.registry import Admission, Registry
 
 log = logging.getLogger(__name__)
 
@@ -35,13 +38,9 @@ async def fetch(node: Node, context: Context, adapter: bytes, peers: Sequence[ID
     id = text_id(ADAPTER, adapter)
     context.events.emit("adapter.fetching", {"id": id, "peers": [str(peer) for peer in peers]})
     manifest, providers = await _find(node, context, adapter, peers)
-    try:
+    with _door(context, id):
         await trio.to_thread.run_sync(context.registry.check_record, manifest)
-        return await _fetch_files(node, context, manifest, providers, progress)
-    except Refused as error:
-        if not isinstance(error, DigestMismatch):  # that one has been told with its peer
-            _tell_refused(context, id, "", error)
-        raise
+    return await _fetch_files(node, context, manifest, providers, progress)
 
 
 async def peek(node: Node, context: Context, adapter: bytes) -> Verified[Manifest]:
@@ -53,34 +52,96 @@ async def peek(node: Node, context: Context, adapter: bytes) -> Verified[Manifes
 async def _fetch_files(
     node: Node, context: Context, manifest: Verified[Manifest], providers: Sequence[ID], progress: Progress
 ) -> Admission:
-    registry = context.registry
-    here = {entry.path: registry.blobs.path(entry.sha256) for entry in manifest.record.files}
-    missing = [entry for entry in manifest.record.files if not registry.blobs.has(entry.sha256)]
-    registry.blobs.check_room(2 * sum(entry.size for entry in missing))
+    """Two fetches of one adapter come one after the other, and the second finds it here."""
 
     def refused(peer: ID, error: OrchdError) -> None:
         _tell_refused(context, manifest.id, str(peer), error)
         node.distrust(peer)
 
-    folder = Path(tempfile.mkdtemp(dir=staging(registry.data)))
+    registry, transfers = context.registry, context.transfers
+    async with transfers.fetching(manifest.digest):
+        folder = staging(registry.data) / manifest.id
+        with Partial(folder, manifest.record.files, registry.blobs.check_room) as partial:
+            try:
+                plan, here = await trio.to_thread.run_sync(_begin, registry, manifest, partial)
+                context.count("bytes_reused", manifest.record.size - plan.left)
+                download = Download(
+                    manifest,
+                    plan,
+                    partial,
+                    partial_call(exchange.open_channel, node.host),
+                    transfers.down,
+                    progress,
+                    refused,
+                )
+                try:
+                    await download.run(providers)
+                finally:
+                    context.count("bytes_fetched", download.fetched)
+                with _door(context, manifest.id):
+                    admission = await trio.to_thread.run_sync(_admit, registry, manifest, partial, here)
+            except DiskFull:
+                partial.discard()
+                raise
+            finally:
+                if partial.is_empty():
+                    partial.discard()
+    node.spawn(node.prove_everywhere)
+    return admission
+
+
+def _admit(registry: Registry, manifest: Verified[Manifest], partial: Partial, here: Mapping[int, Path]) -> Admission:
+    """Through the door; whatever it says, the unfinished files are not needed any more."""
+    entries = manifest.record.files
     try:
-        download = Download(
-            manifest, missing, folder, lambda peer: exchange.open_channel(node.host, peer), progress, refused
-        )
-        files = {**here, **await download.run(providers)}
-        context.count("bytes_fetched", sum(entry.size for entry in missing))
-        admission = await trio.to_thread.run_sync(lambda: registry.admit(manifest.envelope, files, origin="fetched"))
-        node.spawn(node.prove_everywhere)
-        return admission
+        files = {entry.path: here[n] if n in here else partial.path(n) for n, entry in enumerate(entries)}
+        return registry.admit(manifest.envelope, files, origin="fetched")
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        partial.discard()
+
+
+def _begin(registry: Registry, manifest: Verified[Manifest], partial: Partial) -> tuple[Plan[ID], dict[int, Path]]:
+    """What is left to fetch, and the files that are here, by number. Raises `DiskFull`."""
+    entries = manifest.record.files
+    blobs = {
+        n: registry.blobs.path(entry.sha256) for n, entry in enumerate(entries) if registry.blobs.keep(entry.sha256)
+    }
+    shapes = [Shape(entry.size, entry.chunk_size) for entry in entries]
+    here = [Span(n, 0, shapes[n].chunks) for n in blobs] + partial.found()
+    left = Plan[ID](shapes, here).left
+    registry.blobs.check_room(left + sum(entry.size for n, entry in enumerate(entries) if n not in blobs))
+    return Plan(shapes, here + _copy(registry, manifest, partial, Plan(shapes, here))), blobs
+
+
+def _copy(registry: Registry, manifest: Verified[Manifest], partial: Partial, plan: Plan[ID]) -> list[Span]:
+    """Chunks that other adapters have are copied from there; which."""
+    missing = [
+        (file, chunk, digest)
+        for file, entry in enumerate(manifest.record.files)
+        for chunk, digest in enumerate(entry.chunks)
+        if plan.is_missing(file, chunk)
+    ]
+    found = places(registry, manifest, {digest for _, _, digest in missing})
+    copied = []
+    for file, chunk, digest in missing:
+        if digest in found and partial.put(file, chunk, memoryview(found[digest].read())):
+            copied.append(Span(file, chunk, 1))
+    return copied
 
 
 def staging(data: Path) -> Path:
-    """Where downloads lie until they are admitted; `network.py` empties it at start."""
-    folder = data / "fetching"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    """Where downloads lie until they are admitted; `network.py` tidies it at start."""
+    return data / "fetching"
+
+
+@contextmanager
+def _door(context: Context, id: str) -> Iterator[None]:
+    """What the door refuses is told; it is nobody's fault in particular."""
+    try:
+        yield
+    except Refused as error:
+        _tell_refused(context, id, "", error)
+        raise
 
 
 def _tell_refused(context: Context, id: str, peer: str, error: OrchdError) -> None:

@@ -21,13 +21,13 @@ from orchd.records.manifest import MANIFEST_LIMIT, Count, Digest
 from orchd.records.revocation import REVOCATION_LIMIT
 
 PROTOCOL = "/orchd/exchange/1"
-#: Bytes of a blob in one answer, at most.
-RANGE_LIMIT = 1 << 20
+#: Bytes of a blob in one answer, at most: the largest chunk that a manifest may have.
+RANGE_LIMIT = 4 << 20
 #: Records in one message, bytes of all of them and of one, and topics of one node, at most.
 RECORDS_LIMIT, RECORDS_SIZE, RECORD_LIMIT, TOPICS_LIMIT = 64, 512 << 10, REVOCATION_LIMIT, 256
 #: A frame's bytes, at most, in either direction.
 REQUEST_LIMIT = RECORDS_SIZE + RECORDS_LIMIT * 8 + 4096
-REPLY_LIMIT = max(RANGE_LIMIT, MANIFEST_LIMIT, REQUEST_LIMIT) + 4096
+REPLY_LIMIT = max(MANIFEST_LIMIT, REQUEST_LIMIT) + 4096
 HEADER = struct.Struct(">I")
 TOPIC_NAME_LIMIT = 120
 
@@ -105,16 +105,18 @@ class ManifestIs(_Message, frozen=True, kw_only=True, tag="manifest_is"):
 
 
 class Range(_Message, frozen=True, kw_only=True, tag="bytes"):
-    data: Annotated[bytes, Meta(max_length=RANGE_LIMIT)]
+    """So many bytes follow this frame, in none themselves: fewer than were asked for at the file's end alone."""
+
+    length: Annotated[int, Meta(ge=0, le=RANGE_LIMIT)]
 
 
 class Failed(_Message, frozen=True, kw_only=True, tag="failed"):
-    """`reason` is one of unknown, busy, malformed, failed."""
+    """`reason` is one of unknown, busy (ask again later), quota (not within the hour), malformed, failed."""
 
     reason: Annotated[str, Meta(max_length=40)]
 
 
-UNKNOWN, BUSY, MALFORMED, BROKEN = "unknown", "busy", "malformed", "failed"
+UNKNOWN, BUSY, QUOTA, MALFORMED, BROKEN = "unknown", "busy", "quota", "malformed", "failed"
 
 Request = Hello | Push | Pull | GetManifest | GetRange
 Reply = Hello | Done | Pulled | ManifestIs | Range | Failed
@@ -175,6 +177,12 @@ class Frames:
         body = bytes(memoryview(self._buffer)[HEADER.size : end])
         del self._buffer[:end]
         return body
+
+    def take(self, most: int) -> bytes:
+        """What has come of the raw bytes that follow a frame."""
+        data = bytes(memoryview(self._buffer)[:most])
+        del self._buffer[:most]
+        return data
 
 
 def batches(envelopes: Iterable[bytes]) -> Iterator[tuple[bytes, ...]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,11 +19,14 @@ from orchd.identity import Identity
 from orchd.net import fetch as fetching
 from orchd.net import hardening, messages
 from orchd.net.capture import Capture
+from orchd.net.download import Progress, Transferred
 from orchd.net.host import parse_peer_address, parse_peer_id, peer_id_of, run_host
 from orchd.net.library import Library
 from orchd.net.news import Events
 from orchd.net.node import Context, Node, Topic, address_of
+from orchd.net.partial import tidy
 from orchd.net.policy.names import Kind, kind_of, label_of, private_name
+from orchd.net.upload import Transfers
 from orchd.records import Manifest, Record, Verified, parse_id
 from orchd.records.ids import ADAPTER
 from orchd.registry.news import Taken
@@ -40,7 +42,6 @@ PUSH_PATIENCE_S = 5.0
 #: A host that ran this long was healthy: the pause starts over.
 HEALTHY_S = 60.0
 
-Progress = Callable[[int, int], None]
 E = TypeVar("E", bound=Exception)
 
 
@@ -106,6 +107,7 @@ class Network:
             bootstrap=config.bootstrap,
             announce_every_s=config.announce_interval_s,
             lookup_every_s=config.lookup_interval_s,
+            transfers=Transfers(config),
         )
         self._capture = Capture(Path(config.capture)) if config.capture else None
         self._node: Node | None = None
@@ -122,7 +124,8 @@ class Network:
 
     async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled. Started when it listens; raises `ListenFailed` when it can't the first time."""
-        shutil.rmtree(fetching.staging(self._context.registry.data), ignore_errors=True)
+        staging = fetching.staging(self._context.registry.data)
+        await trio.to_thread.run_sync(tidy, staging, self._context.clock() / 1000)
         if not self._config.enabled:
             task_status.started()
             await trio.sleep_forever()
@@ -255,7 +258,7 @@ class Network:
         return await fetching.peek(self._running(), self._context, parse_id(adapter_id, ADAPTER))
 
     async def fetch(self, adapter_id: str, *, peers: Sequence[str] = (), progress: Progress | None = None) -> Admission:
-        """Bring an adapter here and through the door; `progress` is told bytes done and in all.
+        """Bring an adapter here and through the door; `progress` is told how far it is.
 
         With `peers` (peer ids) only those are asked. Raises `NetworkDown`, `NoProvider`, `DigestMismatch` and the
         other refusals. An adapter that is here already is not fetched; of one with a
@@ -337,7 +340,7 @@ def _already_here(registry: Registry, id: str) -> Admission:
     return registry.admit(registry.manifest(id).envelope, {}, origin="fetched")
 
 
-def _no_progress(done: int, total: int) -> None:
+def _no_progress(far: Transferred) -> None:
     pass
 
 

@@ -18,10 +18,10 @@ from libp2p.peer.id import ID
 
 from orchd.errors import OrchdError, PeerMisbehaved
 from orchd.net import messages
-from orchd.net.exchange import Bucket
 from orchd.net.library import Library
 from orchd.net.members import Members
 from orchd.net.messages import Done, Hello, Pull, Pulled, Push, Reply, Request, topic_key
+from orchd.net.policy.rates import Bucket
 from orchd.records import Announcement, Federation, Record, Verified, verify_any
 from orchd.registry.news import Item, Taken
 from orchd.registry.registry import Registry

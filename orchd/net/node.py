@@ -24,6 +24,7 @@ from orchd.net.messages import PROTOCOL, Failed, GetManifest, GetRange, Hello, M
 from orchd.net.news import Events, News
 from orchd.net.policy import reach
 from orchd.net.policy.names import Kind, kind_of
+from orchd.net.upload import Transfers, Upload, Uploads
 from orchd.records import Manifest, Verified, parse_id, verify
 from orchd.records.ids import ADAPTER
 from orchd.registry import revocation
@@ -65,6 +66,7 @@ class Context:
     bootstrap: Sequence[str]
     announce_every_s: float
     lookup_every_s: float
+    transfers: Transfers
     topics: dict[bytes, Topic] = field(default_factory=dict)
     counters: dict[str, int] = field(default_factory=dict)
     #: Peers (ids as text) that the user has blocked, and those that are asked before others.
@@ -103,6 +105,7 @@ class Node:
         self._looking: set[str] = set()
         self._dials, self._queries = trio.CapacityLimiter(PARALLEL), trio.CapacityLimiter(PARALLEL)
         self._readers = trio.CapacityLimiter(READERS)
+        self._uploads = Uploads(context.library.read, context.transfers, self._readers, context.count)
 
     def start(self) -> None:
         """Take questions, seek peers."""
@@ -352,7 +355,7 @@ class Node:
         self._context.count("questions_asked")
         return await exchange.ask(self.host, peer, request, wanted)
 
-    async def answer(self, peer: ID, request: Request) -> Reply:
+    async def answer(self, peer: ID, request: Request) -> Reply | Upload:
         """What the exchange server answers."""
         self._context.count("questions_answered")
         match request:
@@ -368,19 +371,11 @@ class Node:
                 envelope = await self._read(self._context.library.manifest, adapter)
                 return Failed(reason=messages.UNKNOWN) if envelope is None else ManifestIs(envelope=envelope)
             case GetRange():
-                return await self._answer_range(request)
+                return self._uploads.answer(peer, request)
 
     async def may_have(self, peer: ID, adapter: bytes) -> bool:
         """Whether an adapter was announced under a topic that `peer` may see."""
         return self.members.may_see(peer, await self._read(self._context.library.announced_under, adapter))
-
-    async def _answer_range(self, request: GetRange) -> Reply:
-        read = self._context.library.read
-        data = await self._read(read, request.adapter, request.blob, request.offset, request.length)
-        if data is None:
-            return Failed(reason=messages.UNKNOWN)
-        self._context.count("bytes_served", len(data))
-        return messages.Range(data=data)
 
     async def _read(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await trio.to_thread.run_sync(function, *arguments, limiter=self._readers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from orchd.errors import NotAdmitted, OrchdError, ParamsInvalid
 from orchd.jobs import Job, LocalContext
+from orchd.net import Transferred
 from orchd.node import Node, in_thread
 from orchd.records import Announcement, Verified, parse_id, sign
 from orchd.records.ids import ADAPTER
@@ -120,8 +121,8 @@ async def start_fetch(node: Node, adapter: str, peers: tuple[str, ...] = ()) -> 
     """The job that brings an adapter, named by its whole id."""
 
     async def work(context: LocalContext) -> Fetched:
-        def progress(done: int, total: int) -> None:
-            context.progress(done, total, "bytes")
+        def progress(far: Transferred) -> None:
+            context.progress(far.done, far.total, "bytes", peers=far.peers, rate=round(far.rate))
 
         admission = await node.network.fetch(adapter, peers=peers, progress=progress)
         if admission.new:

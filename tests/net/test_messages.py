@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from orchd.errors import PeerMisbehaved, TopicInvalid
 from orchd.net import messages
-from orchd.net.exchange import Bucket
 from orchd.net.messages import Frames, GetManifest, GetRange, Hello, Pull, Pulled, Push, Range, topic_key
 from orchd.net.topics import ANNOUNCE_AT_ONCE, Rounds, provider_key
 
@@ -30,7 +29,7 @@ REPLIES = [
     messages.Done(),
     Pulled(records=(b"x",), since=1, after="", more=True),
     messages.ManifestIs(envelope=b"signed"),
-    Range(data=b"bytes"),
+    Range(length=messages.RANGE_LIMIT),
     messages.Failed(reason=messages.BUSY),
 ]
 
@@ -129,12 +128,14 @@ def test_topic_keys() -> None:
         topic_key("")
 
 
-def test_a_bucket_fills_again() -> None:
-    bucket = Bucket(rate=2.0, burst=3.0, now=0.0)
-    assert [bucket.take(0.0) for _ in range(4)] == [True, True, True, False]
-    assert [bucket.take(1.0) for _ in range(3)] == [True, True, False]
-    assert bucket.take(100.0, 3)
-    assert not bucket.take(100.0)
+def test_raw_bytes_between_frames() -> None:
+    frames = Frames(messages.REPLY_LIMIT)
+    frames.feed(messages.encode(Range(length=5)) + b"hel")
+    assert messages.decode_reply(frames.next() or b"") == Range(length=5)
+    assert frames.take(5) == b"hel"
+    frames.feed(b"lo" + messages.encode(messages.Done()))
+    assert frames.take(2) == b"lo"
+    assert messages.decode_reply(frames.next() or b"") == messages.Done()
 
 
 # ---- when to announce and look up ----------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import trio
 from orchd.config import NetConfig
 from orchd.errors import AddressInvalid, ListenFailed, NetworkDown, NoProvider, PeerUnreachable, TopicInvalid
 from orchd.identity import Identity
-from orchd.net import Network
+from orchd.net import Network, Transferred
 from orchd.net.host import peer_id_of
 from tests.net.support import TOPIC, Recorder, cluster, joined_cluster, now_ms, until
 
@@ -103,12 +103,13 @@ async def test_fetch_brings_the_adapter_through_the_door(tmp_path: Path) -> None
         a, b = await joined_cluster(made, 2)
         manifest = await a.publish(rank=512)
         await b.events.wait("adapter.announced", id=manifest.id)
-        told: list[tuple[int, int]] = []
-        admission = await b.network.fetch(manifest.id, progress=lambda done, total: told.append((done, total)))
+        told: list[Transferred] = []
+        admission = await b.network.fetch(manifest.id, progress=told.append)
         assert (admission.verdict, admission.new) == ("admitted", True)
         assert b.registry.manifest(manifest.id).envelope == manifest.envelope
-        assert told[0] == (0, manifest.record.size)
-        assert told[-1] == (manifest.record.size, manifest.record.size)
+        assert told[0] == Transferred(0, manifest.record.size)
+        assert (told[-1].done, told[-1].total, told[-1].peers) == (manifest.record.size, manifest.record.size, 1)
+        assert told[-1].rate > 0
         assert admission.row.topics == (TOPIC,)
         assert list((b.folder / "fetching").iterdir()) == []
         assert b.network.stats()["bytes_fetched"] == manifest.record.size

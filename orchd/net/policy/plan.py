@@ -123,14 +123,17 @@ class Plan(Generic[P]):
 
     # ---- peers --------------------------------------------------------------------------------------------------
 
-    def take(self, peer: P, now: float) -> Span | None:
-        """What `peer` shall ask for now; None when it has enough under way, or there is nothing for it."""
+    def take(self, peer: P, now: float, most: int = ASK_MAX) -> Span | None:
+        """What `peer` shall ask for now, at most `most` bytes or one chunk.
+
+        None when it has enough under way, or there is nothing for it.
+        """
         state = self._state(peer, now)
         under_way = sum(self.bytes_of(span) for span in state.spans)
         window = self._window(state, now)
         if under_way >= window:
             return None
-        room = min(ASK_MAX, window // ASK_PART)
+        room = min(most, ASK_MAX, window // ASK_PART)
         span = self._take_free(room) or self._take_over(peer, room, now)
         if span is not None:
             state.speed.begins(now)

@@ -59,6 +59,10 @@ class Pace:
         self._free_at = begin + count / self.rate
         return max(0.0, begin - now)
 
+    def is_free(self, now: float) -> bool:
+        """Whether nobody who reserves now would wait."""
+        return not self.rate or self._free_at <= now
+
     def portion(self, wanted: int, seconds: float) -> int:
         """At most `wanted` bytes, and no more than pass in so many seconds; at least one."""
         return wanted if not self.rate else max(1, min(wanted, int(self.rate * seconds)))

@@ -8,8 +8,17 @@ from pathlib import Path
 import pytest
 import trio
 
-from orchd.errors import DigestMismatch, NoProvider, PeerRefused, PeerTimeout, PeerUnreachable
-from orchd.net import Library, download, exchange
+from orchd.errors import (
+    DigestMismatch,
+    NoProvider,
+    OrchdError,
+    PeerMisbehaved,
+    PeerRefused,
+    PeerTimeout,
+    PeerUnreachable,
+)
+from orchd.net import Library, download
+from orchd.net.partial import Partial
 from orchd.records import Manifest, Verified
 from orchd.registry import Registry
 from tests.net.support import Cluster, Peer, cluster, joined_cluster, until
@@ -76,20 +85,26 @@ async def victim(made: Cluster, author: Peer, manifest: Verified[Manifest]) -> P
 
 
 def nothing_left(peer: Peer, manifest: Verified[Manifest]) -> bool:
-    """Neither the adapter nor half of it."""
+    """Neither the adapter, nor a byte that was not signed: good chunks of an unfinished one may stay."""
     blobs = any(peer.registry.blobs.has(entry.sha256) for entry in manifest.record.files)
-    return not peer.registry.has_adapter(manifest.id) and not blobs and not any((peer.folder / "fetching").glob("*"))
+    for folder in (peer.folder / "fetching").glob("*"):
+        with Partial(folder, manifest.record.files, lambda needed: None) as partial:
+            noted = (folder / "journal").stat().st_size // 8
+            assert 0 < noted == len(partial.found()), "a folder without a good chunk, or with a bad one"
+    return not peer.registry.has_adapter(manifest.id) and not blobs
 
 
-@pytest.mark.parametrize("library", [Tampering, Generous])
-async def test_other_bytes_are_refused_and_the_peer_named(tmp_path: Path, library: type[Library]) -> None:
+@pytest.mark.parametrize(("library", "error"), [(Tampering, DigestMismatch), (Generous, PeerMisbehaved)])
+async def test_other_bytes_are_refused_and_the_peer_named(
+    tmp_path: Path, library: type[Library], error: type[OrchdError]
+) -> None:
     async with cluster(tmp_path, width=512) as made:
         author, liar, manifest = await author_and_liar(made, library)
         peer = await victim(made, author, manifest)
-        with pytest.raises(DigestMismatch, match=liar.network.peer_id) as caught:
+        with pytest.raises(error, match=liar.network.peer_id) as caught:
             await peer.network.fetch(manifest.id, peers=[liar.network.peer_id])
         (told,) = peer.events.of("adapter.refused")
-        assert (told["id"], told["peer"], told["code"]) == (manifest.id, liar.network.peer_id, 2112)
+        assert (told["id"], told["peer"], told["code"]) == (manifest.id, liar.network.peer_id, error.code)
         assert told["reason"] == caught.value.message
         assert nothing_left(peer, manifest)
         await peer.events.wait("net.peer.lost", peer=liar.network.peer_id)
@@ -147,14 +162,14 @@ async def test_no_answer_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             trio.from_thread.run(trio.sleep_forever)
             return None
 
-    monkeypatch.setattr(download, "RANGE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(download, "SILENCE_S", 0.2)
     async with cluster(tmp_path) as made:
         author, liar, manifest = await author_and_liar(made, Silent)
         peer = await victim(made, author, manifest)
         with pytest.raises(PeerTimeout, match=liar.network.peer_id):
             await peer.network.fetch(manifest.id, peers=[liar.network.peer_id])
         assert nothing_left(peer, manifest)
-        monkeypatch.setattr(download, "RANGE_TIMEOUT_S", exchange.RANGE_TIMEOUT_S)
+        monkeypatch.undo()
         await peer.network.fetch(manifest.id, peers=[author.network.peer_id])
 
 

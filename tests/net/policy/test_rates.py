@@ -42,6 +42,8 @@ def test_those_who_wait_at_one_pace_wait_in_turn() -> None:
     waits = [pace.reserve(0.0, 500) for _ in range(4)]
     assert waits == sorted(waits)
     assert waits[3] - waits[2] == 0.5
+    assert not pace.is_free(1.0)
+    assert pace.is_free(2.0)
 
 
 def test_no_rate_is_no_wait() -> None:

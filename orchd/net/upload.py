@@ -1,0 +1,157 @@
+"""Giving: ranges of blobs to peers, in turn, at the pace and within the quotas of the settings.
+
+A few answers are under way at once (`net.upload_slots`), each read from the disk when its turn has come, so that
+serving needs few threads and little memory, and leaves the machine to its user. A peer has one answer for every one
+that others have; whoever reads slowly goes back into the queue when others wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakValueDictionary
+
+import trio
+from libp2p.peer.id import ID
+
+from orchd.config import NetConfig
+from orchd.errors import PeerUnreachable
+from orchd.net import messages
+from orchd.net.exchange import Channel
+from orchd.net.messages import Failed, GetRange, Range
+from orchd.net.policy.rates import Pace, Quotas, Turns
+
+#: An answer begins within this time or is `busy`, and each portion of it is read within the second one, in seconds.
+TURN_S, READ_S = 5.0, 60.0
+#: Answers that one peer may wait for.
+WAITING_EACH = 64
+#: Who waits for a slot gets one that has been held for so many seconds.
+HELD_S = 2.0
+#: Bytes between two looks at pace and turn; under a limit, what passes in so many seconds.
+PORTION, PORTION_S = 256 << 10, 0.5
+QUOTA_PERIOD_S = 3600.0
+
+Read = Callable[[bytes, bytes, int, int], bytes | None]
+Count = Callable[[str, int], None]
+
+
+class Transfers:
+    """Limits of giving and taking, as the settings say. They outlive the host."""
+
+    def __init__(self, config: NetConfig) -> None:
+        self.up, self.down = Pace(config.upload_limit * 1000), Pace(config.download_limit * 1000)
+        self.quotas: Quotas[str] = Quotas(config.upload_quota_mb * 1_000_000, QUOTA_PERIOD_S)
+        self.slots = config.upload_slots
+        self._fetching: WeakValueDictionary[bytes, trio.Lock] = WeakValueDictionary()
+
+    def fetching(self, adapter: bytes) -> trio.Lock:
+        """Held while an adapter is fetched."""
+        return self._fetching.setdefault(adapter, trio.Lock())
+
+
+class Uploads:
+    """Answers to `GetRange`. `read` is called in threads, `readers` of them at once."""
+
+    def __init__(self, read: Read, transfers: Transfers, readers: trio.CapacityLimiter, count: Count) -> None:
+        self._read, self._readers, self._count = read, readers, count
+        self._transfers = transfers
+        self._turns: Turns[ID, trio.Event] = Turns(transfers.slots, WAITING_EACH)
+
+    def answer(self, peer: ID, request: GetRange) -> Upload:
+        return Upload(self, peer, request)
+
+    async def give(self, slot: Slot, request: GetRange, channel: Channel) -> None:
+        """The whole answer."""
+        where = (request.adapter, request.blob, request.offset, request.length)
+        data: bytes | None = await trio.to_thread.run_sync(self._read, *where, limiter=self._readers)
+        if data is None:
+            await channel.send(Failed(reason=messages.UNKNOWN))
+        elif not self._transfers.quotas.take(str(channel.peer), trio.current_time(), len(data)):
+            await channel.send(Failed(reason=messages.QUOTA))
+        else:
+            await channel.send(Range(length=len(data)))
+            await self._send(slot, channel, memoryview(data))
+
+    async def _send(self, slot: Slot, channel: Channel, view: memoryview) -> None:
+        pace = self._transfers.up
+        while view:
+            count = pace.portion(min(len(view), PORTION), PORTION_S)
+            if wait := pace.reserve(trio.current_time(), count):
+                await trio.sleep(wait)
+            with trio.move_on_after(READ_S) as scope:
+                await channel.write(view[:count])
+            if scope.cancelled_caught:
+                raise PeerUnreachable(f"{channel.peer} does not read")
+            self._count("bytes_served", count)
+            view = view[count:]
+            await slot.share()
+
+    @asynccontextmanager
+    async def turn(self, peer: ID) -> AsyncIterator[Slot | None]:
+        """A slot, None when `peer` has to come again later."""
+        slot = Slot(peer, self._turns)
+        try:
+            with trio.move_on_after(TURN_S):
+                await slot.take()
+            yield slot if slot.is_held else None
+        finally:
+            slot.give_back()
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One answer, when its turn comes."""
+
+    uploads: Uploads
+    peer: ID
+    request: GetRange
+
+    async def send(self, channel: Channel) -> None:
+        """Raises `PeerUnreachable` for a peer that does not read."""
+        async with self.uploads.turn(self.peer) as slot:
+            if slot is None:
+                await channel.send(Failed(reason=messages.BUSY))
+            else:
+                await self.uploads.give(slot, self.request, channel)
+
+
+@dataclass
+class Slot:
+    """One of the places of `turns`, while `is_held`."""
+
+    peer: ID
+    turns: Turns[ID, trio.Event]
+    is_held: bool = False
+    since: float = field(default=0.0)
+
+    async def take(self) -> None:
+        """Wait for it; when the peer waits for too many already, don't."""
+        called = trio.Event()
+        if not self.turns.enter(self.peer, called):
+            return
+        _call(self.turns)
+        try:
+            await called.wait()
+        finally:
+            self.is_held = not self.turns.give_up(self.peer, called)
+            self.since = trio.current_time()
+
+    async def share(self) -> None:
+        """Let others go first who wait, when it has been held for long."""
+        if self.turns.waiting and trio.current_time() - self.since > HELD_S:
+            self.give_back()
+            await self.take()
+
+    def give_back(self) -> None:
+        if self.is_held:
+            self.is_held = False
+            self.turns.give_back(self.peer)
+            _call(self.turns)
+
+
+def _call(turns: Turns[ID, Any]) -> None:
+    """Everybody for whom there is a slot."""
+    while (called := turns.next()) is not None:
+        called.set()
