@@ -129,7 +129,7 @@ async def _guarded_stream_handler(self: BasicHost, stream: Any) -> None:
 
 
 def guard_pubsub(pubsub: Any) -> None:
-    """A pubsub message that can't be handled is dropped. For whoever makes a `Pubsub`; nothing here loads it today.
+    """A pubsub message that can't be handled is dropped.
 
     Seen: a message whose `from_id` holds no key and whose `key` is garbage, and a synchronous topic validator that
     raises, each ended the pubsub service and with it the host. Upstream: #1118 (contained for async ones only). A
@@ -144,6 +144,45 @@ def guard_pubsub(pubsub: Any) -> None:
             log.debug("pubsub message from %s: %r", msg_forwarder, error)
 
     pubsub.push_msg = push_msg
+
+
+def no_peer_exchange(router: Any) -> None:
+    """Only orchd decides whom to dial.
+
+    Seen: a PRUNE that carries peers (of anybody, asked for or not, `do_px` on or off) made the library dial the
+    addresses in it, sixteen at a time.
+    """
+
+    async def do_px(px_peers: Any) -> None:
+        pass
+
+    router._do_px = do_px
+
+
+def bounded_topics(pubsub: Any, router: Any, is_ours: Callable[[str], bool]) -> None:
+    """Names of topics that a stranger makes up are not remembered.
+
+    Seen: each PRUNE for a topic that nobody is in left an entry in `back_off` for ever, each GRAFT for one was answered
+    and left one too, and a subscription's name could be a megabyte long. A topic that we are not in now may still be
+    one that we join later: who has subscribed to it is remembered if it is one of ours by its name.
+    """
+
+    class Allowed:
+        def __contains__(self, topic: object) -> bool:
+            return isinstance(topic, str) and is_ours(topic)
+
+    pubsub.allowed_topics = Allowed()
+    handle_graft, handle_prune = router.handle_graft, router.handle_prune
+
+    async def graft(message: Any, sender: ID) -> None:
+        if message.topicID in router.mesh:
+            await handle_graft(message, sender)
+
+    async def prune(message: Any, sender: ID) -> None:
+        if message.topicID in router.mesh:
+            await handle_prune(message, sender)
+
+    router.handle_graft, router.handle_prune = graft, prune
 
 
 # ---- fact 2: plaintext is offered ----------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from orchd.net.policy.names import is_open
 from orchd.records import Manifest, text_id, verify
 from orchd.records.ids import ADAPTER
-from orchd.registry.news import Known
+from orchd.registry import told
 from orchd.registry.registry import Registry
 
 #: Adapters whose lists of files are remembered, so that not every range verifies a manifest.
@@ -26,9 +26,9 @@ class Library:
         self._blobs: dict[bytes, frozenset[bytes]] = {}
         self._open: dict[bytes, frozenset[str]] = {}
 
-    def news(self, topics: Sequence[str], received_ms: int, id: str, limit: int) -> list[Known]:
-        """At most `limit` signed records under any of `topics` after a point of this node's record."""
-        return self._registry.news.after(topics, received_ms, id, limit)
+    def records(self, ids: Sequence[bytes], topics: Sequence[str]) -> list[bytes]:
+        """Those of these signed records that are here under any of `topics`."""
+        return told.envelopes(self._registry.index, ids, topics)
 
     def announced_under(self, adapter: bytes) -> frozenset[str]:
         """Names of the topics under which it was announced; once an open one is among them, that is remembered."""

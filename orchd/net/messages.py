@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from orchd.errors import PeerMisbehaved, TopicInvalid
+from orchd.net.policy.repair import Parts
 from orchd.records.manifest import MANIFEST_LIMIT, Count, Digest
 from orchd.records.revocation import REVOCATION_LIMIT
 
@@ -53,20 +54,10 @@ class Hello(_Message, frozen=True, kw_only=True, tag="hello"):
 
 
 class Push(_Message, frozen=True, kw_only=True, tag="push"):
-    """News: signed records of any kind but manifests. Answered by `Done`."""
+    """Signed records of any kind but manifests. Answered by `Done`. `repair`: no news, but what you lacked."""
 
     records: Records
-
-
-class Pull(_Message, frozen=True, kw_only=True, tag="pull"):
-    """What do you have under these topics, after this point of *your* record? Answered by `Pulled`.
-
-    `since` and `after` come from the last answer; 0 and nothing ask for all.
-    """
-
-    topics: Topics
-    since: Count
-    after: Annotated[str, Meta(max_length=64)]
+    repair: bool = False
 
 
 class GetManifest(_Message, frozen=True, kw_only=True, tag="manifest"):
@@ -84,6 +75,29 @@ class GetRange(_Message, frozen=True, kw_only=True, tag="range"):
     length: Annotated[int, Meta(ge=1, le=RANGE_LIMIT)]
 
 
+class TopicParts(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What to say of the records under one topic (`policy/repair.py`)."""
+
+    topic: Digest
+    parts: Parts
+
+
+Sets = Annotated[tuple[TopicParts, ...], Meta(max_length=TOPICS_LIMIT)]
+
+
+class Reconcile(_Message, frozen=True, kw_only=True, tag="reconcile"):
+    """Do we know the same under these topics? Answered by `Reconciled`."""
+
+    sets: Sets
+
+
+class GetRecords(_Message, frozen=True, kw_only=True, tag="get_records"):
+    """Signed records by id, as far as they are under any of these topics. Answered by `RecordsAre`."""
+
+    topics: Topics
+    ids: Annotated[tuple[Digest, ...], Meta(min_length=1, max_length=RECORDS_LIMIT)]
+
+
 # ---- replies -------------------------------------------------------------------------------------------------
 
 
@@ -91,13 +105,16 @@ class Done(_Message, frozen=True, kw_only=True, tag="done"):
     pass
 
 
-class Pulled(_Message, frozen=True, kw_only=True, tag="pulled"):
-    """`since` and `after` for the next question; `more` when there is more at once."""
+class Reconciled(_Message, frozen=True, kw_only=True, tag="reconciled"):
+    """Of those topics that both take part in; no parts at all mean: the same."""
+
+    sets: Sets
+
+
+class RecordsAre(_Message, frozen=True, kw_only=True, tag="records_are"):
+    """As many of them as are here and fit, in any order."""
 
     records: Records
-    since: Count
-    after: Annotated[str, Meta(max_length=64)]
-    more: bool
 
 
 class ManifestIs(_Message, frozen=True, kw_only=True, tag="manifest_is"):
@@ -118,8 +135,8 @@ class Failed(_Message, frozen=True, kw_only=True, tag="failed"):
 
 UNKNOWN, BUSY, QUOTA, MALFORMED, BROKEN = "unknown", "busy", "quota", "malformed", "failed"
 
-Request = Hello | Push | Pull | GetManifest | GetRange
-Reply = Hello | Done | Pulled | ManifestIs | Range | Failed
+Request = Hello | Push | Reconcile | GetRecords | GetManifest | GetRange
+Reply = Hello | Done | Reconciled | RecordsAre | ManifestIs | Range | Failed
 _encoder = msgspec.msgpack.Encoder()
 _requests = msgspec.msgpack.Decoder(Request)
 _replies = msgspec.msgpack.Decoder(Reply)

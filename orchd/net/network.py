@@ -26,6 +26,7 @@ from orchd.net.news import Events
 from orchd.net.node import Context, Node, Topic, address_of
 from orchd.net.partial import tidy
 from orchd.net.policy.names import Kind, kind_of, label_of, private_name
+from orchd.net.records import freshness
 from orchd.net.upload import Transfers
 from orchd.records import Manifest, Record, Verified, parse_id
 from orchd.records.ids import ADAPTER
@@ -107,6 +108,7 @@ class Network:
             bootstrap=config.bootstrap,
             announce_every_s=config.announce_interval_s,
             lookup_every_s=config.lookup_interval_s,
+            freshness=freshness(registry, clock()),
             transfers=Transfers(config),
         )
         self._capture = Capture(Path(config.capture)) if config.capture else None
@@ -226,9 +228,9 @@ class Network:
         if self._node is not None and items:
             if wait:
                 with trio.move_on_after(PUSH_PATIENCE_S):
-                    await self._node.news.push(items)
+                    await self._node.news.tell(items, straight=True)
             else:
-                self._node.spawn(self._node.news.push, items)
+                self._node.spawn(self._node.news.tell, items)
         for kind, data in taken.events:
             if kind != "adapter.announced":  # by others, that is
                 self._context.events.emit(kind, data)

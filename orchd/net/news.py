@@ -1,16 +1,14 @@
-"""Who shares which topics with us, and what they tell: announcements, revocations, attestations, key rotations.
+"""Signed records between this node and others: what is told, taken, kept and passed on.
 
-Records are pushed straight to every connected member of their topics, who pass new ones on, and are pulled on
-connect, on join and periodically. That is flooding with repair: one message a member and record, no state in
-the middle, nothing lost for long. GossipSub does the same with fewer messages for topics of hundreds of members and
-drops bursts silently (measured: 25 of 60 lost at 20 a second); it can take the place of `push` without touching the
-rest, because pulling repairs what any of them loses.
+Three ways carry records. `gossip.py` spreads news under open topics through a mesh, quickly and not always to all.
+Members of closed topics, and those of open ones whom gossip does not reach yet, are told straight. `repair.py` finds
+what any of this has lost. Whichever way a record comes, it is taken here.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import trio
@@ -20,9 +18,10 @@ from orchd.errors import OrchdError, PeerMisbehaved
 from orchd.net import messages
 from orchd.net.library import Library
 from orchd.net.members import Members
-from orchd.net.messages import Done, Hello, Pull, Pulled, Push, Reply, Request, topic_key
-from orchd.net.policy.rates import Bucket
+from orchd.net.messages import Done, GetRecords, Hello, Push, RecordsAre, Reply, Request
+from orchd.net.policy.gossip import Shares, to_gossip, to_push
 from orchd.records import Announcement, Federation, Record, Verified, verify_any
+from orchd.registry import told
 from orchd.registry.news import Item, Taken
 from orchd.registry.registry import Registry
 
@@ -30,9 +29,7 @@ log = logging.getLogger(__name__)
 
 #: Records a second that one peer may bring, and how many at once after a silence.
 NEWS_RATE, NEWS_BURST = 16.0, 4096.0
-#: Records that one pull takes at most; the next one goes on from there.
-PULL_LIMIT = 4096
-#: A push that fails is tried once more; after that the peer will pull.
+#: A push that fails is tried once more; after that repair is left to find it.
 PUSH_ATTEMPTS = 2
 
 Ask = Callable[[ID, Request, type[Any]], Awaitable[Any]]
@@ -44,9 +41,19 @@ class Events(Protocol):
     def emit(self, kind: str, data: dict[str, Any], /) -> object: ...
 
 
+class Mesh(Protocol):
+    """What spreads news under open topics."""
+
+    async def publish(self, topic: str, envelope: bytes, /) -> None: ...
+
+    def met(self, id: bytes, /) -> None: ...
+
+    def reaches(self, peer: ID, topics: Collection[str], /) -> bool: ...
+
+
 class News:
     """Records of one life of the host, and greeting. `topics` are the joined ones, by key; `prove` is called when a
-    revocation came from a peer that may show whose the adapter was."""
+    revocation came from a peer that may show whose the adapter was, `learned` when a peer told what gossip has not."""
 
     def __init__(
         self,
@@ -58,16 +65,16 @@ class News:
         events: Events,
         topics: Mapping[bytes, str],
         members: Members,
+        mesh: Mesh,
         prove: Callable[[ID], Awaitable[None]],
+        learned: Callable[[ID], None],
     ) -> None:
         self._ask, self._spawn = ask, spawn
         self._registry, self._library = registry, library
-        self._events, self._prove = events, prove
+        self._events, self._prove, self._learned = events, prove, learned
         self._topics = topics
-        self._members = members
-        self._points: dict[ID, tuple[int, str]] = {}
-        self._pulling: set[ID] = set()
-        self._buckets: dict[ID, Bucket] = {}
+        self._members, self._mesh = members, mesh
+        self._shares: Shares[ID] = Shares(NEWS_RATE, NEWS_BURST)
 
     # ---- membership ---------------------------------------------------------------------------------------------
 
@@ -84,89 +91,111 @@ class News:
         return self._members.knows(peer)
 
     async def greet(self, peer: ID) -> None:
-        """Exchange topics with `peer`, then take what it knows under those that we share."""
+        """Exchange topics with `peer`."""
         reply: Hello = await self._ask(peer, self._members.hello(peer), Hello)
         self._members.heard(peer, reply)
-        await self.pull(peer)
+
+    async def answer_hello(self, peer: ID, request: Hello) -> Reply:
+        self._members.heard(peer, request)
+        return self._members.hello(peer)
 
     def lost(self, peer: ID) -> None:
         """The last connection to `peer` has ended."""
         self._members.lost(peer)
-        self._points.pop(peer, None)
-        self._buckets.pop(peer, None)
 
-    # ---- records ------------------------------------------------------------------------------------------------
+    # ---- telling ------------------------------------------------------------------------------------------------
 
-    async def push(self, items: Sequence[Item], besides: ID | None = None) -> None:
-        """Tell members of their topics, all at once. Who can't be reached will pull."""
+    async def tell(self, items: Sequence[Item], *, straight: bool = False) -> None:
+        """News of this node. `straight`: every member is told by ourselves, too, before this returns."""
+        await self._publish(items, None)
+        await self._push(items, None, straight=straight)
+
+    async def _publish(self, items: Sequence[Item], came_under: str | None) -> None:
+        for item in items:
+            for name in to_gossip(item.topics, self._ours, came_under):
+                await self._mesh.publish(name, item.envelope)
+
+    async def _push(self, items: Sequence[Item], source: ID | None, *, straight: bool = False) -> None:
+        members = {peer: frozenset(self.topics_of(peer)) for peer in self.members()}
+        theirs: dict[ID, list[bytes]] = {}
+        for item in items:
+            reached = {
+                peer for peer, names in members.items() if self._mesh.reaches(peer, names.intersection(item.topics))
+            }
+            for peer in to_push(item.topics, members, () if straight else reached, source):
+                theirs.setdefault(peer, []).append(item.envelope)
         async with trio.open_nursery() as nursery:
-            for peer in self.members():
-                shared = self._members.of(peer)
-                theirs = [item.envelope for item in items if not shared.isdisjoint(map(topic_key, item.topics))]
-                if theirs and peer != besides:
-                    nursery.start_soon(self._push_to, peer, theirs)
+            for peer, envelopes in theirs.items():
+                nursery.start_soon(self._push_to, peer, envelopes)
 
     async def _push_to(self, peer: ID, envelopes: Sequence[bytes]) -> None:
         for _ in range(PUSH_ATTEMPTS):
             try:
-                for batch in messages.batches(envelopes):
-                    await self._ask(peer, Push(records=batch), Done)
+                await self.bring(peer, envelopes, repair=False)
                 return
             except OrchdError as error:
                 log.info("news for %s: %s", peer, error)
 
-    async def pull(self, peer: ID, *, everything: bool = False) -> None:
-        """Take what `peer` knows under shared topics, since last time or from the beginning."""
-        shared = tuple(self._members.of(peer))
-        if not shared or peer in self._pulling:
-            return
-        self._pulling.add(peer)
-        try:
-            since, after = (0, "") if everything else self._points.get(peer, (0, ""))
-            for _ in range(0, PULL_LIMIT, messages.RECORDS_LIMIT):
-                answer: Pulled = await self._ask(peer, Pull(topics=shared, since=since, after=after), Pulled)
-                await self._take(peer, answer.records)
-                since, after = answer.since, answer.after
-                if self.knows(peer):
-                    self._points[peer] = since, after
-                if not answer.more:
-                    return
-        finally:
-            self._pulling.discard(peer)
+    async def bring(self, peer: ID, envelopes: Sequence[bytes], *, repair: bool) -> None:
+        """Give records to one peer. Raises what asking raises."""
+        for batch in messages.batches(envelopes):
+            await self._ask(peer, Push(records=batch, repair=repair), Done)
 
-    def start_over(self, peer: ID) -> None:
-        """Our topics have changed: what was skipped so far may concern us now."""
-        self._points.pop(peer, None)
+    # ---- taking -------------------------------------------------------------------------------------------------
 
-    async def _take(self, peer: ID, envelopes: Sequence[bytes]) -> None:
-        """Check records, keep the new ones, tell of them and pass them on. Raises `PeerMisbehaved`."""
-        records = [_checked(peer, envelope) for envelope in envelopes]
-        # A proof of equivocation is two announcements, maybe one of a topic that is not ours: it comes last, when the
-        # other one is known.
-        records.sort(key=self._is_foreign)
-        items: list[Item] = []
-        unproven = False
-        for record in records:
-            taken = await self._keep(record, peer)
-            items += taken.items
-            for kind, data in taken.events:
-                self._events.emit(kind, data)
-                unproven |= kind == "adapter.revoked" and not data["known"]
+    async def hear(self, record: Verified[Record], peer: ID, topic: str) -> None:
+        """Take one from gossip, which has checked it and passes it on under its topic."""
+        items, unproven = await self._keep_all([record], peer)
         if items:
-            self._spawn(self.push, items, peer)
+            self._spawn(self._pass_on, items, peer, topic)
         if unproven:
             self._spawn(self._prove, peer)
 
-    async def _keep(self, record: Verified[Record], peer: ID) -> Taken:
-        return await trio.to_thread.run_sync(self._keep_now, record, str(peer), tuple(self.topics_of(peer)))
+    async def take(self, peer: ID, records: Iterable[Verified[Record]], *, repair: bool) -> int:
+        """Take what a peer gave; how many were new.
 
-    def _keep_now(self, record: Verified[Record], peer: str, shared: tuple[str, ...]) -> Taken:
+        `repair`: they are no news, and are not pushed on; others are asked whether they know them instead.
+        """
+        # A proof of equivocation is two announcements, maybe one of a topic that is not ours: it comes last, when the
+        # other one is known.
+        items, unproven = await self._keep_all(sorted(records, key=self._is_foreign), peer)
+        if items:
+            self._learned(peer)
+            if not repair:
+                self._spawn(self._push, items, peer)
+        if unproven:
+            self._spawn(self._prove, peer)
+        return len(items)
+
+    async def _pass_on(self, items: Sequence[Item], source: ID, came_under: str) -> None:
+        await self._publish(items, came_under)
+        await self._push(items, source)
+
+    async def _keep_all(self, records: Sequence[Verified[Record]], peer: ID) -> tuple[list[Item], bool]:
+        """What is to be passed on, and whether it has to be proven whose a revoked adapter was."""
+        items: list[Item] = []
+        unproven = False
+        shared = tuple(self.topics_of(peer))
+        for record in records:
+            taken = await trio.to_thread.run_sync(self._keep, record, str(peer), shared)
+            items += taken.items
+            if taken.new:
+                self._mesh.met(record.digest)
+            for kind, data in taken.events:
+                self._events.emit(kind, data)
+                unproven |= kind == "adapter.revoked" and not data["known"]
+        return items, unproven
+
+    def _keep(self, record: Verified[Record], peer: str, shared: tuple[str, ...]) -> Taken:
         """In a thread."""
         if self._is_foreign(record):
             announcement = record.of(Announcement)
             if announcement is None or self._registry.news.rival(announcement) is None:
                 return Taken()
-        return self._registry.news.take(record, peer, shared)
+        taken = self._registry.news.take(record, peer, shared)
+        if not taken.new and shared and not isinstance(record.record, Announcement | Federation):
+            told.widen(self._registry.index, record.id, shared, self._registry.clock())
+        return taken
 
     def _is_foreign(self, record: Verified[Record]) -> bool:
         """Whether it names topics, and none of ours."""
@@ -181,39 +210,21 @@ class News:
 
     # ---- answers ------------------------------------------------------------------------------------------------
 
-    async def answer_hello(self, peer: ID, request: Hello) -> Reply:
-        self._members.heard(peer, request)
-        self._spawn(self._pull_quietly, peer)
-        return self._members.hello(peer)
-
-    async def _pull_quietly(self, peer: ID) -> None:
-        try:
-            await self.pull(peer)
-        except OrchdError as error:
-            log.info("news of %s: %s", peer, error)
-
     async def answer_push(self, peer: ID, request: Push) -> Reply:
-        now = trio.current_time()
-        bucket = self._buckets.setdefault(peer, Bucket(NEWS_RATE, NEWS_BURST, now))
-        if not bucket.take(now, len(request.records)):
+        if not self._shares.take(peer, trio.current_time(), len(request.records)):
             return messages.Failed(reason=messages.BUSY)
-        await self._take(peer, request.records)
+        await self.take(peer, check(peer, request.records), repair=request.repair)
         return Done()
 
-    async def answer_pull(self, peer: ID, request: Pull) -> Reply:
+    async def answer_records(self, peer: ID, request: GetRecords) -> Reply:
         names = self._members.visible(peer, request.topics)
-        known = await trio.to_thread.run_sync(
-            self._library.news, names, request.since, request.after, messages.RECORDS_LIMIT
-        )
-        records = next(iter(messages.batches(item.envelope for item in known)), ())
-        told = known[: len(records)]
-        since, after = (told[-1].received_ms, told[-1].id) if told else (request.since, request.after)
-        more = len(told) < len(known) or len(known) == messages.RECORDS_LIMIT
-        return Pulled(records=records, since=since, after=after, more=more)
+        found = await trio.to_thread.run_sync(self._library.records, request.ids, names)
+        return RecordsAre(records=next(iter(messages.batches(found)), ()))
 
 
-def _checked(peer: ID, envelope: bytes) -> Verified[Record]:
+def check(peer: ID, envelopes: Iterable[bytes]) -> list[Verified[Record]]:
+    """Records whose signatures hold. Raises `PeerMisbehaved` when one does not."""
     try:
-        return verify_any(envelope)
+        return [verify_any(envelope) for envelope in envelopes]
     except OrchdError as error:
         raise PeerMisbehaved(f"{peer} sent a record that does not hold: {error}") from None

@@ -20,10 +20,24 @@ from orchd.net import exchange, hardening, messages, topics
 from orchd.net.host import Host, parse_peer_address
 from orchd.net.library import Library
 from orchd.net.members import Members
-from orchd.net.messages import PROTOCOL, Failed, GetManifest, GetRange, Hello, ManifestIs, Pull, Push, Reply, Request
-from orchd.net.news import Events, News
+from orchd.net.messages import (
+    PROTOCOL,
+    Failed,
+    GetManifest,
+    GetRange,
+    GetRecords,
+    Hello,
+    ManifestIs,
+    Push,
+    Reconcile,
+    Reply,
+    Request,
+)
+from orchd.net.news import Events
 from orchd.net.policy import reach
 from orchd.net.policy.names import Kind, kind_of
+from orchd.net.policy.repair import Freshness
+from orchd.net.records import Records
 from orchd.net.upload import Transfers, Upload, Uploads
 from orchd.records import Manifest, Verified, parse_id, verify
 from orchd.records.ids import ADAPTER
@@ -32,8 +46,8 @@ from orchd.registry.registry import Registry
 
 log = logging.getLogger(__name__)
 
-#: Pull from every member this often, in seconds; every so many times from the beginning.
-REPAIR_EVERY_S, REPAIR_ALL_EVERY = 60.0, 10
+#: Connected peers that have not told their topics are asked again this often, in seconds.
+GREET_AGAIN_S = 60.0
 #: A bootstrap peer that can't be reached is tried again after so many seconds, doubling up to the second figure.
 BOOTSTRAP_PAUSE_S, BOOTSTRAP_PAUSE_MAX_S = 1.0, 60.0
 #: A member that can't be reached, and a peer that lied, are left alone for so many seconds.
@@ -67,6 +81,8 @@ class Context:
     announce_every_s: float
     lookup_every_s: float
     transfers: Transfers
+    #: Whether what is known of others' records is recent; a fallen host does not make it old.
+    freshness: Freshness
     topics: dict[bytes, Topic] = field(default_factory=dict)
     counters: dict[str, int] = field(default_factory=dict)
     #: Peers (ids as text) that the user has blocked, and those that are asked before others.
@@ -86,16 +102,17 @@ class Node:
         self._nursery = nursery
         self._names: dict[bytes, str] = {key: topic.name for key, topic in context.topics.items()}
         self.members = Members(host.id, self._names, self._secret, self.is_near)
-        self.news = News(
+        self.records = Records(
+            host,
+            context,
+            self.members,
+            self._names,
             ask=self._ask,
             spawn=self.spawn,
-            registry=context.registry,
-            library=context.library,
-            events=context.events,
-            topics=self._names,
-            members=self.members,
             prove=self.prove,
+            lied=self.distrust,
         )
+        self.news = self.records.news
         self._server = exchange.Server(self)
         self._rounds = topics.Rounds(context.announce_every_s, context.lookup_every_s, context.rng)
         self._wake = trio.Event()
@@ -118,7 +135,8 @@ class Node:
         for text in self._context.bootstrap:
             self.spawn(self._keep_bootstrap, text)
         self.spawn(self._run_rounds)
-        self.spawn(self._run_repair)
+        self.spawn(self._run_greetings)
+        self.records.start()
 
     def spawn(self, function: Callable[..., Any], *arguments: Any) -> None:
         """Run beside everything else; what it raises is logged."""
@@ -141,7 +159,7 @@ class Node:
         peer = connection.muxed_conn.peer_id
         if self.host.connected(peer):
             return
-        self.news.lost(peer)
+        self.records.lost(peer)
         self._server.forget(peer)
         # Its next connection is to be identified again: it may speak other protocols then.
         self.host.basic.get_peerstore().clear_protocol_data(peer)
@@ -155,7 +173,7 @@ class Node:
 
     async def _greet(self, peer: ID) -> None:
         try:
-            await self.news.greet(peer)
+            await self.records.greet(peer)
         except OrchdError as error:
             log.info("%s is not one of us, or busy: %s", peer, error)
 
@@ -241,6 +259,7 @@ class Node:
     async def join(self, topic: Topic) -> None:
         """Announce the topic, tell connected peers, take their news of it."""
         self._names[messages.topic_key(topic.name)] = topic.name
+        self.spawn(self.records.gossip.join, topic.name)
         self._announce_from_now(topic.name)
         self.wake()
         await self._greet_everybody()
@@ -252,12 +271,12 @@ class Node:
     async def leave(self, name: str) -> None:
         self._names.pop(messages.topic_key(name), None)
         self._rounds.left(name)
+        self.spawn(self.records.gossip.leave, name)
         await self._greet_everybody()
 
     async def _greet_everybody(self) -> None:
         async with trio.open_nursery() as nursery:
             for peer in self.host.peers():
-                self.news.start_over(peer)
                 nursery.start_soon(self._greet, peer)
 
     def wake(self) -> None:
@@ -300,24 +319,14 @@ class Node:
         for peer, addresses in found.items():
             self.meet(peer, addresses)
 
-    # ---- repair -------------------------------------------------------------------------------------------------
+    # ---- greetings, proofs --------------------------------------------------------------------------------------
 
-    async def _run_repair(self) -> None:
-        turn = 0
+    async def _run_greetings(self) -> None:
+        """Peers that were busy when we met are greeted again."""
         while True:
-            await trio.sleep(REPAIR_EVERY_S * self._context.rng.uniform(0.8, 1.2))
-            turn += 1
-            await _all(self._repair, self.host.peers(), turn % REPAIR_ALL_EVERY == 0)
-
-    async def _repair(self, peer: ID, everything: bool) -> None:
-        try:
-            if self.news.knows(peer):
-                await self.news.pull(peer, everything=everything)
-                await self.prove(peer)
-            elif PROTOCOL in self._protocols(peer):
-                await self.news.greet(peer)
-        except OrchdError as error:
-            log.info("repair with %s: %s", peer, error)
+            await trio.sleep(GREET_AGAIN_S * self._context.rng.uniform(0.8, 1.2))
+            speakers = [peer for peer in self.host.peers() if PROTOCOL in self._protocols(peer)]
+            await _all(self._greet, [peer for peer in speakers if not self.news.knows(peer)])
 
     def _protocols(self, peer: ID) -> Sequence[str]:
         try:
@@ -359,18 +368,16 @@ class Node:
         """What the exchange server answers."""
         self._context.count("questions_answered")
         match request:
-            case Hello():
-                return await self.news.answer_hello(peer, request)
-            case Push():
-                return await self.news.answer_push(peer, request)
-            case Pull():
-                return await self.news.answer_pull(peer, request)
+            case Hello() | Push() | Reconcile() | GetRecords():
+                return await self.records.answer(peer, request)
             case GetManifest() | GetRange() if not await self.may_have(peer, request.adapter):
                 return Failed(reason=messages.UNKNOWN)
             case GetManifest(adapter=adapter):
+                await self.records.repair.recent()  # nothing is served that may have been revoked while we were away
                 envelope = await self._read(self._context.library.manifest, adapter)
                 return Failed(reason=messages.UNKNOWN) if envelope is None else ManifestIs(envelope=envelope)
             case GetRange():
+                await self.records.repair.recent()
                 return self._uploads.answer(peer, request)
 
     async def may_have(self, peer: ID, adapter: bytes) -> bool:

@@ -9,8 +9,9 @@ import trio
 
 from orchd.errors import NoProvider, TopicInvalid
 from orchd.net import exchange, topics
-from orchd.net.messages import Hello, Pull, Pulled, topic_key
+from orchd.net.messages import GetRecords, Hello, Reconcile, Reconciled, RecordsAre, TopicParts, topic_key
 from orchd.net.policy.names import private_name, proof
+from orchd.net.policy.repair import Sum
 from tests.net.support import TOPIC, Cluster, Peer, cluster, until
 
 SECRET = bytes(range(32))
@@ -57,8 +58,8 @@ async def test_who_has_found_out_the_key_is_no_member(tmp_path: Path) -> None:
     async with cluster(tmp_path) as made:
         a, outsider = await together(made, "a", "outsider")
         await a.network.join(FAMILY, SECRET)
-        manifest = a.make()
-        await a.network.tell(a.announcement(manifest, FAMILY))
+        announced = a.announcement(a.make(), FAMILY)
+        await a.network.tell(announced)
         node = outsider.network._node
         assert node is not None
         assert a.network._node is not None
@@ -67,14 +68,16 @@ async def test_who_has_found_out_the_key_is_no_member(tmp_path: Path) -> None:
         reply = await exchange.ask(node.host, peer, Hello(topics=(member,), proofs=(stolen,)), Hello)
         assert reply.topics == ()
         assert len(reply.proofs) == 1
-        pulled = await exchange.ask(node.host, peer, Pull(topics=(member,), since=0, after=""), Pulled)
-        assert pulled.records == ()
+        record = GetRecords(topics=(member,), ids=(announced.digest,))
+        compare = Reconcile(sets=(TopicParts(member, (Sum(b"", bytes(16)),)),))
+        assert (await exchange.ask(node.host, peer, record, RecordsAre)).records == ()
+        assert (await exchange.ask(node.host, peer, compare, Reconciled)).sets == ()
         assert members(a, FAMILY) == 0
 
         right = proof(SECRET, node.host.id.to_bytes(), peer.to_bytes())
         await exchange.ask(node.host, peer, Hello(topics=(), proofs=(right,)), Hello)
-        pulled = await exchange.ask(node.host, peer, Pull(topics=(member,), since=0, after=""), Pulled)
-        assert len(pulled.records) == 1
+        assert (await exchange.ask(node.host, peer, record, RecordsAre)).records == (announced.envelope,)
+        assert len((await exchange.ask(node.host, peer, compare, Reconciled)).sets) == 1
         assert members(a, FAMILY) == 1
 
 

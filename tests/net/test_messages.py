@@ -13,21 +13,24 @@ from hypothesis import strategies as st
 
 from orchd.errors import PeerMisbehaved, TopicInvalid
 from orchd.net import messages
-from orchd.net.messages import Frames, GetManifest, GetRange, Hello, Pull, Pulled, Push, Range, topic_key
+from orchd.net.messages import Frames, GetManifest, GetRange, Hello, Push, Range, topic_key
+from orchd.net.policy.repair import Differs, Listed, Same, Sum
 from orchd.net.topics import ANNOUNCE_AT_ONCE, Rounds, provider_key
 
 DIGEST = bytes(range(32))
 REQUESTS = [
     Hello(topics=(DIGEST,)),
     Push(records=(b"signed", b"")),
-    Pull(topics=(), since=2**50, after="ann_x"),
+    messages.Reconcile(sets=(messages.TopicParts(DIGEST, (Same(b"x"), Sum(b"y", bytes(16)), Listed(b"", (DIGEST,)))),)),
+    messages.GetRecords(topics=(DIGEST,), ids=(DIGEST,)),
     GetManifest(adapter=DIGEST),
     GetRange(adapter=DIGEST, blob=DIGEST, offset=0, length=messages.RANGE_LIMIT),
 ]
 REPLIES = [
     Hello(topics=()),
     messages.Done(),
-    Pulled(records=(b"x",), since=1, after="", more=True),
+    messages.Reconciled(sets=(messages.TopicParts(DIGEST, (Differs(b"", (DIGEST,), (DIGEST,)),)),)),
+    messages.RecordsAre(records=(b"x",)),
     messages.ManifestIs(envelope=b"signed"),
     Range(length=messages.RANGE_LIMIT),
     messages.Failed(reason=messages.BUSY),
@@ -63,8 +66,15 @@ def test_replies_come_back(reply: messages.Reply) -> None:
         {"op": "hello", "topics": [DIGEST] * (messages.TOPICS_LIMIT + 1)},
         {"op": "push", "records": [b"x" * (messages.RECORD_LIMIT + 1)]},
         {"op": "push", "records": [b""] * (messages.RECORDS_LIMIT + 1)},
-        {"op": "pull", "topics": [], "since": -1, "after": ""},
-        {"op": "pull", "topics": [], "since": 0, "after": "x" * 65},
+        {"op": "reconcile", "sets": [[DIGEST, [[4, b""]]]]},
+        {"op": "reconcile", "sets": [[DIGEST, [[0, b"x" * 33]]]]},
+        {"op": "reconcile", "sets": [[DIGEST, [[1, b"", b"short"]]]]},
+        {"op": "reconcile", "sets": [[DIGEST, [[2, b"", [b"short"]]]]]},
+        {"op": "reconcile", "sets": [[DIGEST, [[0, b""]] * 2049]]},
+        {"op": "reconcile", "sets": [[DIGEST]]},
+        {"op": "reconcile", "sets": [[DIGEST, []]] * (messages.TOPICS_LIMIT + 1)},
+        {"op": "get_records", "topics": [], "ids": []},
+        {"op": "get_records", "topics": [], "ids": [DIGEST] * (messages.RECORDS_LIMIT + 1)},
         {"op": "range", "adapter": DIGEST, "blob": DIGEST, "offset": -1, "length": 1},
         {"op": "range", "adapter": DIGEST, "blob": DIGEST, "offset": 0, "length": 0},
         {"op": "range", "adapter": DIGEST, "blob": DIGEST, "offset": 0, "length": messages.RANGE_LIMIT + 1},

@@ -1,6 +1,6 @@
 """Which signed records are taken from gossip and passed on, and to whom what is new is told. Pure.
 
-Every message costs the neighbour who forwards it, before anything of it is looked at. A record that is known already
+Every message costs the neighbour who forwards it, before anything of it is looked at. A record that is old news
 goes no further and costs its author nothing, so that nobody can use up an author's share by sending old records again.
 One that is new costs its author, and one of an author who was never heard of costs the neighbour a second time: keys
 are free, so a flood under a thousand new keys is the flood of whoever forwards it. What is refused here is not lost:
@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Collection, Hashable, Iterable, Mapping
 from enum import StrEnum
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from orchd.net.policy.names import is_open
 from orchd.net.policy.rates import Bucket
@@ -28,7 +28,9 @@ NEIGHBOUR_RATE, NEIGHBOUR_BURST = 50.0, 500.0
 AUTHOR_RATE, AUTHOR_BURST = 0.5, 128.0
 #: Authors never heard of, that one neighbour may bring a second, and at once.
 NEWCOMER_RATE, NEWCOMER_BURST = 0.5, 64.0
-#: Ids and envelopes that were met lately, and authors and neighbours whose share is remembered.
+#: A record that came so lately, in seconds, is passed on under each of its topics; an older one is a replay.
+NEWS_S = 120.0
+#: Ids and messages that were met lately, and authors and neighbours whose share is remembered.
 REMEMBERED, SHARES = 8192, 4096
 #: A record may be dated this far in the future, in milliseconds. Revocations are taken however they are dated.
 CLOCK_WINDOW_MS = 10 * 60 * 1000
@@ -37,9 +39,11 @@ K = TypeVar("K", bound=Hashable)
 
 
 class Verdict(StrEnum):
-    """What to do with a message. Only `PASS` is taken and passed on."""
+    """What to do with a message. `PASS`: take the record and pass it on. `AGAIN`: it has just come another way, and is
+    passed on under this topic too. All others: neither."""
 
     PASS = "passed"
+    AGAIN = "passed_again"
     KNOWN = "known"
     MALFORMED = "malformed"
     MISPLACED = "misplaced"
@@ -49,48 +53,67 @@ class Verdict(StrEnum):
     NEWCOMER_LIMIT = "newcomer_limit"
 
 
+class Message(NamedTuple):
+    """One that came by gossip. `digest` is the hash of all its bytes."""
+
+    topic: str
+    neighbour: Hashable
+    digest: bytes
+
+
 class Gate:
     """The limits of one node."""
 
     def __init__(self) -> None:
-        self._neighbours: Shares[str] = Shares(NEIGHBOUR_RATE, NEIGHBOUR_BURST)
-        self._newcomers: Shares[str] = Shares(NEWCOMER_RATE, NEWCOMER_BURST)
+        self._neighbours: Shares[Hashable] = Shares(NEIGHBOUR_RATE, NEIGHBOUR_BURST)
+        self._newcomers: Shares[Hashable] = Shares(NEWCOMER_RATE, NEWCOMER_BURST)
         self._authors: Shares[bytes] = Shares(AUTHOR_RATE, AUTHOR_BURST)
-        self._seen: Recent[bytes] = Recent(REMEMBERED)
+        #: Messages, and records under topics, that need not be looked at again.
+        self._messages: Recent[tuple[str, bytes]] = Recent(REMEMBERED)
+        self._under: Recent[tuple[str, bytes]] = Recent(REMEMBERED)
+        #: When a record came first, whichever way.
+        self._met: Recent[bytes] = Recent(REMEMBERED)
 
-    def message(self, neighbour: str, digest: bytes, size: int, now: float) -> Verdict:
-        """Before its signature is looked at. `digest` is the hash of the whole message, `size` its bytes."""
-        if not self._neighbours.take(neighbour, now):
+    def message(self, message: Message, size: int, now: float) -> Verdict:
+        """Before anything but its length in bytes and its hash is looked at."""
+        if not self._neighbours.take(message.neighbour, now):
             return Verdict.NEIGHBOUR_LIMIT
         if size > MESSAGE_LIMIT:
             return Verdict.MALFORMED
-        return Verdict.KNOWN if digest in self._seen else Verdict.PASS
+        return Verdict.KNOWN if (message.topic, message.digest) in self._messages else Verdict.PASS
 
     def record(
-        self,
-        record: Record,
-        id: bytes,
-        topic: str,
-        neighbour: str,
-        *,
-        known: bool,
-        heard_of: bool,
-        now: float,
-        now_ms: int,
+        self, message: Message, record: Record, id: bytes, *, known: bool, heard_of: bool, now: float, now_ms: int
     ) -> Verdict:
         """When its signatures hold. `known`: it is here already; `heard_of`: other records of its author are here."""
-        if not belongs(record, topic) or is_early(record, now_ms):
+        if not belongs(record, message.topic) or is_early(record, now_ms):
             return Verdict.MISPLACED
-        if known or id in self._seen:
-            return Verdict.KNOWN
-        if not heard_of and not self._newcomers.take(neighbour, now):
-            return Verdict.NEWCOMER_LIMIT
-        return Verdict.PASS if self._authors.take(record.author, now) else Verdict.AUTHOR_LIMIT
+        verdict = self._judge(message, record.author, id, known, heard_of, now)
+        if verdict in (Verdict.PASS, Verdict.AGAIN, Verdict.KNOWN):
+            self._messages.add((message.topic, message.digest), now)
+            self._under.add((message.topic, id), now)
+        if verdict is Verdict.PASS:
+            self.met(id, now)
+        return verdict
 
-    def met(self, *digests: bytes) -> None:
-        """Ids and message hashes that need not be looked at again."""
-        for digest in digests:
-            self._seen.add(digest)
+    def _judge(self, message: Message, author: bytes, id: bytes, known: bool, heard_of: bool, now: float) -> Verdict:
+        if (message.topic, id) in self._under:
+            return Verdict.KNOWN
+        if now - self._met.since(id, float("-inf")) <= NEWS_S:
+            return Verdict.AGAIN
+        if known:
+            return Verdict.KNOWN
+        if not heard_of and not self._newcomers.take(message.neighbour, now):
+            return Verdict.NEWCOMER_LIMIT
+        return Verdict.PASS if self._authors.take(author, now) else Verdict.AUTHOR_LIMIT
+
+    def sent(self, topic: str, digest: bytes, now: float) -> None:
+        """A message of our own."""
+        self._messages.add((topic, digest), now)
+
+    def met(self, id: bytes, now: float) -> None:
+        """A record that was not here has come, whichever way."""
+        self._met.add(id, now)
 
 
 def belongs(record: Record, topic: str) -> bool:
@@ -136,11 +159,11 @@ def to_push(
 
 
 class Recent(Generic[K]):
-    """The last `limit` keys that were added."""
+    """The last `limit` keys that were added, each with when it was added first."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._keys: OrderedDict[K, None] = OrderedDict()
+        self._keys: OrderedDict[K, float] = OrderedDict()
 
     def __contains__(self, key: object) -> bool:
         return key in self._keys
@@ -148,12 +171,15 @@ class Recent(Generic[K]):
     def __len__(self) -> int:
         return len(self._keys)
 
-    def add(self, key: K) -> bool:
+    def since(self, key: K, never: float) -> float:
+        return self._keys.get(key, never)
+
+    def add(self, key: K, now: float) -> bool:
         """Whether it was new."""
         if key in self._keys:
             self._keys.move_to_end(key)
             return False
-        self._keys[key] = None
+        self._keys[key] = now
         if len(self._keys) > self._limit:
             self._keys.popitem(last=False)
         return True
@@ -170,11 +196,11 @@ class Shares(Generic[K]):
     def __len__(self) -> int:
         return len(self._buckets)
 
-    def take(self, key: K, now: float) -> bool:
+    def take(self, key: K, now: float, count: float = 1.0) -> bool:
         bucket = self._buckets.get(key)
         if bucket is None:
             bucket = self._buckets[key] = Bucket(self._rate, self._burst, now)
             if len(self._buckets) > SHARES:
                 self._buckets.popitem(last=False)
         self._buckets.move_to_end(key)
-        return bucket.take(now)
+        return bucket.take(now, count)

@@ -8,7 +8,7 @@ import pytest
 
 from orchd.identity import Identity
 from orchd.net.policy import gossip
-from orchd.net.policy.gossip import Gate, Recent, Shares, Verdict, belongs, is_early, to_gossip, to_push
+from orchd.net.policy.gossip import Gate, Message, Recent, Shares, Verdict, belongs, is_early, to_gossip, to_push
 from orchd.records import Announcement, KeyRotation, Record, Revocation, Verified, sign
 from orchd.records.ids import sha256
 
@@ -37,16 +37,15 @@ class Sim:
     authors: set[bytes] = field(default_factory=set)
 
     def hear(self, record: Verified[Record], neighbour: str = "n", topic: str = TOPIC) -> Verdict:
-        """As the validator does it."""
-        digest = sha256(record.envelope)
-        verdict = self.gate.message(neighbour, digest, len(record.envelope), self.now)
+        """As the node does it."""
+        message = Message(topic, neighbour, sha256(record.envelope))
+        verdict = self.gate.message(message, len(record.envelope), self.now)
         if verdict is Verdict.PASS:
             author = record.record.author
             verdict = self.gate.record(
+                message,
                 record.record,
                 record.digest,
-                topic,
-                neighbour,
                 known=record.digest in self.here,
                 heard_of=author in self.authors,
                 now=self.now,
@@ -55,8 +54,6 @@ class Sim:
             if verdict is Verdict.PASS:
                 self.here.add(record.digest)
                 self.authors.add(author)
-            if verdict in (Verdict.PASS, Verdict.KNOWN):
-                self.gate.met(digest, record.digest)
         return verdict
 
 
@@ -74,6 +71,25 @@ def test_the_same_record_with_another_signature_beside_is_known() -> None:
     cosigned = sign(announcement().record, ANNA, BERT)
     assert cosigned.envelope != announcement().envelope
     assert sim.hear(cosigned) is Verdict.KNOWN
+
+
+def test_under_each_of_its_topics_it_is_passed_on_once() -> None:
+    sim = Sim()
+    both = announcement(topics=(TOPIC, "other"))
+    assert sim.hear(both) is Verdict.PASS
+    assert sim.hear(both, topic="other") is Verdict.AGAIN, "the mesh of the other topic needs us too"
+    assert sim.hear(both, topic="other") is Verdict.KNOWN
+    assert sim.hear(both) is Verdict.KNOWN
+
+
+def test_what_just_came_straight_is_passed_on_and_what_came_long_ago_is_not() -> None:
+    for age, verdict in ((gossip.NEWS_S, Verdict.AGAIN), (gossip.NEWS_S + 1, Verdict.KNOWN)):
+        sim = Sim()
+        one = announcement()
+        sim.gate.met(one.digest, sim.now)
+        sim.here.add(one.digest)
+        sim.now += age
+        assert sim.hear(one) is verdict
 
 
 def test_a_burst_of_one_author_passes_and_a_flood_does_not() -> None:
@@ -115,6 +131,9 @@ def test_replays_cost_the_author_nothing() -> None:
     sim.here = {one.digest for one in old}
     sim.authors = {ANNA.public_key}
     assert {sim.hear(one, "replayer") for one in old * 4} == {Verdict.KNOWN}
+    twice = announcement(seq=5000, topics=(TOPIC, "other"))
+    sim.here.add(twice.digest)
+    assert [sim.hear(twice, topic=topic) for topic in twice.record.topics] == [Verdict.KNOWN] * 2
     assert all(sim.hear(announcement(seq=1000 + seq)) is Verdict.PASS for seq in range(100))
 
 
@@ -146,13 +165,14 @@ def test_what_comes_from_the_future() -> None:
 
 
 def test_a_message_that_is_too_large() -> None:
-    assert Gate().message("n", bytes(32), gossip.MESSAGE_LIMIT + 1, 0.0) is Verdict.MALFORMED
-    assert Gate().message("n", bytes(32), gossip.MESSAGE_LIMIT, 0.0) is Verdict.PASS
+    message = Message(TOPIC, "n", bytes(32))
+    assert Gate().message(message, gossip.MESSAGE_LIMIT + 1, 0.0) is Verdict.MALFORMED
+    assert Gate().message(message, gossip.MESSAGE_LIMIT, 0.0) is Verdict.PASS
 
 
 def test_memory_is_bounded() -> None:
     recent: Recent[int] = Recent(10)
-    assert [recent.add(number % 20) for number in (*range(20), 19, 0)] == [True] * 20 + [False, True]
+    assert [recent.add(number % 20, 0.0) for number in (*range(20), 19, 0)] == [True] * 20 + [False, True]
     assert len(recent) == 10
     assert 0 in recent
     assert 10 not in recent
