@@ -49,7 +49,7 @@ class Bar:
             self._label,
             self._signs[0] * filled + self._signs[1] * (WIDTH - filled),
             _amount(done, total, progress["unit"]),
-            *(f"{name} {_figure(value)}" for name, value in progress.get("figures", {}).items()),
+            *(_figure(name, value, progress["unit"]) for name, value in progress.get("figures", {}).items()),
         ]
         if progress.get("eta_s"):
             parts.append(f"{duration(progress['eta_s'])} left")
@@ -71,5 +71,7 @@ def _amount(done: float, total: float, unit: str) -> str:
     return f"{done:g}/{total:g} {unit}"
 
 
-def _figure(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _figure(name: str, value: object, unit: str) -> str:
+    if name == "rate" and unit == "bytes" and isinstance(value, int | float):
+        return f"{size(value)}/s"
+    return f"{name} {f'{value:.4g}' if isinstance(value, float) else value}"

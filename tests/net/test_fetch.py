@@ -1,0 +1,270 @@
+"""Fetching as the daemon does it: resumed, from several peers, only what is missing, at the pace of the settings."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import trio
+from safetensors.numpy import load_file, save_file
+
+from orchd.errors import DiskFull, PeerBusy
+from orchd.net import Library, Transferred, download
+from orchd.records import Manifest, Verified, sign
+from orchd.registry.describe import adapter_info, file_entries
+from tests.net.support import TOPIC, Cluster, Peer, cluster, now_ms, until
+
+CHUNK = 65_536
+
+
+async def providers(
+    made: Cluster, count: int, rank: int = 512, **settings: Any
+) -> tuple[list[Peer], Verified[Manifest]]:
+    """An adapter of 8 · width · rank bytes, and peers that have it."""
+    peers = []
+    for number in range(count):
+        peers.append(await made.start(f"p{number}", **settings))
+        await peers[-1].network.join(TOPIC)
+    manifest = await peers[0].publish(rank=rank)
+    for peer in peers[1:]:
+        await peer.events.wait("adapter.announced", id=manifest.id)
+        await peer.network.fetch(manifest.id)
+    return peers, manifest
+
+
+async def reader(made: Cluster, name: str = "reader", **settings: Any) -> Peer:
+    others = list(made.peers)
+    peer = await made.start(name, **settings)
+    await peer.network.join(TOPIC)
+    for other in others:
+        await peer.network.connect(other.network.addresses()[0])
+    await until(lambda: peer.network.topics()[0].members == len(others), "the reader meets everybody")
+    return peer
+
+
+def until_told(scope: trio.CancelScope, share: float) -> Callable[[Transferred], None]:
+    """Progress that cancels when so much is done."""
+
+    def told(far: Transferred) -> None:
+        if far.done >= share * far.total:
+            scope.cancel()
+
+    return told
+
+
+# ---- resuming ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_fetch_goes_on_where_it_was_cancelled(tmp_path: Path) -> None:
+    async with cluster(tmp_path, width=1024) as made:
+        (author,), manifest = await providers(made, 1, rank=1024, upload_limit=8_000)
+        peer = await reader(made)
+        with trio.CancelScope() as scope:
+            await peer.network.fetch(manifest.id, progress=until_told(scope, 0.3))
+        first = peer.network.stats()["bytes_fetched"]
+        assert 0.3 * manifest.record.size <= first < 0.9 * manifest.record.size
+        told: list[Transferred] = []
+        await peer.network.fetch(manifest.id, peers=[author.network.peer_id], progress=told.append)
+        assert peer.registry.has_adapter(manifest.id)
+        assert told[0].done >= first - CHUNK
+        assert peer.network.stats()["bytes_fetched"] <= manifest.record.size + CHUNK
+        assert list((peer.folder / "fetching").iterdir()) == []
+
+
+CHILD = """
+import sys, trio
+from pathlib import Path
+from tests.net.support import cluster
+async def main(folder, address, adapter):
+    async with cluster(Path(folder), width=1024) as made:
+        peer = await made.start("reader", bootstrap=(address,))
+        author = await peer.network.connect(address)
+        await peer.network.fetch(adapter, peers=[author], progress=lambda far: print(far.done, flush=True))
+trio.run(main, *sys.argv[1:])
+"""
+
+
+async def test_killed_a_fetch_goes_on_with_at_most_one_chunk_twice(tmp_path: Path) -> None:
+    async with cluster(tmp_path, width=1024) as made:
+        (author,), manifest = await providers(made, 1, rank=1024, upload_limit=8_000)
+        address, size = author.network.addresses()[0], manifest.record.size
+        command = [sys.executable, "-c", CHILD, str(tmp_path), address, manifest.id]
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: ASYNC220 - read in threads
+        stdout = child.stdout
+        assert stdout is not None
+        done = 0
+        while done < 0.3 * size:
+            done = int(await trio.to_thread.run_sync(stdout.readline))
+        child.send_signal(signal.SIGKILL)
+        rest = await trio.to_thread.run_sync(stdout.read)
+        await trio.to_thread.run_sync(child.wait)
+        stdout.close()
+        done = max([done, *(int(line) for line in rest.splitlines(keepends=True) if line.endswith("\n"))])
+        assert done < size, "it was killed on the way"
+        peer = await reader(made)
+        await peer.network.fetch(manifest.id)
+        assert peer.network.stats()["bytes_fetched"] <= size - done + CHUNK
+        assert peer.registry.has_adapter(manifest.id)
+
+
+async def test_two_fetches_of_one_adapter_bring_it_once(tmp_path: Path) -> None:
+    async with cluster(tmp_path, width=512) as made:
+        _, manifest = await providers(made, 1)
+        peer = await reader(made)
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(peer.network.fetch, manifest.id)
+        assert peer.network.stats()["bytes_fetched"] == manifest.record.size
+
+
+# ---- several peers -----------------------------------------------------------------------------------------------
+
+
+async def test_several_peers_bring_parts(tmp_path: Path) -> None:
+    async with cluster(tmp_path, width=1024) as made:
+        peers, manifest = await providers(made, 3, rank=1024)
+        before = [peer.network.stats().get("bytes_served", 0) for peer in peers]
+        peer = await reader(made)
+        most = 0
+
+        def told(far: Transferred) -> None:
+            nonlocal most
+            most = max(most, far.peers)
+
+        await peer.network.fetch(manifest.id, peers=[other.network.peer_id for other in peers], progress=told)
+        served = [peer.network.stats()["bytes_served"] - was for peer, was in zip(peers, before, strict=True)]
+        assert min(served) > 0.1 * manifest.record.size
+        assert most == 3
+
+
+async def test_a_silent_peer_is_taken_over_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long before its time limit, which is an hour here."""
+
+    class Silent(Library):
+        def read(self, adapter: bytes, blob: bytes, offset: int, length: int) -> bytes | None:
+            trio.from_thread.run(trio.sleep_forever)
+            return None
+
+    monkeypatch.setattr(download, "SILENCE_S", 3600.0)
+    async with cluster(tmp_path, width=512) as made:
+        silent = await made.start("silent", library=Silent)
+        await silent.network.join(TOPIC)
+        (author,), manifest = await providers(made, 1)
+        await silent.events.wait("adapter.announced", id=manifest.id)
+        await silent.network.fetch(manifest.id)
+        peer = await reader(made)
+        with trio.fail_after(60):
+            await peer.network.fetch(manifest.id, peers=[silent.network.peer_id, author.network.peer_id])
+        assert peer.registry.has_adapter(manifest.id)
+
+
+# ---- what is here already ----------------------------------------------------------------------------------------
+
+
+#: Bytes of the only chunk in which `next_version` differs: the last one, of 2 MiB and a header.
+LAST_CHUNK = 232
+
+
+def next_version(author: Peer, first: Verified[Manifest], folder: Path) -> Verified[Manifest]:
+    """The same adapter with its last bytes changed, admitted at its author."""
+    folder.mkdir()
+    files = author.registry.files(first.id)
+    (folder / "adapter_config.json").write_bytes(files["adapter_config.json"].read_bytes())
+    tensors = load_file(files["adapter_model.safetensors"])
+    name = max(tensors)
+    tensors[name][-1, -1] += np.float32(1)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    record = Manifest(
+        **{field: getattr(first.record, field) for field in Manifest.__struct_fields__}
+        | {
+            "adapter": adapter_info(folder),
+            "files": file_entries(folder),
+            "created_ms": now_ms(),
+            "supersedes": first.digest,
+        }
+    )
+    manifest = sign(record, author.identity)
+    paths = {entry.path: folder / entry.path for entry in record.files}
+    assert author.registry.admit(manifest.envelope, paths, origin="trained").verdict == "admitted"
+    return manifest
+
+
+async def test_of_a_new_version_only_the_difference_travels(tmp_path: Path) -> None:
+    async with cluster(tmp_path, width=512) as made:
+        (author,), first = await providers(made, 1)
+        peer = await reader(made)
+        await peer.network.fetch(first.id)
+        second = next_version(author, first, tmp_path / "second")
+        await author.network.tell(author.announcement(second))
+        before = peer.network.stats()["bytes_fetched"]
+        await peer.network.fetch(second.id)
+        assert peer.network.stats()["bytes_fetched"] - before == LAST_CHUNK
+        assert peer.network.stats()["bytes_reused"] == second.record.size - LAST_CHUNK
+        assert peer.registry.is_whole(second.id)
+
+
+async def test_a_damaged_chunk_here_is_fetched(tmp_path: Path) -> None:
+    async with cluster(tmp_path, width=512) as made:
+        (author,), first = await providers(made, 1)
+        peer = await reader(made)
+        await peer.network.fetch(first.id)
+        weights = next(entry for entry in first.record.files if entry.path == "adapter_model.safetensors")
+        blob = peer.registry.blobs.path(weights.sha256)
+        blob.chmod(0o600)
+        with blob.open("r+b") as file:
+            file.seek(3 * CHUNK)
+            file.write(b"rotten")
+        second = next_version(author, first, tmp_path / "second")
+        await author.network.tell(author.announcement(second))
+        before = peer.network.stats()["bytes_fetched"]
+        await peer.network.fetch(second.id)
+        assert peer.network.stats()["bytes_fetched"] - before == CHUNK + LAST_CHUNK
+
+
+# ---- limits ------------------------------------------------------------------------------------------------------
+
+
+async def test_limits_of_both_sides_hold(tmp_path: Path) -> None:
+    for side in ("upload_limit", "download_limit"):
+        async with cluster(tmp_path / side, width=512) as made:
+            giving = {side: 1_000} if side == "upload_limit" else {}
+            _, manifest = await providers(made, 1, **giving)
+            peer = await reader(made, **({} if giving else {side: 1_000}))
+            begun = trio.current_time()
+            await peer.network.fetch(manifest.id)
+            least = (manifest.record.size - 2 * 500_000) / 1e6  # two portions go at once
+            assert trio.current_time() - begun > least, side
+
+
+async def test_a_quota_is_told_and_others_are_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "BUSY_PAUSE_S", 0.0)
+    async with cluster(tmp_path, width=512) as made:
+        (author,), manifest = await providers(made, 1, upload_quota_mb=1)
+        peer = await reader(made)
+        with pytest.raises(PeerBusy, match="quota"):
+            await peer.network.fetch(manifest.id)
+        assert author.network.stats()["bytes_served"] <= 1_000_000
+        assert list((peer.folder / "fetching").iterdir()), "what came is kept for the next time"
+
+
+async def test_a_full_disk_is_told_and_left_clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with cluster(tmp_path, width=512) as made:
+        _, manifest = await providers(made, 1)
+        peer = await reader(made)
+
+        def full(*_: object) -> int:
+            raise OSError(28, os.strerror(28))
+
+        monkeypatch.setattr("orchd.net.partial.os.pwrite", full)
+        with pytest.raises(DiskFull):
+            await peer.network.fetch(manifest.id)
+        assert list((peer.folder / "fetching").iterdir()) == []
+        monkeypatch.undo()
+        await peer.network.fetch(manifest.id)
