@@ -42,9 +42,11 @@ KINDS = (
     "job.progress",
     "job.queued",
     "job.started",
+    "net.peer.banned",
     "net.peer.connected",
     "net.peer.lost",
     "topic.joined",
+    "topic.left",
     "trust.changed",
 )
 """Every kind of event that some room emits."""

@@ -4,7 +4,18 @@ from orchd.net import lean
 
 with lean.imports():
     from orchd.net.download import Transferred
+    from orchd.net.figures import BanStatus, NetworkStats, PeerStatus, prometheus
     from orchd.net.library import Library
-    from orchd.net.network import Network, NetworkStatus, PeerStatus, TopicStatus
+    from orchd.net.network import Network, NetworkStatus, TopicStatus
 
-__all__ = ["Library", "Network", "NetworkStatus", "PeerStatus", "TopicStatus", "Transferred"]
+__all__ = [
+    "BanStatus",
+    "Library",
+    "Network",
+    "NetworkStats",
+    "NetworkStatus",
+    "PeerStatus",
+    "TopicStatus",
+    "Transferred",
+    "prometheus",
+]

@@ -14,10 +14,11 @@ from libp2p.peer.id import ID
 from orchd.errors import DiskFull, NoProvider, OrchdError, PeerBlocked, Refused
 from orchd.identity import KEY_PREFIX
 from orchd.net import exchange
+from orchd.net.context import Context
 from orchd.net.download import Download, Progress
 from orchd.net.here import places
 from orchd.net.host import peer_id_of
-from orchd.net.node import Context, Node
+from orchd.net.node import Node
 from orchd.net.partial import Partial
 from orchd.net.policy.plan import Plan, Shape, Span
 from orchd.records import Manifest, Verified, parse_id, text_id
@@ -184,7 +185,7 @@ async def _find(
 
 async def _manifest_from(node: Node, adapter: bytes, peer: ID) -> Verified[Manifest]:
     if not node.host.connected(peer):
-        await node.connect(peer, node.host.known_addresses(peer))
+        await node.company.connect(peer, node.host.known_addresses(peer))
     return await node.manifest_from(adapter, peer)
 
 
@@ -193,7 +194,7 @@ async def _candidates(node: Node, context: Context, id: str) -> list[ID]:
     rows = await trio.to_thread.run_sync(context.registry.announcements)
     mine = [row for row in rows if row.adapter == id]
     likely = sorted(context.followed) + [str(_author_peer(row.author)) for row in mine] + [row.peer for row in mine]
-    peers = [peer for peer in node.news.members() if not node.avoids(peer)]
+    peers = [peer for peer in node.news.members() if not node.company.avoids(peer)]
     order = {peer: likely.index(str(peer)) if str(peer) in likely else len(likely) for peer in peers}
     return sorted(peers, key=lambda peer: order[peer])
 

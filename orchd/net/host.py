@@ -7,6 +7,7 @@ that many bytes fill one Noise message exactly; 65,536 would make two of them.
 from __future__ import annotations
 
 import errno
+import ipaddress
 import logging
 import os
 import socket
@@ -36,6 +37,7 @@ from orchd.errors import AddressInvalid, ListenFailed, PeerUnreachable
 from orchd.identity import Identity
 from orchd.net import hardening
 from orchd.net.capture import Capture
+from orchd.net.policy.reach import network_of
 
 log = logging.getLogger(__name__)
 
@@ -193,14 +195,14 @@ def peer_id_of(public_key: bytes) -> ID:
     return ID.from_pubkey(Ed25519PublicKey.from_bytes(public_key))
 
 
-def parse_peer_id(text: str) -> ID:
+def parse_peer_id(text: str, field: str = "peers") -> ID:
     """Raises `AddressInvalid`: the library takes any base58 text."""
     try:
         peer = ID.from_string(text)
     except Exception:
         peer = ID(b"")
     if not peer.to_bytes().startswith(PEER_ID_FORMS):
-        raise AddressInvalid(f"{text[:80]!r} is no peer id", field="peers")
+        raise AddressInvalid(f"{text[:80]!r} is no peer id", field=field)
     return peer
 
 
@@ -212,6 +214,17 @@ def parse_peer_address(text: str) -> tuple[ID, Multiaddr]:
     except Exception:
         raise AddressInvalid(f"{text[:120]!r} names no peer: it lacks /p2p/ and an id", field="address") from None
     return parse_peer_id(name), address.decapsulate_code(P_P2P)
+
+
+def ban_subject(text: str) -> str:
+    """A peer id or a place, as bans name them. Raises `AddressInvalid`."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        if text.endswith("/64") and ":" in text:
+            return text
+        return str(parse_peer_id(text, field="subject"))
+    return network_of(text)
 
 
 def listen_address(text: str) -> Multiaddr:

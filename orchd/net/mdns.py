@@ -41,7 +41,7 @@ async def run(node: Node, capture: Capture | None = None) -> None:
     def found(peer: ID, addresses: list[Multiaddr]) -> None:
         """Called in a thread of zeroconf."""
         with suppress(trio.RunFinishedError):
-            token.run_sync_soon(node.meet, peer, addresses)
+            token.run_sync_soon(node.company.meet, peer, addresses)
 
     name = "".join(random.SystemRandom().choices(string.ascii_lowercase + string.digits, k=32))
     try:

@@ -14,17 +14,20 @@ from libp2p.peer.id import ID
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from orchd.config import NetConfig
-from orchd.errors import ListenFailed, NetworkDown, OrchdError, TopicInvalid
+from orchd.errors import ListenFailed, NetworkDown, NotBanned, OrchdError, TopicInvalid
 from orchd.identity import Identity
 from orchd.net import fetch as fetching
-from orchd.net import hardening, messages
+from orchd.net import hardening, messages, remembering
 from orchd.net.capture import Capture
+from orchd.net.context import Context, Topic
 from orchd.net.download import Progress, Transferred
-from orchd.net.host import parse_peer_address, parse_peer_id, peer_id_of, run_host
+from orchd.net.figures import BanStatus, NetworkStats, PeerStatus, bans_of, gauges, live_counters, peer_status
+from orchd.net.host import ban_subject, parse_peer_address, parse_peer_id, peer_id_of, run_host
 from orchd.net.library import Library
 from orchd.net.news import Events
-from orchd.net.node import Context, Node, Topic, address_of
+from orchd.net.node import Node
 from orchd.net.partial import tidy
+from orchd.net.policy.book import Banned, Book
 from orchd.net.policy.names import Kind, kind_of, label_of, private_name
 from orchd.net.records import freshness
 from orchd.net.upload import Transfers
@@ -54,15 +57,6 @@ class TopicStatus(msgspec.Struct, frozen=True, kw_only=True):
     announced_at: int | None
 
 
-class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A connected peer. `topics` are those that it shares with this node."""
-
-    peer: str
-    address: str
-    inbound: bool
-    topics: tuple[str, ...]
-
-
 class NetworkStatus(msgspec.Struct, frozen=True, kw_only=True):
     """`state` is running, starting, failed (with `error`) or off; `restarts` counts fallen hosts."""
 
@@ -75,6 +69,7 @@ class NetworkStatus(msgspec.Struct, frozen=True, kw_only=True):
     dht_peers: int
     restarts: int
     error: str | None
+    bans: tuple[BanStatus, ...]
 
 
 class Network:
@@ -110,6 +105,7 @@ class Network:
             lookup_every_s=config.lookup_interval_s,
             freshness=freshness(registry, clock()),
             transfers=Transfers(config),
+            book=remembering.load(registry.data),
         )
         self._capture = Capture(Path(config.capture)) if config.capture else None
         self._node: Node | None = None
@@ -167,8 +163,9 @@ class Network:
                 node = Node(host, self._context, nursery)
                 node.start()
                 for peer, addresses in self._sought:
-                    node.meet(peer, addresses)
+                    node.company.meet(peer, addresses)
                 self._sought = []
+                nursery.start_soon(remembering.keep, self._context.registry.data, self._context.book)
                 if self._config.mdns:
                     nursery.start_soon(_run_mdns, node, self._capture)
                 self._node, self._error = node, None
@@ -204,7 +201,10 @@ class Network:
 
     async def leave(self, name: str) -> None:
         """Take part no more. Peers that looked it up before may still come by until our record expires."""
-        if self._context.topics.pop(messages.topic_key(name), None) and self._node is not None:
+        if self._context.topics.pop(messages.topic_key(name), None) is None:
+            return
+        self._context.events.emit("topic.left", {"topic": name})
+        if self._node is not None:
             self._node.spawn(self._node.leave, name)
 
     def topics(self) -> list[TopicStatus]:
@@ -243,7 +243,7 @@ class Network:
             peers.clear()
             peers.update(subject for subject, opinion in view.opinions.items() if opinion.verdict == wanted)
         if self._node is not None:
-            self._node.drop_blocked()
+            self._node.company.drop_unwelcome()
 
     async def rekey(self, identity: Identity) -> None:
         """Go on under another key: the host is started again with it, and seeks the peers that it had, for whom it is
@@ -273,7 +273,7 @@ class Network:
         asked = [parse_peer_id(text) for text in peers]
         node = self._running()
         for peer in asked:
-            node.forgive(peer)
+            node.company.forgive(peer)
         return await fetching.fetch(node, self._context, adapter, asked, progress or _no_progress)
 
     # ---- peers --------------------------------------------------------------------------------------------------
@@ -282,9 +282,56 @@ class Network:
         """Connect to `/ip4/…/tcp/…/p2p/…`; the peer's id. Raises `AddressInvalid`, `PeerUnreachable`, `NetworkDown`."""
         peer, way = parse_peer_address(address)
         node = self._running()
-        node.forgive(peer)
-        await node.connect(peer, [way])
+        node.company.forgive(peer)
+        await node.company.connect(peer, [way])
         return str(peer)
+
+    async def ban(self, subject: str, seconds: float | None = None, reason: str = "") -> BanStatus:
+        """Have nothing to do with a peer (its id) or a place (an IP address) for so long, or until it is lifted.
+
+        Raises `AddressInvalid`.
+        """
+        subject, until = ban_subject(subject), None
+        if seconds is not None:
+            until = self._context.clock() + round(seconds * 1000)
+        await self._change_book(lambda book: book.ban(Banned(subject=subject, until_ms=until, reason=reason)))
+        self._context.events.emit("net.peer.banned", {"subject": subject, "reason": reason, "seconds": seconds})
+        if self._node is not None:
+            self._node.company.drop_unwelcome()
+        return BanStatus(subject=subject, until_ms=until, reason=reason, by_user=True)
+
+    async def unban(self, subject: str) -> str:
+        """Lift a ban, whoever made it; what it was on. Raises `NotBanned` or `AddressInvalid`."""
+        subject = ban_subject(subject)
+        if subject not in {ban.subject for ban in self.bans()}:
+            raise NotBanned(f"{subject} is not banned", field="subject")
+        self._context.scores.forgive(subject)
+        await self._change_book(lambda book: book.lift(subject))
+        return subject
+
+    def bans(self) -> list[BanStatus]:
+        """Those in force, the user's first."""
+        return bans_of(self._context)
+
+    async def remember(self, addresses: Sequence[str]) -> None:
+        """Addresses that the user was given, as with an invitation: tried now, and at each start until one works.
+
+        Raises `AddressInvalid`.
+        """
+        ways: dict[ID, list[Multiaddr]] = {}
+        for peer, way in map(parse_peer_address, addresses):
+            ways.setdefault(peer, []).append(way)
+        for peer, found in ways.items():
+            if str(peer) != self.peer_id:
+                await self._change_book(lambda book, p=peer, f=found: book.told(str(p), tuple(map(str, f))))  # type: ignore[misc]
+                if self._node is not None:
+                    self._node.company.meet(peer, found)
+
+    async def _change_book(self, change: Callable[[Book], object]) -> None:
+        """What the user does is on disk when it is done."""
+        book = self._context.book
+        change(book)
+        await trio.to_thread.run_sync(remembering.save, self._context.registry.data, book)
 
     def addresses(self) -> list[str]:
         """Where this node can be reached, with its peer id; empty while it is down."""
@@ -293,7 +340,7 @@ class Network:
     def peers(self) -> list[PeerStatus]:
         """Connected peers."""
         node = self._node
-        return [] if node is None else [_peer_status(node, peer) for peer in node.host.peers()]
+        return [] if node is None else [peer_status(self._context, node, peer) for peer in node.host.peers()]
 
     def status(self) -> NetworkStatus:
         node = self._node
@@ -308,11 +355,13 @@ class Network:
             dht_peers=node.host.dht.get_routing_table_size() if node else 0,
             restarts=self._restarts,
             error=self._error,
+            bans=tuple(self.bans()),
         )
 
-    def stats(self) -> dict[str, int]:
-        """Counters since the start: questions, bytes served and fetched, dials, restarts."""
-        return {**self._context.counters, "restarts": self._restarts}
+    def stats(self) -> NetworkStats:
+        """What was counted since the start, and how much there is of what now."""
+        counters = {**live_counters(self._context, self._node), "restarts": self._restarts}
+        return NetworkStats(counters=dict(sorted(counters.items())), gauges=gauges(self._context, self._node))
 
     def _running(self) -> Node:
         if self._node is None:
@@ -326,16 +375,6 @@ async def _run_mdns(node: Node, capture: Capture | None) -> None:
     from orchd.net import mdns
 
     await mdns.run(node, capture)
-
-
-def _peer_status(node: Node, peer: ID) -> PeerStatus:
-    connection = next(iter(node.host.swarm.get_connections(peer)), None)
-    return PeerStatus(
-        peer=str(peer),
-        address=address_of(connection),
-        inbound=bool(connection and "inbound" in str(connection.direction).lower()),
-        topics=tuple(node.news.topics_of(peer)),
-    )
 
 
 def _already_here(registry: Registry, id: str) -> Admission:

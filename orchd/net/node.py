@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import trio
@@ -13,12 +11,12 @@ from libp2p.abc import INotifee
 from libp2p.custom_types import TProtocol
 from libp2p.peer.id import ID
 from libp2p.rcmgr import Direction
-from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
-from orchd.errors import OrchdError, PeerBlocked, PeerMisbehaved, PeerUnreachable
+from orchd.errors import OrchdError, PeerMisbehaved
 from orchd.net import exchange, hardening, messages, topics
-from orchd.net.host import Host, parse_peer_address
-from orchd.net.library import Library
+from orchd.net.company import Company
+from orchd.net.context import Context, Topic, address_of
+from orchd.net.host import Host
 from orchd.net.members import Members
 from orchd.net.messages import (
     PROTOCOL,
@@ -33,64 +31,20 @@ from orchd.net.messages import (
     Reply,
     Request,
 )
-from orchd.net.news import Events
-from orchd.net.policy import reach
 from orchd.net.policy.names import Kind, kind_of
-from orchd.net.policy.repair import Freshness
+from orchd.net.policy.scores import Offence
 from orchd.net.records import Records
-from orchd.net.upload import Transfers, Upload, Uploads
+from orchd.net.upload import Upload, Uploads
 from orchd.records import Manifest, Verified, parse_id, verify
 from orchd.records.ids import ADAPTER
 from orchd.registry import revocation
-from orchd.registry.registry import Registry
 
 log = logging.getLogger(__name__)
 
 #: Connected peers that have not told their topics are asked again this often, in seconds.
 GREET_AGAIN_S = 60.0
-#: A bootstrap peer that can't be reached is tried again after so many seconds, doubling up to the second figure.
-BOOTSTRAP_PAUSE_S, BOOTSTRAP_PAUSE_MAX_S = 1.0, 60.0
-#: A member that can't be reached, and a peer that lied, are left alone for so many seconds.
-UNREACHABLE_PAUSE_S, DISTRUST_S = 30.0, 600.0
-#: Peers that we seek connections to; others may still come.
-PEERS_SOUGHT = 100
-#: Lookups and dials at once; files read for peers at once.
+#: Lookups at once; files read for peers at once.
 PARALLEL, READERS = 4, 4
-
-
-@dataclass
-class Topic:
-    """A joined topic. `announced_ms`: when the DHT took it last, None if never."""
-
-    name: str
-    announced_ms: int | None = None
-    #: Of a private one.
-    secret: bytes | None = None
-
-
-@dataclass(frozen=True)
-class Context:
-    """What outlives the host."""
-
-    registry: Registry
-    library: Library
-    events: Events
-    clock: Callable[[], int]
-    rng: random.Random
-    bootstrap: Sequence[str]
-    announce_every_s: float
-    lookup_every_s: float
-    transfers: Transfers
-    #: Whether what is known of others' records is recent; a fallen host does not make it old.
-    freshness: Freshness
-    topics: dict[bytes, Topic] = field(default_factory=dict)
-    counters: dict[str, int] = field(default_factory=dict)
-    #: Peers (ids as text) that the user has blocked, and those that are asked before others.
-    blocked: set[str] = field(default_factory=set)
-    followed: set[str] = field(default_factory=set)
-
-    def count(self, what: str, by: int = 1) -> None:
-        self.counters[what] = self.counters.get(what, 0) + by
 
 
 class Node:
@@ -101,7 +55,8 @@ class Node:
         self._context = context
         self._nursery = nursery
         self._names: dict[bytes, str] = {key: topic.name for key, topic in context.topics.items()}
-        self.members = Members(host.id, self._names, self._secret, self.is_near)
+        self.company = Company(host, context, self.spawn)
+        self.members = Members(host.id, self._names, self._secret, self.company.is_near)
         self.records = Records(
             host,
             context,
@@ -116,11 +71,8 @@ class Node:
         self._server = exchange.Server(self)
         self._rounds = topics.Rounds(context.announce_every_s, context.lookup_every_s, context.rng)
         self._wake = trio.Event()
-        self._lost = trio.Event()
-        self._unreachable: dict[ID, float] = {}
-        self._distrusted: dict[ID, float] = {}
         self._looking: set[str] = set()
-        self._dials, self._queries = trio.CapacityLimiter(PARALLEL), trio.CapacityLimiter(PARALLEL)
+        self._queries = trio.CapacityLimiter(PARALLEL)
         self._readers = trio.CapacityLimiter(READERS)
         self._uploads = Uploads(context.library.read, context.transfers, self._readers, context.count)
 
@@ -132,8 +84,7 @@ class Node:
         hardening.after_identify(basic, self._identified)
         for name in self._names.values():
             self._announce_from_now(name)
-        for text in self._context.bootstrap:
-            self.spawn(self._keep_bootstrap, text)
+        self.company.start()
         self.spawn(self._run_rounds)
         self.spawn(self._run_greetings)
         self.records.start()
@@ -146,7 +97,7 @@ class Node:
 
     async def connected(self, connection: Any) -> None:
         peer = connection.muxed_conn.peer_id
-        if self._until(self._distrusted, peer) or self.is_blocked(peer):
+        if self.company.is_unwelcome(peer):
             self.spawn(connection.close)
             return
         if len(self.host.swarm.get_connections(peer)) == 1:
@@ -157,6 +108,7 @@ class Node:
 
     async def disconnected(self, connection: Any) -> None:
         peer = connection.muxed_conn.peer_id
+        self.company.lost(connection)
         if self.host.connected(peer):
             return
         self.records.lost(peer)
@@ -164,8 +116,6 @@ class Node:
         # Its next connection is to be identified again: it may speak other protocols then.
         self.host.basic.get_peerstore().clear_protocol_data(peer)
         self._context.events.emit("net.peer.lost", {"peer": str(peer)})
-        self._lost.set()
-        self._lost = trio.Event()
 
     async def _identified(self, peer: ID) -> None:
         self._rounds.new_peer(trio.current_time(), self.host.dht.get_routing_table_size())
@@ -176,83 +126,16 @@ class Node:
             await self.records.greet(peer)
         except OrchdError as error:
             log.info("%s is not one of us, or busy: %s", peer, error)
-
-    async def connect(self, peer: ID, addresses: Sequence[Multiaddr]) -> None:
-        """Reach a peer. Raises `PeerUnreachable` or `PeerBlocked`."""
-        if self.is_blocked(peer):
-            raise PeerBlocked(f"{peer} is blocked here")
-        self._context.count("dials")
-        await self.host.connect(peer, addresses)
-
-    def meet(self, peer: ID, addresses: Sequence[Multiaddr]) -> None:
-        """Somebody has been found: connect, in the background."""
-        if peer != self.host.id and not self.host.connected(peer):
-            self.spawn(self._meet, peer, addresses)
-
-    async def _meet(self, peer: ID, addresses: Sequence[Multiaddr]) -> None:
-        """Connect to somebody found under a topic, unless there is a reason not to."""
-        async with self._dials:
-            if self.host.connected(peer) or self.avoids(peer) or len(self.host.peers()) >= PEERS_SOUGHT:
-                return
-            try:
-                await self.connect(peer, addresses)
-            except PeerUnreachable as error:
-                self._unreachable[peer] = trio.current_time() + UNREACHABLE_PAUSE_S
-                log.info("%s", error)
-
-    def avoids(self, peer: ID) -> bool:
-        return self.is_blocked(peer) or self._until(self._unreachable, peer) or self._until(self._distrusted, peer)
-
-    def is_near(self, peer: ID) -> bool:
-        """Whether every connection to `peer` comes from this network."""
-        connections = self.host.swarm.get_connections(peer)
-        return bool(connections) and all(map(reach.is_near, map(address_of, connections)))
+        else:
+            self.company.reached(peer)
 
     def _secret(self, key: bytes) -> bytes | None:
         topic = self._context.topics.get(key)
         return topic.secret if topic else None
 
-    def is_blocked(self, peer: ID) -> bool:
-        """Whether the user wants nothing to do with a peer."""
-        return str(peer) in self._context.blocked
-
-    def drop_blocked(self) -> None:
-        """Connections that the user has just forbidden are closed."""
-        for peer in self.host.peers():
-            if self.is_blocked(peer):
-                self.spawn(self.host.disconnect, peer)
-
-    def _until(self, table: dict[ID, float], peer: ID) -> bool:
-        """Whether a peer is in a table of deadlines; past ones are dropped."""
-        if table.get(peer, float("inf")) <= trio.current_time():
-            del table[peer]
-        return peer in table
-
     def distrust(self, peer: ID) -> None:
-        """Drop a peer that lied, and have nothing to do with it for a while."""
-        self._distrusted[peer] = trio.current_time() + DISTRUST_S
-        self.spawn(self.host.disconnect, peer)
-
-    def forgive(self, peer: ID) -> None:
-        """The user asks for this very peer."""
-        self._distrusted.pop(peer, None)
-        self._unreachable.pop(peer, None)
-
-    async def _keep_bootstrap(self, text: str) -> None:
-        """Stay connected to a configured peer."""
-        peer, address = parse_peer_address(text)
-        pause = BOOTSTRAP_PAUSE_S
-        while peer != self.host.id:
-            try:
-                await self.connect(peer, [address])
-            except (PeerUnreachable, PeerBlocked) as error:
-                log.warning("%s", error)
-                await trio.sleep(pause * self._context.rng.uniform(0.8, 1.2))
-                pause = min(pause * 2, BOOTSTRAP_PAUSE_MAX_S)
-                continue
-            pause = BOOTSTRAP_PAUSE_S
-            while self.host.connected(peer):
-                await self._lost.wait()
+        """A peer gave other bytes than those that were signed."""
+        self.company.blame(peer, Offence.LIED, "it gave what its author did not sign")
 
     # ---- topics -------------------------------------------------------------------------------------------------
 
@@ -302,6 +185,7 @@ class Node:
     async def _announce(self, name: str) -> None:
         async with self._queries:
             taken = await topics.announce(self.host.dht, name)
+        self._context.count("announcements" if taken else "announcements_failed")
         if not taken:
             self._rounds.retry_announce(name, trio.current_time())
         elif topic := self._context.topics.get(messages.topic_key(name)):
@@ -316,8 +200,10 @@ class Node:
                 found = await topics.lookup(self.host.dht, name)
         finally:
             self._looking.discard(name)
+        self._context.count("lookups")
+        self._context.count("lookups_found", len(found))
         for peer, addresses in found.items():
-            self.meet(peer, addresses)
+            self.company.meet(peer, addresses)
 
     # ---- greetings, proofs --------------------------------------------------------------------------------------
 
@@ -411,14 +297,6 @@ class _Connections(INotifee):
 
     async def listen_close(self, network: Any, multiaddr: Any) -> None:
         pass
-
-
-def address_of(connection: Any) -> str:
-    """The other end of a connection, as a multiaddr; empty when it is not known."""
-    try:
-        return str(connection.get_transport_addresses()[0])
-    except Exception:
-        return ""
 
 
 async def _guarded(function: Callable[..., Any], arguments: Iterable[Any]) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import trio
 from libp2p.peer.id import ID
 
+from orchd.net.context import Context
 from orchd.net.gossip import Gossip
 from orchd.net.host import Host
 from orchd.net.known import Known
@@ -21,9 +21,6 @@ from orchd.net.policy.repair import Freshness, Schedule
 from orchd.net.repair import Repair
 from orchd.registry import told
 from orchd.registry.registry import Registry
-
-if TYPE_CHECKING:
-    from orchd.net.node import Context
 
 log = logging.getLogger(__name__)
 

@@ -99,7 +99,7 @@ async def test_a_lan_topic_is_on_no_dht_and_shown_to_nobody_from_outside(
         assert a.network._node is not None
         assert far.network._node is not None
         stranger = far.network._node.host.id
-        near = a.network._node.is_near
+        near = a.network._node.company.is_near
         assert near(stranger), "loopback is near"
         monkeypatch.setattr(a.network._node.members, "_is_near", lambda peer: peer != stranger and near(peer))
         for peer in (a, b, far):

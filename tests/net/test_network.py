@@ -112,8 +112,8 @@ async def test_fetch_brings_the_adapter_through_the_door(tmp_path: Path) -> None
         assert told[-1].rate > 0
         assert admission.row.topics == (TOPIC,)
         assert list((b.folder / "fetching").iterdir()) == []
-        assert b.network.stats()["bytes_fetched"] == manifest.record.size
-        assert a.network.stats()["bytes_served"] == manifest.record.size
+        assert b.network.stats().counters["bytes_fetched"] == manifest.record.size
+        assert a.network.stats().counters["bytes_served"] == manifest.record.size
         again = await b.network.fetch(manifest.id)
         assert (again.id, again.new) == (manifest.id, False)
 

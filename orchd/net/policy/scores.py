@@ -7,6 +7,7 @@ neighbours anything. Scores halve every ten minutes. Who reaches the limit is ba
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -25,8 +26,8 @@ class Offence(IntEnum):
 
     #: Bytes or records that are not what their author signed: nobody does this by mistake.
     LIED = 100
-    #: What the protocol does not allow.
-    MALFORMED = 50
+    #: What the protocol does not allow: once may be a fault of the software, twice within minutes is too much.
+    MALFORMED = 55
     #: Far more than it may send.
     FLOODED = 20
     #: No answer, or half of one, where one was due.
@@ -108,7 +109,7 @@ class Scores:
 
 
 def _decayed(record: _Record, now: float) -> float:
-    return record.score * 0.5 ** ((now - record.at) / HALF_LIFE_S)
+    return record.score * math.exp2((record.at - now) / HALF_LIFE_S)
 
 
 def _is_banned(record: _Record, now: float) -> bool:
