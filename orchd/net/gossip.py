@@ -112,10 +112,15 @@ class Gossip:
         self._gate.met(id, trio.current_time())
 
     def reaches(self, peer: ID, topics: Collection[str]) -> bool:
-        """Whether a peer takes gossip under these topics, as far as they are open."""
-        subscribed = self._pubsub.peer_topics
+        """Whether what is published now gets to a peer under these topics, as far as they are open.
+
+        It has subscribed, and somebody is in our mesh: what is published into an empty one is lost, because who joins
+        it a moment later is not offered what was there before.
+        """
+        subscribed, mesh = self._pubsub.peer_topics, self._router.mesh
+        names = [PREFIX + name for name in topics if is_open(name)]
         return peer in self._pubsub.peers and all(
-            peer in subscribed.get(PREFIX + name, ()) for name in topics if is_open(name)
+            peer in subscribed.get(name, ()) and bool(mesh.get(name)) for name in names
         )
 
     # ---- taking -------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from libp2p.network.config import ConnectionConfig
 from libp2p.network.exceptions import SwarmException
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
+from libp2p.pubsub import pubsub as pubsub_module
 from libp2p.pubsub.gossipsub import GossipSub
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
@@ -148,6 +149,70 @@ async def test_a_validator_that_raises_raises_without_the_guard() -> None:
             await pubsub.push_msg(host.id, message)
         hardening.guard_pubsub(pubsub)
         await pubsub.push_msg(host.id, message)
+
+
+def burst_that_fits(count: int) -> int:
+    queue = pubsub_module.RpcQueue()
+    return sum(queue.push(rpc_pb2.RPC()) for _ in range(count))
+
+
+def test_a_burst_waits_for_a_neighbour_and_is_not_dropped() -> None:
+    with without(hardening.roomy_queues):
+        assert burst_that_fits(60) == 32
+    hardening.harden()
+    assert burst_that_fits(60) == 60
+    assert burst_that_fits(1000) == hardening.GOSSIP_QUEUE
+
+
+async def peers_exchanged(corrected: bool) -> list[PeerInfo]:
+    """Whom a host would dial after a PRUNE that names somebody."""
+    dialled: list[PeerInfo] = []
+
+    async def connect(info: PeerInfo) -> None:
+        dialled.append(info)
+
+    async with a_host(1) as host, a_host(2) as known:
+        pubsub = a_pubsub(host)
+        router = cast(GossipSub, pubsub.router)
+        if corrected:
+            hardening.no_peer_exchange(router)
+        host.basic.connect = connect  # type: ignore[method-assign]
+        host.basic.get_peerstore().add_addrs(known.id, known.basic.get_transport_addrs(), 100)
+        named = [rpc_pb2.PeerInfo(peerID=known.id.to_bytes())]
+        await router.handle_prune(rpc_pb2.ControlPrune(topicID="t", peers=named), known.id)
+        pubsub.seen_messages.stop()
+    return dialled
+
+
+async def test_a_neighbour_does_not_decide_whom_we_dial() -> None:
+    assert await peers_exchanged(corrected=False)
+    assert not await peers_exchanged(corrected=True)
+
+
+async def names_remembered(corrected: bool) -> tuple[int, int]:
+    """Entries that made-up topics leave: of prunes and grafts, and of subscriptions."""
+    async with a_host(1) as host:
+        pubsub = a_pubsub(host)
+        router = cast(GossipSub, pubsub.router)
+        if corrected:
+            hardening.bounded_topics(pubsub, router, lambda topic: topic == "ours")
+        pubsub._manager = cast(Any, SimpleNamespace(is_running=False))
+        stranger = ID(b"\x12\x20" + bytes(32))
+        for number in range(20):
+            await router.handle_prune(rpc_pb2.ControlPrune(topicID=f"t{number}"), stranger)
+            await router.handle_graft(rpc_pb2.ControlGraft(topicID=f"g{number}"), stranger)
+            pubsub.handle_subscription(stranger, rpc_pb2.RPC.SubOpts(subscribe=True, topicid="x" * number))
+        pubsub.handle_subscription(stranger, rpc_pb2.RPC.SubOpts(subscribe=True, topicid="ours"))
+        assert "ours" in pubsub.peer_topics
+        pubsub.seen_messages.stop()
+        return len(router.back_off), len(pubsub.peer_topics)
+
+
+async def test_topics_that_a_stranger_makes_up_are_not_remembered() -> None:
+    back_off, subscriptions = await names_remembered(corrected=False)
+    assert back_off >= 20
+    assert subscriptions > 20
+    assert await names_remembered(corrected=True) == (0, 1)
 
 
 # ---- fact 2 ----------------------------------------------------------------------------------------------------

@@ -155,7 +155,7 @@ async def test_garbage_on_every_protocol_that_is_offered(tmp_path: Path) -> None
         assert node is not None
         await attacker.connect(node.host.id, node.host.basic.get_transport_addrs())
         offered = {str(protocol) for protocol in node.host.basic.get_mux().get_protocols()}
-        assert offered == {PROTOCOL, KAD, "/ipfs/id/1.0.0", "/ipfs/id/push/1.0.0", "/ipfs/ping/1.0.0"}
+        assert offered == {PROTOCOL, KAD, MESHSUB, "/ipfs/id/1.0.0", "/ipfs/id/push/1.0.0", "/ipfs/ping/1.0.0"}
         for protocol in sorted(offered - {PROTOCOL}):
             for _ in range(10):
                 body = rng.randbytes(rng.randint(1, 60))
