@@ -26,6 +26,8 @@ class NetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/0", "/ip6/::/tcp/0")
     bootstrap: tuple[str, ...] = ()
     mdns: bool = True
+    #: Be found under the topic of each base that is here. It tells whoever asks the DHT which bases these are.
+    share_bases: bool = False
     #: Re-announce every topic this often, in seconds (a provider record lives an hour on our servers).
     announce_interval_s: int = 600
     #: Look a joined topic up again this often, in seconds.

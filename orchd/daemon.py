@@ -153,8 +153,7 @@ async def run(paths: Paths, config: configuration.Config, settings: tuple[config
             await nursery.start(node.rollbacks.run)
             if config.net.enabled:
                 await nursery.start(node.network.run)
-                for topic in await in_thread(node.topics.list):
-                    await node.network.join(topic)
+                await node.join_topics()
             await nursery.start(Updates(node).run)
             until_served.pop_all()  # from here the server releases it
             await nursery.start(RpcServer(bound, node, methods.TABLE).run)

@@ -5,6 +5,7 @@ The capabilities do not know each other; they meet here.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,12 +21,13 @@ from orchd.average.recipe import recipe_digest
 from orchd.average.specs import AverageResult, VerifyResult
 from orchd.config import Config, Setting
 from orchd.crafting import Making
-from orchd.errors import AdapterUnknown, AnswerDiffers, NotAdmitted, ParamsInvalid, ParityFailed
+from orchd.errors import AdapterUnknown, AnswerDiffers, NotAdmitted, ParamsInvalid, ParityFailed, TopicInvalid
 from orchd.identity import Identity
 from orchd.jobs import EventLog, Job, Jobs, State
 from orchd.jobs.jobs import Finisher
 from orchd.measuring import Attested, AttestNote, attest
 from orchd.net import Network
+from orchd.net.policy.names import BASE
 from orchd.paths import Paths
 from orchd.records import Manifest, parse_id
 from orchd.records.ids import ADAPTER, DATASET
@@ -38,6 +40,7 @@ from orchd.serve.specs import BuildResult, Golden
 from orchd.serve.targets import Artefact, DeployTarget
 from orchd.train.specs import EvaluateResult, ImportResult, Score, TrainResult
 
+LOG = logging.getLogger("orchd.node")
 P = ParamSpec("P")
 T = TypeVar("T")
 SALT_SIZE = 32  # bytes
@@ -183,6 +186,21 @@ class Node:
             raise ParamsInvalid(
                 f"no target {kind[:40]!r}; there is {', '.join(self.targets)}", field="target"
             ) from None
+
+    async def join_topics(self) -> None:
+        """At the start: the topics of the last time, and those of the bases that are here."""
+        for name in await in_thread(self.topics.list):
+            try:
+                await self.network.join(name, await in_thread(self.topics.secret, name))
+            except TopicInvalid as error:
+                LOG.warning("%s", error)
+        await self.join_base_topics()
+
+    async def join_base_topics(self) -> None:
+        """If the user wants others with the same bases to find this node."""
+        if self.config.net.share_bases:
+            for base in await in_thread(self.registry.bases):
+                await self.network.join(BASE + base.fingerprint)
 
     async def unfinished_jobs(self) -> list[Job]:
         """Jobs that wait or run."""

@@ -3,6 +3,7 @@
 from orchd.net import lean
 
 with lean.imports():
+    from orchd.net.doctor import Check, Finding
     from orchd.net.download import Transferred
     from orchd.net.figures import BanStatus, NetworkStats, PeerStatus, prometheus
     from orchd.net.library import Library
@@ -10,6 +11,8 @@ with lean.imports():
 
 __all__ = [
     "BanStatus",
+    "Check",
+    "Finding",
     "Library",
     "Network",
     "NetworkStats",

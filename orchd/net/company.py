@@ -142,6 +142,13 @@ class Company:
                 self._context.book.failed(str(peer), self._context.clock())
                 log.info("%s", error)
 
+    def came(self, connection: Any) -> None:
+        """A connection is there that is welcome."""
+        if "inbound" in str(connection.direction).lower():
+            self._context.count("inbound")
+            if not reach.is_near(address_of(connection)):
+                self._context.count("inbound_from_afar")
+
     def reached(self, peer: ID) -> None:
         """It is one of us, and this node has dialled it: remember where."""
         for connection in self._host.swarm.get_connections(peer):

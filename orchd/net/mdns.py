@@ -48,6 +48,7 @@ async def run(node: Node, capture: Capture | None = None) -> None:
         service = await trio.to_thread.run_sync(_start, name, node.host.addresses(), found, capture)
     except OSError as error:
         log.warning("no mDNS on this machine: %s", error)
+        node.mdns_failure = str(error)
         return
     try:
         await trio.sleep_forever()

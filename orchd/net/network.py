@@ -16,10 +16,11 @@ from multiaddr import Multiaddr  # type: ignore[import-untyped]
 from orchd.config import NetConfig
 from orchd.errors import ListenFailed, NetworkDown, NotBanned, OrchdError, TopicInvalid
 from orchd.identity import Identity
+from orchd.net import doctor, hardening, messages, remembering
 from orchd.net import fetch as fetching
-from orchd.net import hardening, messages, remembering
 from orchd.net.capture import Capture
 from orchd.net.context import Context, Topic
+from orchd.net.doctor import Check
 from orchd.net.download import Progress, Transferred
 from orchd.net.figures import BanStatus, NetworkStats, PeerStatus, bans_of, gauges, live_counters, peer_status
 from orchd.net.host import ban_subject, parse_peer_address, parse_peer_id, peer_id_of, run_host
@@ -28,7 +29,7 @@ from orchd.net.news import Events
 from orchd.net.node import Node
 from orchd.net.partial import tidy
 from orchd.net.policy.book import Banned, Book
-from orchd.net.policy.names import Kind, kind_of, label_of, private_name
+from orchd.net.policy.names import INVITE_ADDRESSES, Kind, kind_of, label_of, private_name
 from orchd.net.records import freshness
 from orchd.net.upload import Transfers
 from orchd.records import Manifest, Record, Verified, parse_id
@@ -53,6 +54,7 @@ class TopicStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A joined topic. `members`: other nodes, connected now; `announced_at`: when the DHT took it last, in ms."""
 
     name: str
+    kind: Kind
     members: int
     announced_at: int | None
 
@@ -210,7 +212,9 @@ class Network:
     def topics(self) -> list[TopicStatus]:
         """The joined topics by name."""
         return [
-            TopicStatus(name=topic.name, members=self._members(key), announced_at=topic.announced_ms)
+            TopicStatus(
+                name=topic.name, kind=kind_of(topic.name), members=self._members(key), announced_at=topic.announced_ms
+            )
             for key, topic in sorted(self._context.topics.items(), key=lambda item: item[1].name)
         ]
 
@@ -332,6 +336,16 @@ class Network:
         book = self._context.book
         change(book)
         await trio.to_thread.run_sync(remembering.save, self._context.registry.data, book)
+
+    async def examine(self) -> list[Check]:
+        """Each way in and out tried now, and what to do where one is shut. Takes as long as the slowest dial."""
+        return await doctor.examine(self._node, self._context, self._config, self._error)
+
+    def invite_addresses(self) -> tuple[str, ...]:
+        """For an invitation: of this node, and of the peers in the settings."""
+        return tuple(dict.fromkeys((*self.addresses()[: INVITE_ADDRESSES - 2], *self._config.bootstrap)))[
+            :INVITE_ADDRESSES
+        ]
 
     def addresses(self) -> list[str]:
         """Where this node can be reached, with its peer id; empty while it is down."""

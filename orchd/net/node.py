@@ -72,6 +72,8 @@ class Node:
         self._rounds = topics.Rounds(context.announce_every_s, context.lookup_every_s, context.rng)
         self._wake = trio.Event()
         self._looking: set[str] = set()
+        #: Why there is no mDNS, if there should be.
+        self.mdns_failure: str | None = None
         self._queries = trio.CapacityLimiter(PARALLEL)
         self._readers = trio.CapacityLimiter(READERS)
         self._uploads = Uploads(context.library.read, context.transfers, self._readers, context.count)
@@ -102,6 +104,7 @@ class Node:
             return
         if len(self.host.swarm.get_connections(peer)) == 1:
             self._context.events.emit("net.peer.connected", {"peer": str(peer), "address": address_of(connection)})
+        self.company.came(connection)
         if connection.direction == Direction.OUTBOUND:
             self.spawn(self._greet, peer)
         self.wake()

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from orchd.errors import AmbiguousId, DatasetUnknown, DeploymentUnknown
 from orchd.registry.local import Local, delete, put
-from orchd.registry.local_rows import Dataset, Deployment, Run, TopicJoined
+from orchd.registry.local_rows import Dataset, Deployment, Run, Setting, TopicJoined
 from orchd.registry.rows import DatasetRow
 
 Clock = Callable[[], int]
+SECRET = "topic.secret."
+"""Before a private topic's name: the key of the setting that holds its secret."""
 
 
 class Datasets:
@@ -104,16 +106,23 @@ class Topics:
         self._local = local
         self._clock = clock
 
-    def add(self, name: str) -> None:
+    def add(self, name: str, secret: bytes | None = None) -> None:
+        """`secret` is a private one's."""
         if self._local.get(TopicJoined, name) is None:
-            self._local.act("topic.join", put(TopicJoined(name=name, joined=self._clock())))
+            kept = [put(Setting(key=SECRET + name, value=secret.hex()))] if secret else []
+            self._local.act("topic.join", put(TopicJoined(name=name, joined=self._clock())), *kept)
 
     def remove(self, name: str) -> None:
         if self._local.get(TopicJoined, name) is not None:
-            self._local.act("topic.leave", delete(TopicJoined, name))
+            self._local.act("topic.leave", delete(TopicJoined, name), delete(Setting, SECRET + name))
 
     def list(self) -> list[str]:
         return [row.name for row in self._local.all(TopicJoined)]
+
+    def secret(self, name: str) -> bytes | None:
+        """Of a private topic that was joined."""
+        row = self._local.get(Setting, SECRET + name)
+        return bytes.fromhex(row.value) if row else None
 
 
 class Deployments:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from orchd.errors import NotAdmitted, OrchdError, ParamsInvalid
 from orchd.jobs import Job, LocalContext
 from orchd.net import Transferred
+from orchd.net.policy.names import separately
 from orchd.node import Node, in_thread
 from orchd.records import Announcement, Verified, parse_id, sign
 from orchd.records.ids import ADAPTER
 from orchd.registry import ADMITTED, QUARANTINED, AdapterRow, AnnouncementRow
 from orchd.registry.admission import CHECKS
 from orchd.rpc.methods_jobs import JobStarted
-from orchd.rpc.methods_network import check_topic
+from orchd.rpc.methods_network import check_topic, full_name
 from orchd.rpc.methods_training import AdapterNamed
 from orchd.rpc.table import Params, Result, method
 
@@ -53,10 +54,11 @@ class AdapterPublish(Params, frozen=True, kw_only=True):
 
 
 class Published(Result, frozen=True, kw_only=True):
-    """`members`: other nodes that are connected under the topics now."""
+    """`members`: other nodes that are connected under the topics now. Open topics share an announcement, and each
+    private or LAN one has its own, which names no other."""
 
     adapter: AdapterRow
-    announcement: str
+    announcements: list[str]
     topics: list[str]
     members: int
 
@@ -67,18 +69,21 @@ class Published(Result, frozen=True, kw_only=True):
 async def adapter_publish(node: Node, p: AdapterPublish) -> Published:
     if not 1 <= len(p.topics) <= MAX_TOPICS:
         raise ParamsInvalid(f"{len(p.topics)} topics; 1 to {MAX_TOPICS} are wanted", field="topics")
-    topics = tuple(dict.fromkeys(check_topic(topic) for topic in p.topics))
+    topics = tuple(dict.fromkeys(check_topic(full_name(node, topic)) for topic in p.topics))
     row = await in_thread(node.registry.adapter, p.adapter)
     if row.state != ADMITTED:
         raise NotAdmitted(f"{row.name} is quarantined: {row.reason}", field="adapter")
+    joined = {topic.name for topic in node.network.topics()}
     for topic in topics:
-        await in_thread(node.topics.add, topic)
-        await node.network.join(topic)
-    signed = await in_thread(_announce, node, row, topics)
-    await node.network.tell(signed)
+        if topic not in joined:
+            await node.network.join(topic)
+            await in_thread(node.topics.add, topic)
+    signed = [await in_thread(_announce, node, row, names) for names in separately(topics)]
+    for announcement in signed:
+        await node.network.tell(announcement)
     shown = await in_thread(node.registry.adapter, row.id)
     members = sum(topic.members for topic in node.network.topics() if topic.name in topics)
-    return Published(adapter=shown, announcement=signed.id, topics=list(topics), members=members)
+    return Published(adapter=shown, announcements=[one.id for one in signed], topics=list(topics), members=members)
 
 
 def _announce(node: Node, row: AdapterRow, topics: tuple[str, ...]) -> Verified[Announcement]:

@@ -101,7 +101,9 @@ async def base_add(node: Node, p: BaseAdd) -> JobStarted:
         return BaseAdded(base=_row(node, base), admitted=judge_again(node.registry, base.fingerprint))
 
     async def work(context: LocalContext) -> BaseAdded:
-        return await in_thread(add)
+        added = await in_thread(add)
+        await node.join_base_topics()
+        return added
 
     return JobStarted(job=(await node.jobs.submit_local("base.add", f"add the base {name[:80]}", work)).id)
 

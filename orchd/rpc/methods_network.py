@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from orchd.errors import ParamsInvalid
-from orchd.net import NetworkStatus, PeerStatus
+from orchd.errors import AmbiguousId, ParamsInvalid, TopicInvalid
+from orchd.net import BanStatus, Check, Finding, NetworkStats, NetworkStatus, PeerStatus, prometheus
+from orchd.net.policy.names import (
+    INVITE,
+    PRIVATE,
+    SECRET_SIZE,
+    Invite,
+    Kind,
+    invitation,
+    kind_of,
+    label_of,
+    parse_invitation,
+    private_name,
+)
 from orchd.node import Node, in_thread
 from orchd.rpc.table import NoParams, Params, Result, method
 
-TOPIC_LIMIT = 120  # characters
+TOPIC_LIMIT, REASON_LIMIT = 120, 256  # characters
+MOST_HOURS = 87_600
 
 
 class TopicNamed(Params, frozen=True, kw_only=True):
@@ -15,9 +28,11 @@ class TopicNamed(Params, frozen=True, kw_only=True):
 
 
 class TopicRow(Result, frozen=True, kw_only=True):
-    """`members` are the peers found under the topic, `adapters` how many were announced."""
+    """`members` are the peers found under the topic, `adapters` how many were announced. `label` is the short name."""
 
     name: str
+    label: str
+    kind: Kind
     members: int
     adapters: int
     announced_ms: int | None
@@ -38,19 +53,69 @@ def check_topic(topic: str) -> str:
     return topic
 
 
-@method("topic.join", TopicNamed, TopicChanged, "Announce this node under a topic and look for others there.")
+def full_name(node: Node, text: str) -> str:
+    """A private topic may be called `private/LABEL`. Raises `AmbiguousId`."""
+    joined = [topic.name for topic in node.network.topics() if topic.kind is Kind.PRIVATE]
+    found = [name for name in joined if f"{PRIVATE}{label_of(name)}" == text]
+    if len(found) > 1:
+        raise AmbiguousId(f"{text[:80]!r} fits {len(found)} private topics", field="topic")
+    return found[0] if found else text
+
+
+@method(
+    "topic.join",
+    TopicNamed,
+    TopicChanged,
+    "Announce this node under a topic and look for others there; an invitation joins a private one.",
+)
 async def topic_join(node: Node, p: TopicNamed) -> TopicChanged:
-    topic = check_topic(p.topic)
+    if p.topic.startswith(INVITE):
+        return await _join_private(node, parse_invitation(p.topic))
+    topic = check_topic(full_name(node, p.topic))
+    await node.network.join(topic, await in_thread(node.topics.secret, topic))
     await in_thread(node.topics.add, topic)
-    await node.network.join(topic)
     return TopicChanged(topic=topic, joined=True)
+
+
+async def _join_private(node: Node, invite: Invite) -> TopicChanged:
+    await node.network.join(invite.name, invite.secret)
+    await in_thread(node.topics.add, invite.name, invite.secret)
+    await node.network.remember(invite.addresses)
+    return TopicChanged(topic=invite.name, joined=True)
 
 
 @method("topic.leave", TopicNamed, TopicChanged, "Leave a topic.")
 async def topic_leave(node: Node, p: TopicNamed) -> TopicChanged:
-    await in_thread(node.topics.remove, p.topic)
-    await node.network.leave(p.topic)
-    return TopicChanged(topic=p.topic, joined=False)
+    topic = full_name(node, p.topic)
+    await in_thread(node.topics.remove, topic)
+    await node.network.leave(topic)
+    return TopicChanged(topic=topic, joined=False)
+
+
+class Invitation(Result, frozen=True, kw_only=True):
+    """Whoever has `invitation` is a member. `new`: the topic was made for it."""
+
+    topic: str
+    invitation: str
+    addresses: list[str]
+    new: bool
+
+
+@method("topic.invite", TopicNamed, Invitation, "One line with which others join a private topic; makes it if need be.")
+async def topic_invite(node: Node, p: TopicNamed) -> Invitation:
+    label = p.topic.removeprefix(PRIVATE)
+    name = full_name(node, PRIVATE + label)
+    open_ones = {topic.name for topic in node.network.topics() if topic.kind is not Kind.PRIVATE}
+    if p.topic in open_ones or kind_of(p.topic) in (Kind.LAN, Kind.BASE):
+        hint = f"Others join it with `orchctl topic join {p.topic}`; a private topic needs another name."
+        raise TopicInvalid(f"{p.topic[:80]!r} is not private: nobody needs an invitation", hint=hint, field="topic")
+    secret = await in_thread(node.topics.secret, name)
+    if new := secret is None:
+        secret = node.random_bytes(SECRET_SIZE)
+        name = private_name(label, secret)
+        await _join_private(node, Invite(label, secret, ()))
+    invite = Invite(label_of(name), secret, node.network.invite_addresses())
+    return Invitation(topic=name, invitation=invitation(invite), addresses=list(invite.addresses), new=new)
 
 
 @method("topic.list", NoParams, Topics, "The topics that this node is in.")
@@ -61,6 +126,8 @@ async def topic_list(node: Node, _: NoParams) -> Topics:
         rows.append(
             TopicRow(
                 name=topic.name,
+                label=label_of(topic.name),
+                kind=topic.kind,
                 members=topic.members,
                 adapters=len({row.adapter for row in announced}),
                 announced_ms=topic.announced_at,
@@ -98,3 +165,63 @@ class Connected(Result, frozen=True, kw_only=True):
 @method("net.connect", Address, Connected, "Connect to a peer by its address.")
 async def net_connect(node: Node, p: Address) -> Connected:
     return Connected(peer=await node.network.connect(p.address))
+
+
+class Checks(Result, frozen=True, kw_only=True):
+    """`ok`: no way that should work has failed."""
+
+    ok: bool
+    checks: list[Check]
+
+
+@method("net.doctor", NoParams, Checks, "Try each way to others: what works, what does not, and what to do.")
+async def net_doctor(node: Node, _: NoParams) -> Checks:
+    checks = await node.network.examine()
+    return Checks(ok=all(check.finding is not Finding.FAILED for check in checks), checks=checks)
+
+
+class BanWhom(Params, frozen=True, kw_only=True):
+    """`subject` is a peer id or an IP address; without `hours` it holds until it is lifted."""
+
+    subject: str
+    hours: float | None = None
+    reason: str = ""
+
+
+@method("net.ban", BanWhom, BanStatus, "Have nothing to do with a peer or an IP address.")
+async def net_ban(node: Node, p: BanWhom) -> BanStatus:
+    if p.hours is not None and not 0 < p.hours <= MOST_HOURS:
+        raise ParamsInvalid(f"{p.hours} hours; more than 0 and at most {MOST_HOURS} are wanted", field="hours")
+    if len(p.reason) > REASON_LIMIT:
+        raise ParamsInvalid(f"a reason of {len(p.reason)} characters; at most {REASON_LIMIT}", field="reason")
+    return await node.network.ban(p.subject, None if p.hours is None else p.hours * 3600, p.reason)
+
+
+class UnbanWhom(Params, frozen=True, kw_only=True):
+    subject: str
+
+
+class Unbanned(Result, frozen=True, kw_only=True):
+    subject: str
+
+
+@method("net.unban", UnbanWhom, Unbanned, "Lift a ban, made by hand or for what a peer did.")
+async def net_unban(node: Node, p: UnbanWhom) -> Unbanned:
+    return Unbanned(subject=await node.network.unban(p.subject))
+
+
+class StatsHow(Params, frozen=True, kw_only=True):
+    prometheus: bool = False
+
+
+class Stats(Result, frozen=True, kw_only=True):
+    """`text` is the same for Prometheus, where that was asked for."""
+
+    stats: NetworkStats
+    text: str | None
+
+
+@method("net.stats", StatsHow, Stats, "What the network has counted since the daemon's start, and how it is now.")
+async def net_stats(node: Node, p: StatsHow) -> Stats:
+    stats = node.network.stats()
+    return Stats(stats=stats, text=prometheus(stats) if p.prometheus else None)

@@ -88,4 +88,4 @@ def test_the_result_is_shown(command: Command, full: bool) -> None:
     shown = command.human(made)
     assert shown or not full
     assert "None" not in shown
-    assert command.verdict is None or command.verdict(made) == (0 if full else 4)
+    assert command.verdict is None or command.verdict(made) in ((0,) if full else (1, 4))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchd.cli.command import Command, arg
-from orchd.cli.text import fields, table
+from orchd.cli.command import Command, arg, opt, switch
+from orchd.cli.text import fields, size, table, when
 
 
 def human_status(shown: dict[str, Any]) -> str:
@@ -20,14 +20,48 @@ def human_status(shown: dict[str, Any]) -> str:
             ("routing table", f"{shown['dht_peers']} nodes"),
             ("topics", ", ".join(topics)),
             ("restarts", shown["restarts"] or None),
+            ("banned", "\n".join(map(human_ban, shown["bans"]))),
         ]
     )
 
 
+def human_ban(ban: dict[str, Any]) -> str:
+    until = f"until {when(ban['until_ms'])}" if ban["until_ms"] else "until it is lifted"
+    return ", ".join(filter(None, [ban["subject"], until, ban["reason"]]))
+
+
+def human_doctor(shown: dict[str, Any]) -> str:
+    rows = [(check["name"], check["finding"], check["found"]) for check in shown["checks"]]
+    todo = [f"{check['name']}: {check['next']}" for check in shown["checks"] if check["next"]]
+    return "\n".join([table(("way", "finding", "found"), rows), *([""] if todo else []), *todo])
+
+
+def verdict(shown: dict[str, Any]) -> int:
+    return 0 if shown["ok"] else 1
+
+
+def human_stats(shown: dict[str, Any]) -> str:
+    if shown["text"] is not None:
+        return str(shown["text"]).rstrip("\n")
+    stats = shown["stats"]
+    pairs = [*stats["gauges"].items(), *stats["counters"].items()]
+    return fields([(name.replace("_", " "), size(value) if "bytes" in name else str(value)) for name, value in pairs])
+
+
 def human_peers(shown: dict[str, Any]) -> str:
     return table(
-        ("peer", "address", "who connected", "topics"),
-        [(p["peer"], p["address"], "they" if p["inbound"] else "we", ", ".join(p["topics"])) for p in shown["peers"]],
+        ("peer", "address", "who connected", "in", "out", "topics"),
+        [
+            (
+                p["peer"],
+                p["address"],
+                "they" if p["inbound"] else "we",
+                size(p["bytes_in"]),
+                size(p["bytes_out"]),
+                ", ".join(p["topics"]),
+            )
+            for p in shown["peers"]
+        ],
         empty="no peer is connected",
     )
 
@@ -46,5 +80,40 @@ COMMANDS = (
         lambda shown: f"connected to {shown['peer']}",
         method="net.connect",
         arguments=(arg("address", "such as /ip4/192.0.2.7/tcp/4001/p2p/12D3Koo..."),),
+    ),
+    Command(
+        "doctor",
+        "Try each way to others: what works, what does not, and what to do",
+        human_doctor,
+        method="net.doctor",
+        verdict=verdict,
+        more="Exit code 1 when a way that should work does not.",
+    ),
+    Command(
+        "ban",
+        "Have nothing to do with a peer or an IP address",
+        lambda shown: f"banned {human_ban(shown)}",
+        method="net.ban",
+        changes=True,
+        arguments=(
+            arg("subject", "a peer id, or an IP address (of IPv6 its /64)"),
+            opt("--hours", "for so long; without it until `net unban`", type=float),
+            opt("--reason", "a word to yourself"),
+        ),
+    ),
+    Command(
+        "unban",
+        "Lift a ban, made by hand or for what a peer did",
+        lambda shown: f"{shown['subject']} is not banned any more",
+        method="net.unban",
+        changes=True,
+        arguments=(arg("subject", "as `orchctl net status` shows it"),),
+    ),
+    Command(
+        "stats",
+        "What was counted since the daemon's start, and how it is now",
+        human_stats,
+        method="net.stats",
+        arguments=(switch("--prometheus", "as Prometheus reads it"),),
     ),
 )

@@ -7,15 +7,24 @@ from typing import Any
 from orchd.cli.command import Command, arg
 from orchd.cli.text import table, when
 
-TOPIC = arg("topic", "its name")
+TOPIC = arg("topic", "its name; `private/LABEL` for a private one")
 
 
 def human_list(shown: dict[str, Any]) -> str:
     return table(
-        ("topic", "members", "adapters", "last announced"),
-        [(t["name"], t["members"], t["adapters"], when(t["announced_ms"])) for t in shown["topics"]],
+        ("topic", "kind", "members", "adapters", "last announced"),
+        [(t["label"], t["kind"], t["members"], t["adapters"], _announced(t)) for t in shown["topics"]],
         empty="in no topic yet",
     )
+
+
+def _announced(topic: dict[str, Any]) -> str:
+    return "never: this network only" if topic["kind"] == "lan" else when(topic["announced_ms"])
+
+
+def human_invite(shown: dict[str, Any]) -> str:
+    """The line alone, so that it can be piped."""
+    return str(shown["invitation"])
 
 
 COMMANDS = (
@@ -25,7 +34,10 @@ COMMANDS = (
         lambda shown: f"joined {shown['topic']}",
         method="topic.join",
         changes=True,
-        arguments=(TOPIC,),
+        arguments=(arg("topic", "its name, or the line that `orchctl topic invite` printed"),),
+        more="A name that begins with lan/ stays on this network: found by mDNS, never on the DHT.\n"
+        "Any other name is public: whoever knows it can see who is there and fetch what is published.\n"
+        "A private topic is joined with an invitation.",
     ),
     Command(
         "leave",
@@ -36,4 +48,14 @@ COMMANDS = (
         arguments=(TOPIC,),
     ),
     Command("list", "The topics that this node is in", human_list, method="topic.list"),
+    Command(
+        "invite",
+        "Print the line with which others join a private topic, which is made if it is new",
+        human_invite,
+        method="topic.invite",
+        changes=True,
+        arguments=(arg("topic", "what to call it, such as family"),),
+        more="The line holds the topic's secret and addresses of this node: whoever has it is a member. Send it as\n"
+        "you would a password. To shut a member out, make a new topic.",
+    ),
 )
