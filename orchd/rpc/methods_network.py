@@ -28,7 +28,8 @@ class TopicNamed(Params, frozen=True, kw_only=True):
 
 
 class TopicRow(Result, frozen=True, kw_only=True):
-    """`members` are the peers found under the topic, `adapters` how many were announced. `label` is the short name."""
+    """`members` are the peers found under the topic, `adapters` how many were announced. `label` is what to call it in
+    commands: a private one's name without its tag."""
 
     name: str
     label: str
@@ -126,7 +127,7 @@ async def topic_list(node: Node, _: NoParams) -> Topics:
         rows.append(
             TopicRow(
                 name=topic.name,
-                label=label_of(topic.name),
+                label=f"{PRIVATE}{label_of(topic.name)}" if topic.kind is Kind.PRIVATE else topic.name,
                 kind=topic.kind,
                 members=topic.members,
                 adapters=len({row.adapter for row in announced}),

@@ -70,7 +70,7 @@ async def test_one_line_is_all_that_a_new_member_needs(tmp_path: Path) -> None:
         assert joined.topic == invited.topic
         await until(lambda: b.network.topics()[0].members == 1, "met by the addresses of the invitation")
         (row,) = (await topic_list(node_of(a), NoParams())).topics
-        assert (row.label, row.kind, row.name) == ("family", "private", invited.topic)
+        assert (row.label, row.kind, row.name) == ("private/family", "private", invited.topic)
         passed_on = await topic_invite(node_of(b), TopicNamed(topic="family"))
         assert parse_invitation(passed_on.invitation).secret == parse_invitation(invited.invitation).secret
 

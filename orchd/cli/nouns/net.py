@@ -9,7 +9,7 @@ from orchd.cli.text import fields, size, table, when
 
 
 def human_status(shown: dict[str, Any]) -> str:
-    topics = [f"{topic['name']} ({topic['members']} members)" for topic in shown["topics"]]
+    topics = [f"{called(topic['name'])} ({topic['members']} members)" for topic in shown["topics"]]
     return fields(
         [
             ("state", shown["state"]),
@@ -23,6 +23,11 @@ def human_status(shown: dict[str, Any]) -> str:
             ("banned", "\n".join(map(human_ban, shown["bans"]))),
         ]
     )
+
+
+def called(topic: str) -> str:
+    """A topic as commands take it: a private one's name without its tag."""
+    return topic.rpartition("/")[0] if topic.startswith("private/") else topic
 
 
 def human_ban(ban: dict[str, Any]) -> str:
@@ -58,7 +63,7 @@ def human_peers(shown: dict[str, Any]) -> str:
                 "they" if p["inbound"] else "we",
                 size(p["bytes_in"]),
                 size(p["bytes_out"]),
-                ", ".join(p["topics"]),
+                ", ".join(map(called, p["topics"])),
             )
             for p in shown["peers"]
         ],
