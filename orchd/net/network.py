@@ -259,6 +259,15 @@ class Network:
             self._sought = [(peer, host.known_addresses(peer)) for peer in host.peers()]
             self._life.cancel()
 
+    async def caught_up(self) -> None:
+        """Before adapters are averaged or served here: return when what their authors have taken back is known.
+
+        At once, unless this node takes part in topics and was away; then after the first repair with a member, or when
+        waiting for one has gone on long enough (`policy/repair.py`, `Freshness`).
+        """
+        if self._node is not None and self._context.topics:
+            await self._node.records.repair.recent()
+
     async def peek(self, adapter_id: str) -> Verified[Manifest]:
         """The signed manifest of an adapter, without its files. Raises `NetworkDown` or `NoProvider`."""
         return await fetching.peek(self._running(), self._context, parse_id(adapter_id, ADAPTER))

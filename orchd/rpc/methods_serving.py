@@ -59,6 +59,7 @@ async def deploy_start(node: Node, p: DeployStart) -> JobStarted:
         raise ParamsInvalid(f"quantize {p.quantize!r} is not {', '.join(QUANTIZE_NAMES)}", field="quantize")
     adapter, base_name = None, p.base
     if p.adapter is not None:
+        await node.network.caught_up()
         row = await in_thread(node.registry.adapter, p.adapter)
         if row.state != ADMITTED and not p.force:
             raise NotAdmitted(f"{row.name} is quarantined: {row.reason}", field="adapter")

@@ -158,14 +158,15 @@ class AverageStart(Params, frozen=True, kw_only=True):
 
 @method("average.start", AverageStart, JobStarted, "Make one adapter from several.")
 async def average_start(node: Node, p: AverageStart) -> JobStarted:
+    if len(p.adapters) < 2:
+        raise AverageSpecInvalid(f"an average is of two adapters or more, not of {len(p.adapters)}", field="adapters")
+    await node.network.caught_up()
     spec, note = await in_thread(_plan_average, node, p)
     job = await node.jobs.submit("average", spec, title=f"average {note.name}", note=note)
     return JobStarted(job=job.id)
 
 
 def _plan_average(node: Node, p: AverageStart) -> tuple[AverageSpec, AverageNote]:
-    if len(p.adapters) < 2:
-        raise AverageSpecInvalid(f"an average is of two adapters or more, not of {len(p.adapters)}", field="adapters")
     check_plan("mean", p.rank)
     strength_in_ppm(p.strength)
     if p.weights is not None and len(p.weights) != len(p.adapters):

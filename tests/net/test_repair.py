@@ -111,6 +111,33 @@ async def refused(stranger: Any, peer: Peer, question: GetRange) -> None:
         await exchange.ask(stranger, peer.network._node.host.id, question, Range)
 
 
+async def test_who_wants_to_average_waits_for_the_first_repair(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as made:
+        a = await made.start("a")
+        await a.network.join(TOPIC)
+        b = await made.start("b", bootstrap=())
+        fresh = b.network._context.freshness
+        fresh.repaired_ms = 0
+        await b.network.caught_up()
+        assert fresh._waiting_since_ms is None, "it takes part in nothing, and does not wait"
+        await b.network.join(TOPIC)
+        taken_back = revocation(a, await a.publish())
+        await a.network.tell(taken_back)
+        async with trio.open_nursery() as nursery:
+
+            async def ready_to_average() -> None:
+                await b.network.caught_up()
+                assert b.registry.news.has(taken_back.id)
+
+            nursery.start_soon(ready_to_average)
+            await until(lambda: fresh._waiting_since_ms, "it waits")
+            await b.network.connect(a.network.addresses()[0])
+        assert fresh.repaired_ms > 0
+        off = await made.start("off", enabled=False)
+        await off.network.join(TOPIC)
+        await off.network.caught_up()
+
+
 async def test_a_node_that_was_off_for_a_moment_serves_at_once(tmp_path: Path) -> None:
     async with cluster(tmp_path) as made:
         a, b = await joined_cluster(made, 2)
