@@ -32,6 +32,9 @@ class NetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     announce_interval_s: int = 600
     #: Look a joined topic up again this often, in seconds.
     lookup_interval_s: int = 60
+    #: Give and take large files beside libp2p, over TLS on a port of its own (0: any free one), where that is reached.
+    bulk: bool = True
+    bulk_port: int = 0
     #: Kilobytes (1000 bytes) a second that are given to peers and taken from them; 0: as many as there are.
     upload_limit: int = 0
     download_limit: int = 0
@@ -185,6 +188,7 @@ _BOUNDS = {
     "net.upload_limit": (0, 10_000_000),
     "net.download_limit": (0, 10_000_000),
     "net.upload_slots": (1, 256),
+    "net.bulk_port": (0, 65_535),
     "net.upload_quota_mb": (0, 100_000_000),
 }
 _WORDS = {"log.format": ("auto", "text", "json"), "log.level": ("debug", "info", "warning", "error")}

@@ -53,7 +53,7 @@ ROOMS = {
     "jobs": Room(3, frozenset({"trio", "msgspec"})),
     "importers": Room(3, frozenset({"msgspec"}), lowest_only=1),
     "lm": Room(3, TORCH | NUMERIC),
-    "net": Room(4, frozenset({"libp2p", "multiaddr", "trio", "zeroconf", "msgspec"})),
+    "net": Room(4, frozenset({"libp2p", "multiaddr", "trio", "zeroconf", "msgspec", "cryptography"})),
     "train": Room(4, TORCH | NUMERIC),
     "average": Room(4, NUMERIC),
     "serve": Room(4, TORCH | NUMERIC | {"trio", "httpx", "gguf", "xllamacpp"}),

@@ -6,10 +6,13 @@ chunk. Who brings what is planned by `policy/plan.py`; what has come is kept by 
 
 from __future__ import annotations
 
+import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial as partial_call
 
 import trio
 from libp2p.peer.id import ID
@@ -24,15 +27,21 @@ from orchd.errors import (
     PeerRefused,
     PeerTimeout,
 )
+from orchd.net import bulk
+from orchd.net.bulk import Line
 from orchd.net.exchange import Channel
-from orchd.net.messages import GetRange, Range
+from orchd.net.messages import BulkAt, GetRange, OpenBulk, Range
 from orchd.net.partial import Partial
 from orchd.net.policy.plan import ASK_MAX, Plan, Span
 from orchd.net.policy.rates import Pace
 from orchd.records import Manifest, Verified
 
+log = logging.getLogger(__name__)
+
 #: Peers that are asked at once.
 PEERS = 8
+#: For fewer bytes a bulk channel is not worth its opening. In its thread, the plan is told this often, in seconds.
+BULK_LEAST, TELL_S = 2 << 20, 0.05
 #: A peer that brings nothing so many times is given up; one that is busy so many times.
 PATIENCE, PATIENCE_BUSY = 3, 20
 #: Nothing for so many seconds, when something was asked for, is such a time.
@@ -60,7 +69,10 @@ Progress = Callable[[Transferred], None]
 
 
 class Download:
-    """One download into `partial`. `refused` is told of each peer that lied; `fetched` counts the bytes that came."""
+    """One download into `partial`. `refused` is told of each peer that lied.
+
+    `bulk_host` gives the address of a peer that may be reached beside libp2p, None for others.
+    """
 
     def __init__(
         self,
@@ -71,18 +83,20 @@ class Download:
         pace: Pace,
         progress: Progress,
         refused: Callable[[ID, OrchdError], None],
+        bulk_host: Callable[[ID], str | None],
+        count: Callable[[str, int], None],
     ) -> None:
         self._adapter, self._entries = manifest.digest, manifest.record.files
         self._total = manifest.record.size
         self._plan, self._partial, self._pace = plan, partial, pace
         self._open_channel = open_channel
-        self._progress, self._refused = progress, refused
+        self._progress, self._refused, self._bulk_host = progress, refused, bulk_host
+        self._count, self._no_bulk = count, set[ID]()
         self._changed = trio.Event()
         self._failures: list[OrchdError] = []
         #: Who brings something now, and how many good chunks each has brought.
         self._bringing: set[ID] = set()
         self._brought: dict[ID, int] = {}
-        self.fetched = 0
 
     async def run(self, peers: Iterable[ID]) -> None:
         """Fetch what is missing. Raises the worst of what the peers did when none is left."""
@@ -122,7 +136,11 @@ class Download:
             before = self._brought.get(peer, 0)
             try:
                 async with self._open_channel(peer) as channel:
-                    await self._bring(channel)
+                    line = await self._open_line(channel)
+                    if line is None:
+                        await self._bring(channel)
+                if line is not None:
+                    await self._bring_in_bulk(*line)
                 continue
             except (DigestMismatch, PeerMisbehaved, DiskFull):
                 raise
@@ -138,76 +156,152 @@ class Download:
                 self._wake()
             await trio.sleep(BUSY_PAUSE_S * min(busy, 8))
 
+    # ---- over a stream ------------------------------------------------------------------------------------------
+
     async def _bring(self, channel: Channel) -> None:
         """Ask for spans and take what comes, some asked for ahead."""
         asked: deque[Span] = deque()
-        while self._plan.left:
-            await self._ask_ahead(channel, asked)
-            if asked:
-                await self._receive(channel, asked.popleft())
-                continue
-            changed = self._changed
-            with trio.move_on_after(IDLE_PAUSE_S):
-                await changed.wait()
-
-    async def _ask_ahead(self, channel: Channel, asked: deque[Span]) -> None:
-        """As much as the plan wants; under a limit no more than passes now, because what comes must be read."""
-        most = self._pace.portion(ASK_MAX, ASK_S)
-        while not asked or self._pace.is_free(trio.current_time()):
-            span = self._plan.take(channel.peer, trio.current_time(), most)
-            if span is None:
-                return
-            await trio.sleep(self._pace.reserve(trio.current_time(), self._plan.bytes_of(span)))
-            await channel.send(
-                GetRange(
-                    adapter=self._adapter,
-                    blob=self._entries[span.file].sha256,
-                    offset=self._plan.offset(span),
-                    length=self._plan.bytes_of(span),
-                )
-            )
-            asked.append(span)
+        while (spans := await self._more_for(channel.peer, bool(asked))) is not None:
+            for span in spans:
+                await channel.send(self._question(span))
+            asked.extend(spans)
+            await self._receive(channel, asked.popleft())
 
     async def _receive(self, channel: Channel, span: Span) -> None:
         """One answer, chunk by chunk."""
-        peer, wanted, entry = channel.peer, self._plan.bytes_of(span), self._entries[span.file]
-        answer = await channel.reply(Range, SILENCE_S)
-        if answer.length > wanted:
-            raise PeerMisbehaved(f"{peer} answers with {answer.length} bytes of {entry.path}; {wanted} were asked for")
-        if answer.length < wanted:
-            raise PeerRefused(f"{peer} has only {answer.length} of {wanted} bytes of {entry.path}")
-        self._bringing.add(peer)
-        waiting, chunk, left = bytearray(), span.first, wanted
+        left = self._check(channel.peer, span, await channel.reply(Range, SILENCE_S))
+        waiting, chunk, size = bytearray(), span.first, self._entries[span.file].chunk_size
         while left:
             data = await channel.raw(left, SILENCE_S)
             left -= len(data)
-            self.fetched += len(data)
-            self._plan.heard(peer, len(data), trio.current_time())
             waiting += data
-            whole = len(waiting) if not left else len(waiting) - len(waiting) % entry.chunk_size
+            whole = len(waiting) if not left else len(waiting) - len(waiting) % size
+            good = 0
             if whole:
-                chunk = await self._keep(peer, span.file, chunk, bytes(memoryview(waiting)[:whole]))
+                view = memoryview(bytes(memoryview(waiting)[:whole]))
+                good = await trio.to_thread.run_sync(self._partial.put, span.file, chunk, view)
                 del waiting[:whole]
-            if self._plan.is_too_slow(peer, trio.current_time()):
-                raise PeerTimeout(
-                    f"{peer} is too slow: {self._plan.speed(peer, trio.current_time()):.0f} bytes a second"
-                )
-        self._plan.finished(peer, span, trio.current_time())
+            self._arrived(channel.peer, Span(span.file, chunk, good), len(data), whole)
+            chunk += good
+        self._plan.finished(channel.peer, span, trio.current_time())
 
-    async def _keep(self, peer: ID, file: int, first: int, data: bytes) -> int:
-        """Chunks that follow each other; the number of the next one. Raises `DigestMismatch` naming the peer."""
-        good = await trio.to_thread.run_sync(self._partial.put, file, first, memoryview(data))
-        for chunk in range(first, first + good):
-            self._plan.came(peer, file, chunk)
-        self._brought[peer] = self._brought.get(peer, 0) + good
-        entry = self._entries[file]
-        if good * entry.chunk_size < len(data):
-            raise DigestMismatch(f"chunk {first + good} of {entry.path} from {peer} is not what the author signed")
-        self._tell()
+    # ---- in bulk ------------------------------------------------------------------------------------------------
+
+    async def _open_line(self, channel: Channel) -> tuple[Line, BulkAt] | None:
+        """A bulk channel, None when the stream has to do."""
+        peer, host = channel.peer, self._bulk_host(channel.peer)
+        if host is None or peer in self._no_bulk or self._plan.left < BULK_LEAST:
+            return None
+        try:
+            way = await channel.ask(OpenBulk(adapter=self._adapter), BulkAt)
+            return await bulk.reach(host, way, peer), way
+        except OrchdError as error:
+            self._no_bulk.add(peer)
+            log.info("no bulk channel: %s", error)
+            return None
+
+    async def _bring_in_bulk(self, line: Line, way: BulkAt) -> None:
+        before = self._brought.get(line.peer, 0)
+        try:
+            await line.run(partial_call(self._talk, line, way))
+        finally:
+            self._count("bytes_in", line.received)
+            self._count("bytes_out", line.sent)
+            if self._brought.get(line.peer, 0) == before:
+                self._no_bulk.add(line.peer)
+
+    def _talk(self, line: Line, way: BulkAt) -> None:
+        """`_bring` in a thread."""
+        bulk.enter(line, way)
+        asked: deque[Span] = deque()
+        while (spans := trio.from_thread.run(self._more_for, line.peer, bool(asked))) is not None:
+            for span in spans:
+                line.send(self._question(span))
+            asked.extend(spans)
+            self._hear(line, asked.popleft())
+
+    def _hear(self, line: Line, span: Span) -> None:
+        """`_receive` in a thread: a chunk at a time into one buffer."""
+        left = self._check(line.peer, span, line.reply(Range))
+        size = self._entries[span.file].chunk_size
+        buffer = memoryview(bytearray(min(size, left)))
+        chunk, told, heard, came, at = span.first, span.first, 0, 0, time.monotonic()
+        while left:
+            wanted = min(size, left)
+            count = line.read_into(buffer[came:wanted])
+            came, heard = came + count, heard + count
+            good = whole = 0
+            if came == wanted:
+                good = self._partial.put(span.file, chunk, buffer[:wanted])
+                whole, left, came = wanted, left - wanted, 0
+                chunk += good
+            if not left or whole > good * size or time.monotonic() - at > TELL_S:
+                new = Span(span.file, told, chunk - told)
+                trio.from_thread.run_sync(self._arrived, line.peer, new, heard, new.count * size + whole - good * size)
+                told, heard, at = chunk, 0, time.monotonic()
+        trio.from_thread.run_sync(lambda: self._plan.finished(line.peer, span, trio.current_time()))
+
+    # ---- both ---------------------------------------------------------------------------------------------------
+
+    async def _more_for(self, peer: ID, has_asked: bool) -> list[Span] | None:
+        """What to ask `peer` for besides what it has been asked for; None at the end.
+
+        As much as the plan wants; under a limit no more than passes now, because what comes must be read.
+        """
+        most = self._pace.portion(ASK_MAX, ASK_S)
+        while self._plan.left:
+            spans: list[Span] = []
+            while not (has_asked or spans) or self._pace.is_free(trio.current_time()):
+                span = self._plan.take(peer, trio.current_time(), most)
+                if span is None:
+                    break
+                await trio.sleep(self._pace.reserve(trio.current_time(), self._plan.bytes_of(span)))
+                spans.append(span)
+            if spans or has_asked:
+                return spans
+            changed = self._changed
+            with trio.move_on_after(IDLE_PAUSE_S):
+                await changed.wait()
+        return None
+
+    def _question(self, span: Span) -> GetRange:
+        return GetRange(
+            adapter=self._adapter,
+            blob=self._entries[span.file].sha256,
+            offset=self._plan.offset(span),
+            length=self._plan.bytes_of(span),
+        )
+
+    def _check(self, peer: ID, span: Span, answer: Range) -> int:
+        """The bytes that follow. Raises `PeerMisbehaved` or `PeerRefused` when they are not those that were wanted."""
+        wanted, path = self._plan.bytes_of(span), self._entries[span.file].path
+        if answer.length > wanted:
+            raise PeerMisbehaved(f"{peer} answers with {answer.length} bytes of {path}; {wanted} were asked for")
+        if answer.length < wanted:
+            raise PeerRefused(f"{peer} has only {answer.length} of {wanted} bytes of {path}")
+        return wanted
+
+    def _arrived(self, peer: ID, good: Span, heard: int, whole: int) -> None:
+        """So many bytes have come, so many of them in whole chunks, of which these are good and kept.
+
+        Raises `DigestMismatch` when not all are, `PeerTimeout` when it goes too slowly.
+        """
+        now, entry = trio.current_time(), self._entries[good.file]
+        self._bringing.add(peer)
+        self._count("bytes_fetched", heard)
+        self._plan.heard(peer, heard, now)
+        for chunk in range(good.first, good.end):
+            self._plan.came(peer, good.file, chunk)
+        self._brought[peer] = self._brought.get(peer, 0) + good.count
+        if good.count * entry.chunk_size < whole:
+            raise DigestMismatch(f"chunk {good.end} of {entry.path} from {peer} is not what the author signed")
+        if good.count:
+            self._tell()
+            self._wake()
         if not self._plan.left:
             self._everybody.cancel()
-        self._wake()
-        return first + good
+        elif self._plan.is_too_slow(peer, now):
+            raise PeerTimeout(f"{peer} is too slow: {self._plan.speed(peer, now):.0f} bytes a second")
 
     def _tell(self) -> None:
         now = trio.current_time()

@@ -74,11 +74,10 @@ async def _fetch_files(
                     transfers.down,
                     progress,
                     refused,
+                    node.bulk_host,
+                    context.count,
                 )
-                try:
-                    await download.run(providers)
-                finally:
-                    context.count("bytes_fetched", download.fetched)
+                await download.run(providers)
                 with _door(context, manifest.id):
                     admission = await trio.to_thread.run_sync(_admit, registry, manifest, partial, here)
             except DiskFull:

@@ -98,6 +98,12 @@ class GetRecords(_Message, frozen=True, kw_only=True, tag="get_records"):
     ids: Annotated[tuple[Digest, ...], Meta(min_length=1, max_length=RECORDS_LIMIT)]
 
 
+class OpenBulk(_Message, frozen=True, kw_only=True, tag="bulk"):
+    """A way to ask for an adapter's ranges outside of libp2p (`bulk.py`). Answered by `BulkAt` or `Failed`."""
+
+    adapter: Digest
+
+
 # ---- replies -------------------------------------------------------------------------------------------------
 
 
@@ -127,6 +133,15 @@ class Range(_Message, frozen=True, kw_only=True, tag="bytes"):
     length: Annotated[int, Meta(ge=0, le=RANGE_LIMIT)]
 
 
+class BulkAt(_Message, frozen=True, kw_only=True, tag="bulk_at"):
+    """`port` of the address at which the peer is connected; a token for one use within ten seconds; the digest of the
+    certificate that is shown there."""
+
+    port: Annotated[int, Meta(ge=1, le=65_535)]
+    token: Digest
+    certificate: Digest
+
+
 class Failed(_Message, frozen=True, kw_only=True, tag="failed"):
     """`reason` is one of unknown, busy (ask again later), quota (not within the hour), malformed, failed."""
 
@@ -135,8 +150,8 @@ class Failed(_Message, frozen=True, kw_only=True, tag="failed"):
 
 UNKNOWN, BUSY, QUOTA, MALFORMED, BROKEN = "unknown", "busy", "quota", "malformed", "failed"
 
-Request = Hello | Push | Reconcile | GetRecords | GetManifest | GetRange
-Reply = Hello | Done | Reconciled | RecordsAre | ManifestIs | Range | Failed
+Request = Hello | Push | Reconcile | GetRecords | GetManifest | GetRange | OpenBulk
+Reply = Hello | Done | Reconciled | RecordsAre | ManifestIs | Range | BulkAt | Failed
 _encoder = msgspec.msgpack.Encoder()
 _requests = msgspec.msgpack.Decoder(Request)
 _replies = msgspec.msgpack.Decoder(Reply)

@@ -14,6 +14,8 @@ from libp2p.rcmgr import Direction
 
 from orchd.errors import OrchdError, PeerMisbehaved
 from orchd.net import exchange, hardening, messages, topics
+from orchd.net.bulk import host_of
+from orchd.net.bulk_server import BulkServer
 from orchd.net.company import Company
 from orchd.net.context import Context, Topic, address_of
 from orchd.net.host import Host
@@ -26,6 +28,7 @@ from orchd.net.messages import (
     GetRecords,
     Hello,
     ManifestIs,
+    OpenBulk,
     Push,
     Reconcile,
     Reply,
@@ -77,6 +80,10 @@ class Node:
         self._queries = trio.CapacityLimiter(PARALLEL)
         self._readers = trio.CapacityLimiter(READERS)
         self._uploads = Uploads(context.library.read, context.transfers, self._readers, context.count)
+        hosts = [host_of(str(address)) for address in host.basic.get_transport_addrs()]
+        self._bulk = BulkServer(
+            self._uploads, [text for text in hosts if text], context.transfers.bulk_port, self.spawn
+        )
 
     def start(self) -> None:
         """Take questions, seek peers."""
@@ -259,7 +266,7 @@ class Node:
         match request:
             case Hello() | Push() | Reconcile() | GetRecords():
                 return await self.records.answer(peer, request)
-            case GetManifest() | GetRange() if not await self.may_have(peer, request.adapter):
+            case GetManifest() | GetRange() | OpenBulk() if not await self.may_have(peer, request.adapter):
                 return Failed(reason=messages.UNKNOWN)
             case GetManifest(adapter=adapter):
                 await self.records.repair.recent()  # nothing is served that may have been revoked while we were away
@@ -268,6 +275,15 @@ class Node:
             case GetRange():
                 await self.records.repair.recent()
                 return self._uploads.answer(peer, request)
+            case OpenBulk():
+                await self.records.repair.recent()
+                bulk = self.bulk_host(peer)
+                return Failed(reason=messages.UNKNOWN) if bulk is None else await self._bulk.answer(peer, bulk, request)
+
+    def bulk_host(self, peer: ID) -> str | None:
+        """The address of a peer that is connected directly, None when bytes are to stay in libp2p."""
+        connection = next(iter(self.host.swarm.get_connections(peer)), None)
+        return host_of(address_of(connection)) if self._context.transfers.bulk else None
 
     async def may_have(self, peer: ID, adapter: bytes) -> bool:
         """Whether an adapter was announced under a topic that `peer` may see."""

@@ -7,8 +7,7 @@ that others have; whoever reads slowly goes back into the queue when others wait
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakValueDictionary
@@ -44,6 +43,8 @@ class Transfers:
         self.up, self.down = Pace(config.upload_limit * 1000), Pace(config.download_limit * 1000)
         self.quotas: Quotas[str] = Quotas(config.upload_quota_mb * 1_000_000, QUOTA_PERIOD_S)
         self.slots = config.upload_slots
+        #: A capture would not see what leaves by the bulk channel.
+        self.bulk, self.bulk_port = config.bulk and not config.capture, config.bulk_port
         self._fetching: WeakValueDictionary[bytes, trio.Lock] = WeakValueDictionary()
 
     def fetching(self, adapter: bytes) -> trio.Lock:
@@ -55,49 +56,76 @@ class Uploads:
     """Answers to `GetRange`. `read` is called in threads, `readers` of them at once."""
 
     def __init__(self, read: Read, transfers: Transfers, readers: trio.CapacityLimiter, count: Count) -> None:
-        self._read, self._readers, self._count = read, readers, count
+        self._read, self._readers, self.count = read, readers, count
         self._transfers = transfers
         self._turns: Turns[ID, trio.Event] = Turns(transfers.slots, WAITING_EACH)
 
     def answer(self, peer: ID, request: GetRange) -> Upload:
         return Upload(self, peer, request)
 
-    async def give(self, slot: Slot, request: GetRange, channel: Channel) -> None:
-        """The whole answer."""
-        where = (request.adapter, request.blob, request.offset, request.length)
-        data: bytes | None = await trio.to_thread.run_sync(self._read, *where, limiter=self._readers)
+    def read(self, request: GetRange) -> bytes | None:
+        """For threads."""
+        return self._read(request.adapter, request.blob, request.offset, request.length)
+
+    def refusal(self, slot: Slot, data: bytes | None) -> str | None:
+        """Why `data` is not given, None when it is; it counts as given then."""
+        if not slot.is_held:
+            return messages.BUSY
         if data is None:
-            await channel.send(Failed(reason=messages.UNKNOWN))
-        elif not self._transfers.quotas.take(str(channel.peer), trio.current_time(), len(data)):
-            await channel.send(Failed(reason=messages.QUOTA))
-        else:
-            await channel.send(Range(length=len(data)))
-            await self._send(slot, channel, memoryview(data))
+            return messages.UNKNOWN
+        if not self._transfers.quotas.take(str(slot.peer), trio.current_time(), len(data)):
+            return messages.QUOTA
+        self.count("bytes_served", len(data))
+        return None
 
-    async def _send(self, slot: Slot, channel: Channel, view: memoryview) -> None:
+    @property
+    def is_limited(self) -> bool:
+        return self._transfers.up.rate > 0
+
+    async def paced(self, left: int) -> int:
+        """How many of these bytes may be given at once, when they may."""
         pace = self._transfers.up
-        while view:
-            count = pace.portion(min(len(view), PORTION), PORTION_S)
-            if wait := pace.reserve(trio.current_time(), count):
-                await trio.sleep(wait)
-            with trio.move_on_after(READ_S) as scope:
-                await channel.write(view[:count])
-            if scope.cancelled_caught:
-                raise PeerUnreachable(f"{channel.peer} does not read")
-            self._count("bytes_served", count)
-            view = view[count:]
-            await slot.share()
+        count = pace.portion(min(left, PORTION), PORTION_S)
+        if wait := pace.reserve(trio.current_time(), count):
+            await trio.sleep(wait)
+        return count
 
-    @asynccontextmanager
-    async def turn(self, peer: ID) -> AsyncIterator[Slot | None]:
-        """A slot, None when `peer` has to come again later."""
+    async def take_turn(self, peer: ID) -> Slot:
+        """A slot; when `peer` has to come again later, one that is not held."""
         slot = Slot(peer, self._turns)
         try:
             with trio.move_on_after(TURN_S):
                 await slot.take()
-            yield slot if slot.is_held else None
+        except BaseException:
+            slot.give_back()
+            raise
+        return slot
+
+    async def give(self, request: GetRange, channel: Channel) -> None:
+        """The whole answer, over a stream."""
+        slot = await self.take_turn(channel.peer)
+        try:
+            data: bytes | None = None
+            if slot.is_held:
+                data = await trio.to_thread.run_sync(self.read, request, limiter=self._readers)
+            refusal = self.refusal(slot, data)
+            if refusal or data is None:
+                await channel.send(Failed(reason=refusal or messages.UNKNOWN))
+            else:
+                await channel.send(Range(length=len(data)))
+                await self._send(slot, channel, memoryview(data))
         finally:
             slot.give_back()
+
+    async def _send(self, slot: Slot, channel: Channel, view: memoryview) -> None:
+        while view:
+            count = await self.paced(len(view))
+            with trio.move_on_after(READ_S) as scope:
+                await channel.write(view[:count])
+            if scope.cancelled_caught:
+                raise PeerUnreachable(f"{channel.peer} does not read")
+            view = view[count:]
+            await slot.share()
 
 
 @dataclass(frozen=True)
@@ -110,11 +138,7 @@ class Upload:
 
     async def send(self, channel: Channel) -> None:
         """Raises `PeerUnreachable` for a peer that does not read."""
-        async with self.uploads.turn(self.peer) as slot:
-            if slot is None:
-                await channel.send(Failed(reason=messages.BUSY))
-            else:
-                await self.uploads.give(slot, self.request, channel)
+        await self.uploads.give(self.request, channel)
 
 
 @dataclass

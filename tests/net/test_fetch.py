@@ -68,13 +68,13 @@ async def test_a_fetch_goes_on_where_it_was_cancelled(tmp_path: Path) -> None:
         peer = await reader(made)
         with trio.CancelScope() as scope:
             await peer.network.fetch(manifest.id, progress=until_told(scope, 0.3))
-        first = peer.network.stats()["bytes_fetched"]
+        first = peer.network.stats().counters["bytes_fetched"]
         assert 0.3 * manifest.record.size <= first < 0.9 * manifest.record.size
         told: list[Transferred] = []
         await peer.network.fetch(manifest.id, peers=[author.network.peer_id], progress=told.append)
         assert peer.registry.has_adapter(manifest.id)
         assert told[0].done >= first - CHUNK
-        assert peer.network.stats()["bytes_fetched"] <= manifest.record.size + CHUNK
+        assert peer.network.stats().counters["bytes_fetched"] <= manifest.record.size + CHUNK
         assert list((peer.folder / "fetching").iterdir()) == []
 
 
@@ -110,7 +110,7 @@ async def test_killed_a_fetch_goes_on_with_at_most_one_chunk_twice(tmp_path: Pat
         assert done < size, "it was killed on the way"
         peer = await reader(made)
         await peer.network.fetch(manifest.id)
-        assert peer.network.stats()["bytes_fetched"] <= size - done + CHUNK
+        assert peer.network.stats().counters["bytes_fetched"] <= size - done + CHUNK
         assert peer.registry.has_adapter(manifest.id)
 
 
@@ -121,7 +121,7 @@ async def test_two_fetches_of_one_adapter_bring_it_once(tmp_path: Path) -> None:
         async with trio.open_nursery() as nursery:
             for _ in range(3):
                 nursery.start_soon(peer.network.fetch, manifest.id)
-        assert peer.network.stats()["bytes_fetched"] == manifest.record.size
+        assert peer.network.stats().counters["bytes_fetched"] == manifest.record.size
 
 
 # ---- several peers -----------------------------------------------------------------------------------------------
@@ -129,8 +129,8 @@ async def test_two_fetches_of_one_adapter_bring_it_once(tmp_path: Path) -> None:
 
 async def test_several_peers_bring_parts(tmp_path: Path) -> None:
     async with cluster(tmp_path, width=1024) as made:
-        peers, manifest = await providers(made, 3, rank=1024)
-        before = [peer.network.stats().get("bytes_served", 0) for peer in peers]
+        peers, manifest = await providers(made, 3)
+        before = [peer.network.stats().counters["bytes_served"] for peer in peers]
         peer = await reader(made)
         most = 0
 
@@ -139,7 +139,7 @@ async def test_several_peers_bring_parts(tmp_path: Path) -> None:
             most = max(most, far.peers)
 
         await peer.network.fetch(manifest.id, peers=[other.network.peer_id for other in peers], progress=told)
-        served = [peer.network.stats()["bytes_served"] - was for peer, was in zip(peers, before, strict=True)]
+        served = [peer.network.stats().counters["bytes_served"] - was for peer, was in zip(peers, before, strict=True)]
         assert min(served) > 0.1 * manifest.record.size
         assert most == 3
 
@@ -203,10 +203,10 @@ async def test_of_a_new_version_only_the_difference_travels(tmp_path: Path) -> N
         await peer.network.fetch(first.id)
         second = next_version(author, first, tmp_path / "second")
         await author.network.tell(author.announcement(second))
-        before = peer.network.stats()["bytes_fetched"]
+        before = peer.network.stats().counters["bytes_fetched"]
         await peer.network.fetch(second.id)
-        assert peer.network.stats()["bytes_fetched"] - before == LAST_CHUNK
-        assert peer.network.stats()["bytes_reused"] == second.record.size - LAST_CHUNK
+        assert peer.network.stats().counters["bytes_fetched"] - before == LAST_CHUNK
+        assert peer.network.stats().counters["bytes_reused"] == second.record.size - LAST_CHUNK
         assert peer.registry.is_whole(second.id)
 
 
@@ -223,9 +223,9 @@ async def test_a_damaged_chunk_here_is_fetched(tmp_path: Path) -> None:
             file.write(b"rotten")
         second = next_version(author, first, tmp_path / "second")
         await author.network.tell(author.announcement(second))
-        before = peer.network.stats()["bytes_fetched"]
+        before = peer.network.stats().counters["bytes_fetched"]
         await peer.network.fetch(second.id)
-        assert peer.network.stats()["bytes_fetched"] - before == CHUNK + LAST_CHUNK
+        assert peer.network.stats().counters["bytes_fetched"] - before == CHUNK + LAST_CHUNK
 
 
 # ---- limits ------------------------------------------------------------------------------------------------------
@@ -250,7 +250,7 @@ async def test_a_quota_is_told_and_others_are_asked(tmp_path: Path, monkeypatch:
         peer = await reader(made)
         with pytest.raises(PeerBusy, match="quota"):
             await peer.network.fetch(manifest.id)
-        assert author.network.stats()["bytes_served"] <= 1_000_000
+        assert author.network.stats().counters["bytes_served"] <= 1_000_000
         assert list((peer.folder / "fetching").iterdir()), "what came is kept for the next time"
 
 

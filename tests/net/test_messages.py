@@ -24,6 +24,7 @@ REQUESTS = [
     messages.Reconcile(sets=(messages.TopicParts(DIGEST, (Same(b"x"), Sum(b"y", bytes(16)), Listed(b"", (DIGEST,)))),)),
     messages.GetRecords(topics=(DIGEST,), ids=(DIGEST,)),
     GetManifest(adapter=DIGEST),
+    messages.OpenBulk(adapter=DIGEST),
     GetRange(adapter=DIGEST, blob=DIGEST, offset=0, length=messages.RANGE_LIMIT),
 ]
 REPLIES = [
@@ -33,6 +34,7 @@ REPLIES = [
     messages.RecordsAre(records=(b"x",)),
     messages.ManifestIs(envelope=b"signed"),
     Range(length=messages.RANGE_LIMIT),
+    messages.BulkAt(port=65_535, token=DIGEST, certificate=DIGEST),
     messages.Failed(reason=messages.BUSY),
 ]
 

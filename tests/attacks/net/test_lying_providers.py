@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -65,9 +66,11 @@ class Forging(Library):
         return envelope and envelope.replace(b"CC0-1.0", b"CC0-2.0")
 
 
-async def author_and_liar(made: Cluster, library: type[Library]) -> tuple[Peer, Peer, Verified[Manifest]]:
-    """A published adapter, and a hostile node that fetched it honestly."""
-    author = await made.start("author")
+async def author_and_liar(
+    made: Cluster, library: type[Library], **settings: Any
+) -> tuple[Peer, Peer, Verified[Manifest]]:
+    """A published adapter, and a hostile node that fetched it honestly. `settings` are the author's."""
+    author = await made.start("author", **settings)
     liar = await made.start("liar", library=library)
     for peer in (author, liar):
         await peer.network.join("test/topic")
@@ -127,7 +130,8 @@ async def test_a_liar_may_not_come_back_but_the_user_may_ask_for_it(tmp_path: Pa
 
 async def test_an_honest_peer_beside_a_liar_is_enough(tmp_path: Path) -> None:
     async with cluster(tmp_path, width=512) as made:
-        author, liar, manifest = await author_and_liar(made, Tampering)
+        # Slow, so that it does not bring everything before the liar has had its turn.
+        author, liar, manifest = await author_and_liar(made, Tampering, upload_limit=1_000)
         peer = await victim(made, author, manifest)
         admission = await peer.network.fetch(manifest.id, peers=[liar.network.peer_id, author.network.peer_id])
         assert admission.verdict == "admitted"

@@ -1,0 +1,193 @@
+"""The giver's side of the bulk channel (`bulk.py`): one port, opened when it is asked for first.
+
+A connection is taken only from an address that has a token, within a few seconds of its making, and shows that token;
+all others are closed before a byte is read. Turns, paces and quotas are those of `upload.py`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import hmac
+import logging
+import os
+import secrets
+import socket
+import ssl
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import trio
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from libp2p.peer.id import ID
+
+from orchd.errors import OrchdError, PeerMisbehaved
+from orchd.net import messages
+from orchd.net.bulk import Line, wrap
+from orchd.net.messages import BulkAt, Failed, GetRange, OpenBulk, Range, Reply
+from orchd.net.upload import HELD_S, PORTION, Slot, Uploads
+
+log = logging.getLogger(__name__)
+
+TOKEN_SIZE = 32
+#: A token is good for so many seconds; so many wait at once, and so many of one peer.
+TOKEN_S, TOKENS, TOKENS_EACH = 10.0, 64, 4
+#: Channels at once, a thread each.
+CHANNELS = 16
+REQUEST_LIMIT = 4096
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """Who may come in, from where, until when, and for what."""
+
+    token: bytes
+    peer: ID
+    host: str
+    adapter: bytes
+    until: float
+
+
+class BulkServer:
+    """`hosts`: addresses to listen on, as texts; `port` 0 is any free one."""
+
+    def __init__(self, uploads: Uploads, hosts: Sequence[str], port: int, spawn: Callable[..., None]) -> None:
+        self._uploads, self._hosts, self._port, self._spawn = uploads, hosts, port, spawn
+        self._tickets: list[Ticket] = []
+        self._listeners: dict[socket.AddressFamily, trio.SocketListener] = {}
+        self._channels = trio.CapacityLimiter(CHANNELS)
+        self._context: ssl.SSLContext | None = None
+        self._certificate = b""
+
+    async def answer(self, peer: ID, host: str, request: OpenBulk) -> Reply:
+        """A way in for `peer`, whose address is `host`."""
+        now = trio.current_time()
+        self._tickets = [ticket for ticket in self._tickets if ticket.until > now]
+        mine = sum(ticket.peer == peer for ticket in self._tickets)
+        if len(self._tickets) >= TOKENS or mine >= TOKENS_EACH or not self._channels.available_tokens:
+            return Failed(reason=messages.BUSY)
+        port = await self._listen(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        if port is None:
+            return Failed(reason=messages.UNKNOWN)
+        token = secrets.token_bytes(TOKEN_SIZE)
+        self._tickets.append(Ticket(token, peer, host, request.adapter, now + TOKEN_S))
+        return BulkAt(port=port, token=token, certificate=self._certificate)
+
+    async def _listen(self, family: socket.AddressFamily) -> int | None:
+        """The port, None when nothing can be listened on."""
+        if self._context is None:
+            self._context, self._certificate = await trio.to_thread.run_sync(make_context)
+        if family not in self._listeners:
+            hosts = [host for host in self._hosts if (":" in host) == (family == socket.AF_INET6)]
+            if not hosts:
+                return None
+            try:
+                (listener,) = await trio.open_tcp_listeners(self._port, host=hosts[0])
+            except (OSError, ValueError) as error:
+                log.info("no bulk channel: %s", error)
+                return None
+            self._listeners[family] = listener
+            self._spawn(self._run, listener)
+        port: int = self._listeners[family].socket.getsockname()[1]
+        return port
+
+    async def _run(self, listener: trio.SocketListener) -> None:
+        async with listener, trio.open_nursery() as nursery:
+            while True:
+                stream = await listener.accept()
+                host = stream.socket.getpeername()[0].removeprefix("::ffff:")
+                now = trio.current_time()
+                if any(ticket.host == host and ticket.until > now for ticket in self._tickets):
+                    nursery.start_soon(self._serve, stream.socket, host)
+                else:
+                    stream.socket.close()
+
+    async def _serve(self, taken: trio.socket.SocketType, host: str) -> None:
+        """One connection, in a thread."""
+        assert self._context is not None
+        line = Line(wrap(self._context, taken, server=True), ID(b""))
+        try:
+            await line.run(partial(self._talk, line, host), self._channels)
+        except (OrchdError, OSError) as error:
+            log.info("bulk channel from %s: %s", host, error)
+        finally:
+            self._uploads.count("bytes_in", line.received)
+            self._uploads.count("bytes_out", line.sent)
+
+    def _talk(self, line: Line, host: str) -> None:
+        line.shake_hands()
+        ticket = trio.from_thread.run_sync(self._use, line.read_exactly(TOKEN_SIZE), host)
+        line.peer = ticket.peer
+        line.go_on()
+        while True:
+            request = messages.decode_request(line.frame(REQUEST_LIMIT))
+            if not isinstance(request, GetRange) or request.adapter != ticket.adapter:
+                raise PeerMisbehaved(f"{ticket.peer} asks on the bulk channel for what it was not opened for")
+            self._give(line, request)
+
+    def _use(self, token: bytes, host: str) -> Ticket:
+        """The ticket with this token; it is good for once. Raises `PeerMisbehaved`."""
+        for ticket in self._tickets:
+            if hmac.compare_digest(ticket.token, token):
+                self._tickets.remove(ticket)
+                if ticket.host == host and ticket.until > trio.current_time():
+                    self._uploads.count("bulk_channels", 1)
+                    return ticket
+        raise PeerMisbehaved(f"{host} shows a token that is none")
+
+    def _give(self, line: Line, request: GetRange) -> None:
+        """One answer: a slot, the quota, the bytes at the pace of all."""
+        uploads = self._uploads
+        slot: Slot = trio.from_thread.run(uploads.take_turn, line.peer)
+        try:
+            data = uploads.read(request) if slot.is_held else None
+            refusal = trio.from_thread.run_sync(uploads.refusal, slot, data)
+            if refusal or data is None:
+                line.send(Failed(reason=refusal or messages.UNKNOWN))
+                return
+            line.send(Range(length=len(data)))
+            view, begun = memoryview(data), time.monotonic()
+            while view:
+                count = trio.from_thread.run(uploads.paced, len(view)) if uploads.is_limited else PORTION
+                line.write(view[:count])
+                view = view[count:]
+                if time.monotonic() - begun > HELD_S:
+                    trio.from_thread.run(slot.share)
+        finally:
+            trio.from_thread.run_sync(slot.give_back)
+
+
+def make_context() -> tuple[ssl.SSLContext, bytes]:
+    """A context for TLS 1.3 with a certificate of its own, and the certificate's SHA-256. The key is never kept."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "orchd")])
+    begin = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(begin)
+        .not_valid_after(datetime.datetime(9999, 12, 31, tzinfo=datetime.UTC))
+        .sign(key, hashes.SHA256())
+    )
+    pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ) + certificate.public_bytes(serialization.Encoding.PEM)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.num_tickets = 0
+    with tempfile.TemporaryDirectory() as folder:  # the ssl module reads files only
+        path = Path(folder) / "key.pem"
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(pem)
+        context.load_cert_chain(path)
+    return context, hashlib.sha256(certificate.public_bytes(serialization.Encoding.DER)).digest()
