@@ -48,6 +48,9 @@ class Answers(Protocol):
 
     async def answer(self, peer: ID, request: Request) -> Reply | Streamed: ...
 
+    def misbehaved(self, peer: ID, error: PeerMisbehaved) -> None:
+        """It sent what the protocol does not allow."""
+
 
 class Channel:
     """Frames over one stream. `limit`: bytes of the largest frame that is read."""
@@ -209,6 +212,7 @@ class Server:
             with trio.move_on_after(1.0):
                 await channel.send(Failed(reason=messages.MALFORMED))
             await stream.reset()
+            self._answers.misbehaved(channel.peer, error)
         except PeerUnreachable:
             await stream.reset()
         else:

@@ -285,6 +285,9 @@ class Node:
         connection = next(iter(self.host.swarm.get_connections(peer)), None)
         return host_of(address_of(connection)) if self._context.transfers.bulk else None
 
+    def misbehaved(self, peer: ID, error: PeerMisbehaved) -> None:
+        self.company.blame(peer, Offence.MALFORMED, error.message)
+
     async def may_have(self, peer: ID, adapter: bytes) -> bool:
         """Whether an adapter was announced under a topic that `peer` may see."""
         return self.members.may_see(peer, await self._read(self._context.library.announced_under, adapter))

@@ -95,8 +95,12 @@ async def test_frames_that_are_none_are_answered_so(tmp_path: Path, data: bytes)
         await exchange.ask(attacker, node.host.id, messages.Hello(topics=()), messages.Hello)
 
 
-async def test_forged_announcements_are_refused(tmp_path: Path) -> None:
-    async with cluster(tmp_path) as made, run_host(Identity.from_seed(b"x" * 32), LOOPBACK) as attacker:
+async def test_forged_announcements_are_refused_and_their_bringer_is_banned(tmp_path: Path) -> None:
+    async with (
+        cluster(tmp_path) as made,
+        run_host(Identity.from_seed(b"x" * 32), LOOPBACK) as attacker,
+        run_host(Identity.from_seed(b"y" * 32), LOOPBACK) as messenger,
+    ):
         victim = await made.start("victim")
         await victim.network.join("test/topic")
         node = victim.network._node
@@ -108,7 +112,10 @@ async def test_forged_announcements_are_refused(tmp_path: Path) -> None:
             reply = await send(attacker, victim, PROTOCOL, messages.encode(Push(records=(forged,))))
             assert b"malformed" in reply or reply == b""
         assert victim.registry.announcements() == []
-        await exchange.ask(attacker, node.host.id, Push(records=(good,)), messages.Done)
+        await victim.events.wait("net.peer.banned", subject=str(attacker.id))
+        await victim.events.wait("net.peer.lost", peer=str(attacker.id))
+        await messenger.connect(node.host.id, node.host.basic.get_transport_addrs())
+        await exchange.ask(messenger, node.host.id, Push(records=(good,)), messages.Done)
         assert len(victim.registry.announcements()) == 1
         await still_serves(made, victim)
 
