@@ -6,6 +6,8 @@ records meanwhile (it was made again from the journal), all of it is.
 
 from __future__ import annotations
 
+from collections import Counter
+
 import trio
 
 from orchd.net.policy.repair import Ids
@@ -22,7 +24,7 @@ class Known:
         self._read_to_ms = 0
         self._topics: dict[bytes, tuple[str, ...]] = {}
         self._ids: dict[str, Ids] = {}
-        self._authors: set[str] = set()
+        self._authors: Counter[str] = Counter()
 
     def __contains__(self, id: bytes) -> bool:
         return id in self._topics
@@ -38,13 +40,21 @@ class Known:
         """Whether a record of this author is here."""
         return author in self._authors
 
+    def of_author(self, author: str) -> int:
+        """How many records of this author are here."""
+        return self._authors.get(author, 0)
+
+    def came(self, id: bytes, author: str, topics: tuple[str, ...]) -> None:
+        """A record has just been kept. The next `refresh` finds it, too."""
+        self._add([told.Told(self._read_to_ms, id, author, topics)])
+
     async def refresh(self) -> None:
         """Learn what has come since the last time."""
         async with self._lock:
             rows, count = await trio.to_thread.run_sync(told.since, self._index, self._read_to_ms)
             self._add(rows)
             if len(self._topics) != count:
-                self._topics, self._ids, self._authors = {}, {}, set()
+                self._topics, self._ids, self._authors = {}, {}, Counter()
                 rows, _ = await trio.to_thread.run_sync(told.since, self._index, 0)
                 self._add(rows)
 
@@ -56,8 +66,8 @@ class Known:
                 self._ids[gone].discard(row.id)
             for name in set(row.topics).difference(before):
                 fresh.setdefault(name, []).append(row.id)
+            self._authors[row.author] += row.id not in self._topics
             self._topics[row.id] = row.topics
-            self._authors.add(row.author)
             self._read_to_ms = max(self._read_to_ms, row.received_ms)
         for name, ids in fresh.items():
             self._put(name, ids)

@@ -16,10 +16,11 @@ from libp2p.peer.id import ID
 
 from orchd.errors import OrchdError, PeerMisbehaved
 from orchd.net import messages
+from orchd.net.known import Known
 from orchd.net.library import Library
 from orchd.net.members import Members
 from orchd.net.messages import Done, GetRecords, Hello, Push, RecordsAre, Reply, Request
-from orchd.net.policy.gossip import Shares, to_gossip, to_push
+from orchd.net.policy.gossip import Shares, may_keep, to_gossip, to_push
 from orchd.records import Announcement, Federation, Record, Verified, verify_any
 from orchd.registry import told
 from orchd.registry.news import Item, Taken
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 
 #: Records a second that one peer may bring, and how many at once after a silence.
 NEWS_RATE, NEWS_BURST = 16.0, 4096.0
+#: Authors whose announcements are kept however many there are.
+TRUSTED = ("self", "followed", "allowed")
 #: A push that fails is tried once more; after that repair is left to find it.
 PUSH_ATTEMPTS = 2
 
@@ -65,6 +68,7 @@ class News:
         events: Events,
         topics: Mapping[bytes, str],
         members: Members,
+        known: Known,
         mesh: Mesh,
         prove: Callable[[ID], Awaitable[None]],
         learned: Callable[[ID], None],
@@ -73,7 +77,7 @@ class News:
         self._registry, self._library = registry, library
         self._events, self._prove, self._learned = events, prove, learned
         self._topics = topics
-        self._members, self._mesh = members, mesh
+        self._members, self._known, self._mesh = members, known, mesh
         self._shares: Shares[ID] = Shares(NEWS_RATE, NEWS_BURST)
 
     # ---- membership ---------------------------------------------------------------------------------------------
@@ -181,6 +185,9 @@ class News:
             items += taken.items
             if taken.new:
                 self._mesh.met(record.digest)
+            for item in taken.items:
+                if item.envelope == record.envelope:
+                    self._known.came(record.digest, record.author, item.topics)
             for kind, data in taken.events:
                 self._events.emit(kind, data)
                 unproven |= kind == "adapter.revoked" and not data["known"]
@@ -192,10 +199,16 @@ class News:
             announcement = record.of(Announcement)
             if announcement is None or self._registry.news.rival(announcement) is None:
                 return Taken()
+        if not self._has_room_for(record):
+            return Taken()
         taken = self._registry.news.take(record, peer, shared)
         if not taken.new and shared and not isinstance(record.record, Announcement | Federation):
             told.widen(self._registry.index, record.id, shared, self._registry.clock())
         return taken
+
+    def _has_room_for(self, record: Verified[Record]) -> bool:
+        trusted = self._registry.trust(record.author) in TRUSTED
+        return may_keep(record.record, self._known.of_author(record.author), len(self._known), trusted=trusted)
 
     def _is_foreign(self, record: Verified[Record]) -> bool:
         """Whether it names topics, and none of ours."""

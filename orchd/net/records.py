@@ -65,6 +65,7 @@ class Records:
             events=context.events,
             topics=names,
             members=members,
+            known=known,
             mesh=self.gossip,
             prove=prove,
             learned=lambda peer: self.repair.learned(peer),

@@ -154,7 +154,7 @@ class Repair:
         return [(one.topic, one.parts) for one in answer.sets if one.parts and one.topic in keys]
 
     async def _repair_topic(self, peer: ID, key: bytes, parts: tuple[Part, ...]) -> int:
-        """How many records were different."""
+        """How many records were handed over, and kept if it was to us: who offers what nobody wants is asked seldom."""
         talk = Reconciliation(self._ids(peer, key))
         talk.first()
         question = talk.next(parts)
@@ -166,12 +166,13 @@ class Repair:
         need = [id for id in talk.need if id not in self._refused]
         given = self._given.setdefault(peer, Recent(GIVEN))
         have = [id for id in talk.have if id not in given]
-        await self._get(peer, key, need)
+        taken = await self._get(peer, key, need)
         await self._give(peer, key, have)
-        return len(need) + len(have)
+        return taken + len(have)
 
-    async def _get(self, peer: ID, key: bytes, ids: Sequence[bytes]) -> None:
-        """Ask for records; those that do not come, or are not kept, are not asked for again."""
+    async def _get(self, peer: ID, key: bytes, ids: Sequence[bytes]) -> int:
+        """Ask for records; how many were kept. Those that do not come, or are not kept, are not asked for again."""
+        taken = 0
         for batch in _batches(ids):
             left = set(batch)
             while left:
@@ -182,13 +183,15 @@ class Repair:
                     break
                 if not came <= left:
                     raise PeerMisbehaved(f"{peer} was asked for some records and gave others")
-                self._count("repair_records_taken", await self._news.take(peer, records, repair=True))
+                taken += await self._news.take(peer, records, repair=True)
                 left -= came
             await self._known.refresh()
             here = self._ids(peer, key)
             for id in batch:
                 if id not in here:
                     self._refused.add(id, trio.current_time())
+        self._count("repair_records_taken", taken)
+        return taken
 
     async def _give(self, peer: ID, key: bytes, ids: Sequence[bytes]) -> None:
         names = self._members.visible(peer, [key])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import trio
 
-from orchd.errors import OrchdError, PeerRefused
+from orchd.errors import PeerMisbehaved, PeerRefused
 from orchd.identity import Identity
 from orchd.net import Library, exchange, messages, records
 from orchd.net.gossip import Gossip
@@ -232,6 +232,26 @@ async def test_who_gives_what_was_not_asked_for_is_dropped(tmp_path: Path, forge
         assert victim.registry.announcements() == []
 
 
+@pytest.mark.usefixtures("repair_alone")
+async def test_who_announces_without_end_fills_nothing_and_can_still_take_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchd.net.policy.gossip.KEPT_OF_ONE", 5)
+    async with cluster(tmp_path) as made:
+        a, b = await made.start("a"), await made.start("b", bootstrap=())
+        for peer in (a, b):
+            await peer.network.join(TOPIC)
+        manifest = a.make()
+        for _ in range(12):
+            await a.network.tell(a.announcement(manifest))
+        assert len(a.registry.announcements()) == 12, "its own"
+        await b.network.connect(a.network.addresses()[0])
+        await until(lambda: counted(b, "repairs") + counted(a, "repairs") >= 1, "a repair")
+        await a.network.tell(revocation(a, manifest))
+        await b.events.wait("adapter.revoked", id=manifest.id)
+        assert len(b.registry.announcements()) == 5
+
+
 async def test_questions_that_make_no_sense_and_too_many_of_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,8 +269,8 @@ async def test_questions_that_make_no_sense_and_too_many_of_them(
             (TopicParts(key, (nothing,)), TopicParts(other, (Listed(END, ()),))),
             (TopicParts(key, (Sum(b"a", bytes(16)), nothing)), TopicParts(other, (nothing,))),
         ):
-            with pytest.raises(OrchdError, match=r"malformed|closed"):
-                await exchange.ask(stranger, peer, Reconcile(sets=sets), Reconciled)
+            with pytest.raises(PeerMisbehaved):
+                await a.network._node.answer(stranger.id, Reconcile(sets=sets))
         unknown = GetRecords(topics=(key,), ids=(bytes(32),))
         assert (await exchange.ask(stranger, peer, unknown, RecordsAre)).records == ()
         repair = a.network._node.records.repair

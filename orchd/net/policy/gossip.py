@@ -32,6 +32,8 @@ NEWCOMER_RATE, NEWCOMER_BURST = 0.5, 64.0
 NEWS_S = 120.0
 #: Ids and messages that were met lately, and authors and neighbours whose share is remembered.
 REMEMBERED, SHARES = 8192, 4096
+#: Announcements that are kept of one author, and records in all beyond which no announcement is kept.
+KEPT_OF_ONE, KEPT_IN_ALL = 2_000, 100_000
 #: A record may be dated this far in the future, in milliseconds. Revocations are taken however they are dated.
 CLOCK_WINDOW_MS = 10 * 60 * 1000
 
@@ -128,6 +130,17 @@ def belongs(record: Record, topic: str) -> bool:
 def is_early(record: Record, now_ms: int) -> bool:
     """Whether it is dated in the future, further than clocks differ."""
     return not isinstance(record, Revocation) and record.created_ms > now_ms + CLOCK_WINDOW_MS
+
+
+def may_keep(record: Record, of_author: int, in_all: int, *, trusted: bool) -> bool:
+    """Whether there is room for another announcement of an author of whom so many records are here, and so many in all.
+
+    Records of other kinds have limits of their own where they are kept: what is announced must never leave no room for
+    what is taken back. `trusted`: the user's own, or of somebody whom the user has named.
+    """
+    if trusted or not isinstance(record, Announcement | Federation):
+        return True
+    return of_author < KEPT_OF_ONE and in_all < KEPT_IN_ALL
 
 
 # ---- whom to tell ----------------------------------------------------------------------------------------------

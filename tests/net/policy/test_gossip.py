@@ -170,6 +170,15 @@ def test_a_message_that_is_too_large() -> None:
     assert Gate().message(message, gossip.MESSAGE_LIMIT, 0.0) is Verdict.PASS
 
 
+def test_room_for_announcements_is_bounded_and_revocations_always_come_in() -> None:
+    one = announcement().record
+    assert gossip.may_keep(one, gossip.KEPT_OF_ONE - 1, gossip.KEPT_IN_ALL - 1, trusted=False)
+    assert not gossip.may_keep(one, gossip.KEPT_OF_ONE, 10, trusted=False)
+    assert not gossip.may_keep(one, 0, gossip.KEPT_IN_ALL, trusted=False)
+    assert gossip.may_keep(one, gossip.KEPT_OF_ONE, gossip.KEPT_IN_ALL, trusted=True)
+    assert gossip.may_keep(revocation().record, gossip.KEPT_OF_ONE, gossip.KEPT_IN_ALL, trusted=False)
+
+
 def test_memory_is_bounded() -> None:
     recent: Recent[int] = Recent(10)
     assert [recent.add(number % 20, 0.0) for number in (*range(20), 19, 0)] == [True] * 20 + [False, True]
