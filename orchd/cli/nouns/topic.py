@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from orchd.cli.command import Command, arg
 from orchd.cli.text import table, when
 
 TOPIC = arg("topic", "its name; `private/LABEL` for a private one")
+
+
+def given(text: str) -> str:
+    """`-` is read from standard input: other users of the machine can see what stands on a command line."""
+    return sys.stdin.readline().strip() if text == "-" else text
 
 
 def human_list(shown: dict[str, Any]) -> str:
@@ -34,10 +40,11 @@ COMMANDS = (
         lambda shown: f"joined {shown['topic']}",
         method="topic.join",
         changes=True,
-        arguments=(arg("topic", "its name, or the line that `orchctl topic invite` printed"),),
+        arguments=(arg("topic", "its name, or the line that `orchctl topic invite` printed; - reads it", type=given),),
         more="A name that begins with lan/ stays on this network: found by mDNS, never on the DHT.\n"
         "Any other name is public: whoever knows it can see who is there and fetch what is published.\n"
-        "A private topic is joined with an invitation.",
+        "A private topic is joined with an invitation. Where others use the machine too, give it on standard input\n"
+        "(`orchctl topic join -`): they can see what stands on a command line.",
     ),
     Command(
         "leave",
