@@ -53,8 +53,6 @@ DHT_QUERY_TIMEOUT_S = 3
 DHT_STREAMS, DHT_STREAMS_PER_PEER, DHT_STREAM_S = 256, 16, 30.0
 #: Inbound streams of all protocols that one peer may hold open.
 STREAMS_PER_PEER = 64
-#: A connection whose peer does not answer a ping within `PING_TIMEOUT_S` is closed; asked every `PING_EVERY_S`.
-PING_EVERY_S, PING_TIMEOUT_S = 30.0, 15.0
 
 #: Gossip messages that may wait for one neighbour.
 GOSSIP_QUEUE = 256
@@ -354,7 +352,7 @@ async def _read_exactly(reader: Any, n: int, retry_count: int = 0) -> bytes:
     return bytes(buffer)
 
 
-# ---- fact 8: a link that dies silently stays (see also `connection_config`) ---------------------------------------
+# ---- fact 8: a link that dies silently stays (see `pulse.py`) ---------------------------------------
 
 
 @dataclass
@@ -456,26 +454,14 @@ def after_identify(host: BasicHost, then: Callable[[ID], Awaitable[None]]) -> No
     host._identify_peer = identify_then  # type: ignore[method-assign]
 
 
-def connection_config(every_s: float = PING_EVERY_S, timeout_s: float = PING_TIMEOUT_S) -> ConnectionConfig:
-    """Limits of connections, and pings that find out the dead ones.
+def connection_config() -> ConnectionConfig:
+    """Limits of connections. That a link has died silently, `pulse.py` finds out.
 
-    Seen: after a link died silently the connection was still listed 100 s later: yamux pings, but a missing answer
-    means nothing to it.
+    Seen: without that the connection was still listed 100 s later: yamux pings, but a missing answer means nothing to
+    it. The library's health monitor pings one connection after the other, and all of them whether they are silent or
+    not: with twenty peers most of what an idle node sent.
     """
-    return ConnectionConfig(
-        min_connections=0,
-        low_watermark=0,
-        enable_health_monitoring=True,
-        health_initial_delay=0.0,
-        health_warmup_window=0.0,
-        health_check_interval=every_s,
-        ping_timeout=timeout_s,
-        abort_connection_on_ping_failure=True,
-        # A slow answer is an answer; only silence ends a connection.
-        max_ping_latency=60_000.0,
-        min_health_threshold=0.0,
-        min_ping_success_rate=0.0,
-    )
+    return ConnectionConfig(min_connections=0, low_watermark=0, enable_health_monitoring=False)
 
 
 def no_auto_connect(swarm: Swarm) -> None:

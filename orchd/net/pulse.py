@@ -1,8 +1,9 @@
-"""Finds out within ten seconds that the link under a transfer is dead; idle links have the library's monitor.
+"""Finds out that a link is dead: within ten seconds under a transfer, within three minutes else.
 
-A connection with one of our streams open from which nothing has come for `QUIET_S` is pinged. A peer that is busy, or
-reads a slow disk, answers the ping and keeps the connection; one that does not answer within `ANSWER_S` has lost it,
-and whoever waits on it is told at once.
+A connection from which nothing has come for a while is pinged: a short while if one of our streams is open on it, a
+long one else. A peer that is busy, or reads a slow disk, answers the ping and keeps the connection; one that does not
+has lost it, and whoever waits on it is told at once. The library's own monitor is off: it pings every connection
+whether anything came or not, and one after the other, so that twenty dead ones would take it five minutes.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 
 #: In seconds: between looks; silence during a transfer that is asked about; time to answer. Together less than ten.
 EVERY_S, QUIET_S, ANSWER_S = 1.0, 4.0, 4.0
+#: The same while nobody waits for anything.
+IDLE_QUIET_S, IDLE_ANSWER_S = 120.0, 30.0
 
 
 async def run(host: Host) -> None:
@@ -35,9 +38,10 @@ async def run(host: Host) -> None:
             if now - slept > 2 * EVERY_S:  # it was this process that stood still
                 continue
             for connection in host.swarm.get_connections():
-                if connection not in probed and is_waited_for(connection) and _silence(connection, now) > QUIET_S:
+                busy = is_waited_for(connection)
+                if connection not in probed and _silence(connection, now) > (QUIET_S if busy else IDLE_QUIET_S):
                     probed.add(connection)
-                    nursery.start_soon(_probe, connection, probed)
+                    nursery.start_soon(_probe, connection, ANSWER_S if busy else IDLE_ANSWER_S, probed)
 
 
 def is_waited_for(connection: Any) -> bool:
@@ -50,15 +54,15 @@ def _silence(connection: Any, now: float) -> float:
     return now - traffic.heard_at if traffic else 0.0
 
 
-async def _probe(connection: Any, probed: set[Any]) -> None:
+async def _probe(connection: Any, patience_s: float, probed: set[Any]) -> None:
     try:
         before = _heard(connection)
-        with trio.move_on_after(ANSWER_S):
-            answer = await ping_connection(connection, ping_timeout=ANSWER_S)
+        with trio.move_on_after(patience_s):
+            answer = await ping_connection(connection, ping_timeout=patience_s)
             if answer.success:
                 return
         if _heard(connection) == before and not connection.is_closed:
-            log.info("%s is silent in a transfer: its connection is closed", connection.muxed_conn.peer_id)
+            log.info("%s does not answer any more: its connection is closed", connection.muxed_conn.peer_id)
             await hardening.drop_connection(connection)
     finally:
         probed.discard(connection)

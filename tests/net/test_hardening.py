@@ -6,7 +6,6 @@ import gc
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -22,7 +21,6 @@ from libp2p.io import msgio
 from libp2p.io.exceptions import IncompleteReadError
 from libp2p.kad_dht import kad_dht, provider_store
 from libp2p.kad_dht.pb.kademlia_pb2 import Message
-from libp2p.network.config import ConnectionConfig
 from libp2p.network.exceptions import SwarmException
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
@@ -526,55 +524,6 @@ async def connect_while_disconnecting(disconnect: Callable[[Host, ID], Awaitable
 async def test_a_connection_made_while_another_is_closed_is_not_forgotten() -> None:
     assert not await connect_while_disconnecting(lambda host, peer: host.basic.disconnect(peer))
     assert await connect_while_disconnecting(lambda host, peer: host.disconnect(peer))
-
-
-class Link:
-    """A TCP link between two hosts that can go silent: nothing is closed, nothing comes through any more."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self.silent = False
-        self.address = Multiaddr("/ip4/127.0.0.1/tcp/0")
-
-    async def run(self, *, task_status: Any) -> None:
-        async with trio.open_nursery() as nursery:
-            (listener,) = await nursery.start(partial(trio.serve_tcp, host="127.0.0.1"), self._carry, 0)
-            self.address = Multiaddr(f"/ip4/127.0.0.1/tcp/{listener.socket.getsockname()[1]}")
-            task_status.started()
-
-    async def _carry(self, near: trio.SocketStream) -> None:
-        far = await trio.open_tcp_stream("127.0.0.1", self._port)
-        async with near, far, trio.open_nursery() as nursery:
-            nursery.start_soon(self._copy, near, far)
-            nursery.start_soon(self._copy, far, near)
-
-    async def _copy(self, source: trio.SocketStream, target: trio.SocketStream) -> None:
-        async for data in source:
-            if self.silent:
-                await trio.sleep_forever()
-            await target.send_all(data)
-
-
-@asynccontextmanager
-async def connected_over_a_link(first: int) -> AsyncIterator[tuple[Host, Host, Link]]:
-    async with a_host(first) as server, a_host(first + 1) as client, trio.open_nursery() as nursery:
-        link = Link(int(str(server.basic.get_transport_addrs()[0].value_for_protocol("tcp"))))
-        await nursery.start(link.run)
-        await client.connect(server.id, [link.address])
-        yield server, client, link
-        nursery.cancel_scope.cancel()
-
-
-async def test_a_silent_link_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    pinging = hardening.connection_config(every_s=0.05, timeout_s=0.5)
-    stock = ConnectionConfig(min_connections=0, low_watermark=0)
-    monkeypatch.setattr(hardening, "connection_config", lambda: stock)
-    async with connected_over_a_link(1) as (_, _, stock_link):
-        monkeypatch.setattr(hardening, "connection_config", lambda: pinging)
-        async with connected_over_a_link(3) as (server, client, link):
-            link.silent = stock_link.silent = True
-            await until(lambda: not client.connected(server.id), "the dead connection is dropped")
-    assert stock.enable_health_monitoring is False
 
 
 def descriptors() -> int:

@@ -114,7 +114,23 @@ async def test_a_peer_that_is_slow_keeps_its_connection(monkeypatch: pytest.Monk
         assert await stream.read(10) == b"still here"
 
 
-async def test_an_idle_link_is_left_to_the_other_monitor(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_idle_links_that_died_are_found_out_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow_clock(monkeypatch)
+    async with linked(monkeypatch) as (server, client, link):
+        slow_clock(monkeypatch)
+        async with a_host(3) as other, trio.open_nursery() as nursery:
+            second = Link(int(other.addresses()[0].split("/")[4]))
+            await nursery.start(second.run)
+            await client.connect(other.id, [Multiaddr(f"/ip4/127.0.0.1/tcp/{second.port}")])
+            link.is_cut = second.is_cut = True
+            monkeypatch.setattr(pulse, "IDLE_ANSWER_S", 1.0)
+            monkeypatch.setattr(pulse, "IDLE_QUIET_S", 0.5)
+            await until(lambda: not client.peers(), "both are gone")
+            assert server.connected(client.id), "the other end has no pulse, and does not know"
+            nursery.cancel_scope.cancel()
+
+
+async def test_an_idle_link_is_not_asked_as_soon_as_a_busy_one(monkeypatch: pytest.MonkeyPatch) -> None:
     async with linked(monkeypatch) as (server, client, _):
         (connection,) = client.swarm.get_connections(server.id)
         assert not pulse.is_waited_for(connection)
@@ -126,7 +142,7 @@ async def test_an_idle_link_is_left_to_the_other_monitor(monkeypatch: pytest.Mon
 
 def test_ten_seconds_in_a_transfer_and_three_minutes_idle() -> None:
     assert pulse.EVERY_S + pulse.QUIET_S + pulse.ANSWER_S < 10.0
-    assert 2 * hardening.PING_EVERY_S + hardening.PING_TIMEOUT_S < 180.0
+    assert pulse.EVERY_S + pulse.IDLE_QUIET_S + pulse.IDLE_ANSWER_S < 180.0
 
 
 async def test_bytes_are_counted() -> None:
