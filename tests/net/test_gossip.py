@@ -22,7 +22,9 @@ from orchd.net.news import News
 from orchd.net.policy import gossip as policy
 from orchd.net.policy import repair as repairing
 from orchd.records import KeyRotation, sign
+from orchd.registry.trust import BLOCK
 from tests.net.support import LOOPBACK, TOPIC, Peer, cluster, joined_cluster, now_ms, until
+from tests.net.test_records import decide
 
 NEVER_S = 1e9
 
@@ -195,6 +197,19 @@ async def test_what_is_of_no_kind_known_here_is_dropped_and_its_bearer_is_not(tm
             await until(lambda: heard(victim) == 1, "the good one")
             assert victim.network.stats().counters["gossip_malformed"] == 3
             assert str(host.id) in {peer.peer for peer in victim.network.peers()}
+
+
+async def test_a_blocked_author_is_not_passed_on(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as made:
+        victim = await made.start("victim")
+        await victim.network.join(TOPIC)
+        author = made.make("author")
+        await decide(victim, author.identity.author, BLOCK)
+        async with a_stranger(victim) as (_, pubsub):
+            await pubsub.publish(PREFIX + TOPIC, author.announcement(author.make()).envelope)
+            await until(lambda: victim.network.stats().counters["gossip_blocked"] == 1, "it has come")
+        assert victim.network.stats().counters["gossip_passed"] == 0
+        assert heard(victim) == 0
 
 
 async def test_a_flood_under_many_keys_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
