@@ -30,8 +30,9 @@ class NetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     share_bases: bool = False
     #: Re-announce every topic this often, in seconds (a provider record lives an hour on our servers).
     announce_interval_s: int = 600
-    #: Look a joined topic up again this often, in seconds.
-    lookup_interval_s: int = 60
+    #: Look a joined topic up again this often, in seconds, after pauses that double from one. Who joins later finds
+    #: those who are there, so this is for the rare case that both missed each other.
+    lookup_interval_s: int = 600
     #: Give and take large files beside libp2p, over TLS on a port of its own (0: any free one), where that is reached.
     bulk: bool = True
     bulk_port: int = 0

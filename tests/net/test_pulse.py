@@ -115,7 +115,6 @@ async def test_a_peer_that_is_slow_keeps_its_connection(monkeypatch: pytest.Monk
 
 
 async def test_idle_links_that_died_are_found_out_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    slow_clock(monkeypatch)
     async with linked(monkeypatch) as (server, client, link):
         slow_clock(monkeypatch)
         async with a_host(3) as other, trio.open_nursery() as nursery:
