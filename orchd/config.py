@@ -32,7 +32,7 @@ class NetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     announce_interval_s: int = 600
     #: Look a joined topic up again this often, in seconds, after pauses that double from one. Who joins later finds
     #: those who are there, so this is for the rare case that both missed each other.
-    lookup_interval_s: int = 600
+    lookup_interval_s: int = 1800
     #: Give and take large files beside libp2p, over TLS on a port of its own (0: any free one), where that is reached.
     bulk: bool = True
     bulk_port: int = 0
