@@ -129,7 +129,7 @@ async def test_two_fetches_of_one_adapter_bring_it_once(tmp_path: Path) -> None:
 
 async def test_several_peers_bring_parts(tmp_path: Path) -> None:
     async with cluster(tmp_path, width=1024) as made:
-        peers, manifest = await providers(made, 3)
+        peers, manifest = await providers(made, 3, upload_limit=1_000)  # or one brings all before the others begin
         before = [peer.network.stats().counters["bytes_served"] for peer in peers]
         peer = await reader(made)
         most = 0
