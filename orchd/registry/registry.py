@@ -307,13 +307,16 @@ class Registry:
         """A PEFT folder of links to the adapter's blobs, for workers. Read-only. Raises `BlobUnknown`."""
         folder = self._folders / id
         self._used(id)
-        if folder.is_dir():
-            return folder
         files = self.files(id)
+        stale = folder.is_dir()
+        if stale and all(_is_same(folder / name, blob) for name, blob in files.items()):
+            return folder
         making = Path(tempfile.mkdtemp(dir=self._folders, prefix="."))
         try:
             for name, blob in files.items():
                 os.link(blob, making / name)
+            if stale:  # it holds what was damaged and set aside
+                shutil.rmtree(folder, ignore_errors=True)
             making.rename(folder)
         except FileNotFoundError as error:
             raise BlobUnknown(f"a file of the adapter {id} is gone: {error.filename}") from None
@@ -353,21 +356,20 @@ class Registry:
     def release(self, id: str) -> AdapterRow:
         """Let an adapter out of quarantine by hand. Raises `AdapterUnknown`, or `NotReleasable` with what keeps it."""
         row = self._row(id)
+        if kept := restand.beyond_release(self.index, self.people, id):  # nothing is written down that has no effect
+            raise NotReleasable(f"{row.name} stays where it is: {kept}", field="adapter")
         if row.state == QUARANTINED:
             self.local.act("adapter.release", put(Release(adapter=id, since=self.clock())), undoable=True)
             self.restand([id])
-            row = self._row(id)
-        if row.state != ADMITTED:
-            raise NotReleasable(f"{row.name} stays in quarantine: {row.reason}", field="adapter")
-        return row
+        return self._row(id)
 
     def undo(self) -> Undone:
         """Take back the newest act that can be. Raises `NothingToUndo` or `UndoStale`."""
         undone = self.local.undo()
         rebuild.refresh_pins(self.index)
         self.people.forget()
-        self.restand()
-        return undone
+        changes = tuple(change for change in self.restand() if change.before != change.after)
+        return msgspec.structs.replace(undone, changes=changes)
 
     def trust(self, author: str) -> str:
         return self.people.level(author)
@@ -410,10 +412,13 @@ class Registry:
             " WHERE $1 IS NULL OR list_contains(n.topics, $1) ORDER BY n.created DESC, n.digest",
             (topic,),
         )
+        view, revoked = self.people.view(), self.people.revoked() if rows else {}
         return [
             AnnouncementRow(
                 adapter=adapter,
                 author=author,
+                trust=view.level(author),
+                revoked=revoked.get(adapter, ""),
                 topics=tuple(topics),
                 size=size,
                 base=base,
@@ -452,13 +457,17 @@ class Registry:
         return signed
 
     def next_seq(self) -> int:
-        """The number of this node's next announcement."""
+        """The number of this node's next announcement: the time, or one more than the last where that is more.
+
+        A home that was put back from a copy knows no newer announcement than the copy did. Counting on from there
+        would use numbers twice, which convicts its author everywhere.
+        """
         rows = self.index.read(
             "SELECT greatest((SELECT coalesce(max(seq), 0) FROM announcement WHERE author = $1),"
             " (SELECT coalesce(max(seq), 0) FROM own_announcement)) + 1",
             (self.author,),
         )
-        return int(rows[0][0])
+        return max(int(rows[0][0]), self.clock())
 
     # ---- bases --------------------------------------------------------------------------------------------------
 
@@ -476,6 +485,13 @@ class Registry:
 
     def _base_of(self, manifest: Verified[Manifest]) -> Base | None:
         return self.known_bases.of(manifest.record.base.fingerprint)
+
+
+def _is_same(link: Path, blob: Path) -> bool:
+    try:
+        return link.samefile(blob)
+    except FileNotFoundError:
+        return False
 
 
 SHOWN = "SELECT a.shown, a.author, a.state, a.reason, a.origin, a.received, a.pinned, a.topics FROM adapter a"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchd.errors import NotReleasable, RegistryIncomplete
+from orchd.errors import BlobUnknown, NotReleasable, RegistryIncomplete
 from orchd.records import BaseRef, sign
 from orchd.registry import ADMITTED, QUARANTINED, upkeep
 from orchd.registry.admission import CONFIG, WEIGHTS
@@ -161,6 +161,19 @@ def test_rot_is_found_quarantined_and_mended(lab: Lab, damage: str) -> None:
     assert (again.new, again.verdict) == (True, ADMITTED)
     assert lab.registry.files(id)[WEIGHTS].read_bytes() == data
     assert lab.registry.local.all(Rot) == []
+
+
+def test_a_worker_is_never_given_the_damaged_file_again(lab: Lab) -> None:
+    id = _admit(lab, "one", 0)
+    data = lab.registry.files(id)[WEIGHTS].read_bytes()
+    link = lab.registry.adapter_folder(id) / WEIGHTS
+    link.chmod(0o644)
+    link.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))  # the blob too: it is a link
+    assert scrub(lab.registry).damaged == (id,)
+    with pytest.raises(BlobUnknown):
+        lab.registry.adapter_folder(id)
+    lab.admit(lab.root / "made" / "one", lab.registry.manifest(id).record)
+    assert (lab.registry.adapter_folder(id) / WEIGHTS).read_bytes() == data
 
 
 def test_what_comes_back_by_itself_is_mended(lab: Lab) -> None:
