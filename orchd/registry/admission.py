@@ -70,9 +70,11 @@ class Candidate:
         entries = {self.files[entry.path]: entry for entry in self.manifest.record.files}
         return figures.look(entries, self.files[WEIGHTS])
 
-    @cached_property
+    @property
     def tensors(self) -> dict[str, weights.Tensor]:
-        return weights.read_header(self.files[WEIGHTS])
+        if self.figures.unreadable:
+            raise TensorsRefused(self.figures.unreadable)
+        return self.figures.tensors
 
     @cached_property
     def config(self) -> PeftConfig:

@@ -19,7 +19,7 @@ import numpy as np
 
 from orchd.errors import TensorsRefused
 from orchd.records import FileEntry
-from orchd.registry import grams, parts, weights
+from orchd.registry import grams, parts, peft_config, weights
 from orchd.registry.weights import Tensor
 
 
@@ -27,12 +27,14 @@ from orchd.registry.weights import Tensor
 class Figures:
     """What the pass found.
 
-    `damage` says which bytes are not those that were signed, `not_finite` names the first tensor with a NaN or an
-    infinity; both are empty when all is well. `products` is ‖B A‖ (Frobenius, without the scale) by module, of the
-    modules whose A and B make a product.
+    `damage` says which bytes are not those that were signed, `unreadable` why the weights are no tensors, and
+    `not_finite` names the first tensor with a NaN or an infinity; each is empty when all is well. `tensors` are the
+    header's. `products` is ‖B A‖ (Frobenius, without the scale) by module, of the modules whose A and B make a product.
     """
 
     damage: str
+    unreadable: str
+    tensors: dict[str, Tensor]
     not_finite: str
     products: dict[str, float]
 
@@ -42,10 +44,11 @@ def look(entries: Mapping[Path, FileEntry], weights_file: Path) -> Figures:
     with ThreadPoolExecutor(1, "hash") as pool:
         hashing = pool.submit(_damages, entries)
         try:
-            not_finite, products = _numbers(weights_file)
-        except TensorsRefused:
-            not_finite, products = "", {}
-        return Figures(hashing.result(), not_finite, products)
+            tensors, unreadable = weights.read_header(weights_file), ""
+        except TensorsRefused as error:
+            tensors, unreadable = {}, error.message
+        not_finite, products = _numbers(weights_file, tensors) if tensors else ("", {})
+        return Figures(hashing.result(), unreadable, tensors, not_finite, products)
 
 
 def _damages(entries: Mapping[Path, FileEntry]) -> str:
@@ -77,21 +80,20 @@ def _read_into(descriptor: int, target: memoryview) -> int:
 # ---- the numbers -------------------------------------------------------------------------------------------------
 
 
-def _numbers(path: Path) -> tuple[str, dict[str, float]]:
-    """The first tensor that is not finite, and the products' norms. Raises `TensorsRefused` for a bad header."""
-    tensors = weights.read_header(path)
+def _numbers(path: Path, tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, float]]:
+    """The first tensor that is not finite, and the products' norms."""
     products: dict[str, float] = {}
     with weights.mapped(path) as view, np.errstate(over="ignore", invalid="ignore"):
-        factors = set[str]()
+        factors, room = set[str](), grams.scratch()
         for module, pair in parts.pairs(tensors.values()).items():
             if not _make_a_product(pair):
                 continue
             factors.update(tensor.name for tensor in pair.values())
-            a, b = grams.gram(view, pair["A"]), grams.gram(view, pair["B"])
+            a, b = grams.gram(view, pair["A"], room), grams.gram(view, pair["B"], room)
             if not np.isfinite(np.trace(a) + np.trace(b)):
                 if bad := next((t.name for t in pair.values() if weights.find_not_finite(view, t)), ""):
                     return bad, {}
-                a, b = grams.gram(view, pair["A"], np.float64), grams.gram(view, pair["B"], np.float64)
+                a, b = (grams.gram(view, pair[half], room, np.float64) for half in "AB")
             products[module] = grams.norm(a, b)
         for tensor in tensors.values():
             if tensor.name not in factors and weights.find_not_finite(view, tensor):
@@ -101,4 +103,8 @@ def _numbers(path: Path) -> tuple[str, dict[str, float]]:
 
 def _make_a_product(pair: Mapping[str, Tensor]) -> bool:
     shapes = [pair[half].shape for half in "AB" if half in pair]
-    return [len(shape) for shape in shapes] == [2, 2] and shapes[0][0] == shapes[1][1] and 0 not in shapes[0]
+    return (
+        [len(shape) for shape in shapes] == [2, 2]
+        and 0 < shapes[0][0] == shapes[1][1] <= peft_config.MAX_RANK
+        and 0 not in (shapes[0][1], shapes[1][0])
+    )

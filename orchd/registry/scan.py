@@ -95,11 +95,13 @@ def spectra(files: Mapping[str, Path]) -> tuple[PeftConfig, dict[str, Figures]]:
     """The settings and each module's figures. Raises `AdapterConfigRefused` or `TensorsRefused`."""
     config = peft_config.read(files[CONFIG])
     found = parts.sort(weights.read_header(files[WEIGHTS]), config)
+    room = grams.scratch()
     with weights.mapped(files[WEIGHTS]) as view:
-        return config, {
-            module: _figures(config.scale_of(module) * grams.singular_values(grams.gram(view, a), grams.gram(view, b)))
+        values = {
+            module: grams.singular_values(grams.gram(view, a, room), grams.gram(view, b, room))
             for module, (a, b) in sorted(found.pairs.items())
         }
+    return config, {module: _figures(config.scale_of(module) * change) for module, change in values.items()}
 
 
 def _figures(values: grams.Matrix) -> Figures:

@@ -128,7 +128,8 @@ def widen(raw: npt.NDArray[Any], dtype: str, scratch: npt.NDArray[np.uint32]) ->
     if dtype == "F32":
         return raw.view(np.float32)
     if dtype == "BF16":
-        np.left_shift(raw, 16, out=scratch, dtype=np.uint32, casting="unsafe")
+        np.copyto(scratch, raw)
+        np.left_shift(scratch, 16, out=scratch)
         return scratch.view(np.float32)
     return np.take(_half_values(), raw, out=scratch.view(np.float32), mode="clip")
 
