@@ -21,6 +21,7 @@ from orchd.errors import NothingToUndo, UndoStale
 from orchd.registry.index import Cursor, Index
 from orchd.registry.journal import Entry, Journal, Line
 from orchd.registry.local_rows import TABLES, LocalRow
+from orchd.registry.standing import StandingChange
 
 Clock = Callable[[], int]
 Row = TypeVar("Row", bound=LocalRow)
@@ -38,11 +39,17 @@ class Change(NamedTuple):
 
 
 class Undone(msgspec.Struct, frozen=True, kw_only=True):
-    """The act that was taken back, when it was done, and the keys that it had changed."""
+    """The act that was taken back, when it was done, and the keys that it had changed.
+
+    `passed_over` are newer acts that can't be taken back any more: what they changed was changed again since.
+    `changes` are adapters whose state is another through it, where that was looked at.
+    """
 
     act: str
     done_ms: int
     keys: tuple[str, ...]
+    passed_over: tuple[str, ...] = ()
+    changes: tuple[StandingChange, ...] = ()
 
 
 def put(row: LocalRow) -> Change:
@@ -176,7 +183,8 @@ class Local:
                 return
         for act in group:
             try:
-                self._commit([act])
+                if not (act.undoable and self._stands(act)):
+                    self._commit([act])
             except BaseException as error:
                 act.error = error
             act.done = True
@@ -210,6 +218,10 @@ class Local:
         except duckdb.Error:
             return False
 
+    def _stands(self, act: _Act) -> bool:
+        """Whether everything is already as the act would make it: then there is nothing to take back either."""
+        return all(self.get(kind, key) == row for kind, key, row in act.changes)
+
     def _line(self, number: int, act: _Act) -> Line:
         undo = None
         if act.undoable:
@@ -225,22 +237,25 @@ class Local:
 
     # ---- undo ---------------------------------------------------------------------------------------------------
 
-    def undo(self) -> Undone:
-        """Take back the newest act that can be and was not. Raises `NothingToUndo`, or `UndoStale`."""
-        taken_back, found = set[int](), None
-        for line in self._journal.lines():
-            if line.undoes is not None:
-                taken_back.add(line.undoes)
-        for line in self._journal.lines():
-            if line.undo is not None and line.seq not in taken_back:
-                found = line
-        if found is None or found.undo is None:
-            raise NothingToUndo("nothing that was done here is left to be undone")
-        for now in map(_change, found.changes):
-            if self.get(now.kind, now.key) != now.row:
-                raise UndoStale(f"{now.key} was changed again after {found.act}")
-        self.act(f"undo {found.act}", *map(_change, found.undo), undoes=found.seq)
-        return Undone(act=found.act, done_ms=found.at, keys=tuple(key for _, key, _ in found.undo))
+    def undo(self, touches: Callable[[str], bool] = lambda key: True, *, preview: bool = False) -> Undone:
+        """Take back the newest act that can be, among those with a key that `touches`; `preview`: only say which.
+
+        Raises `NothingToUndo`, or `UndoStale` where all that is left was changed again since.
+        """
+        left = [
+            line for line in _still_undoable(self._journal.lines()) if any(touches(key) for _, key, _ in line.changes)
+        ]
+        passed = list[str]()
+        for line in reversed(left):
+            keys = tuple(key for _, key, _ in line.changes)
+            if all(self.get(now.kind, now.key) == now.row for now in map(_change, line.changes)):
+                if not preview:
+                    self.act(f"undo {line.act}", *map(_change, line.undo or ()), undoes=line.seq)
+                return Undone(act=line.act, done_ms=line.at, keys=keys, passed_over=tuple(passed))
+            passed.append(f"{line.act} {', '.join(keys)}")
+        if passed:
+            raise UndoStale(f"what it changed was changed again after {passed[0]}")
+        raise NothingToUndo("nothing that was done here is left to be undone")
 
     # ---- at start -----------------------------------------------------------------------------------------------
 
@@ -277,8 +292,7 @@ class Local:
                 newest = {(name, key): value for line in lines for name, key, value in line.changes}
                 _apply_all(cursor, newest, lines[-1].seq)
 
-        with self._lock:
-            self.index.write(change)
+        self.index.write(change)
 
     def _applied(self) -> int:
         rows = self.index.read("SELECT seq FROM applied")
@@ -312,6 +326,7 @@ def _still_undoable(lines: Iterable[Line]) -> list[Line]:
     return list(found.values())[-UNDO_KEPT:]
 
 
+    """The acts that can be undone and were not, oldest first."""
 def _entry(change: Change) -> Entry:
     return _TABLES[change.kind].name, change.key, change.row
 

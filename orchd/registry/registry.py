@@ -37,7 +37,7 @@ from orchd.registry.news import News
 from orchd.registry.people import People
 from orchd.registry.rebuild import insert_adapter
 from orchd.registry.rows import AdapterRow, AnnouncementRow, adapter_row
-from orchd.registry.standing import ADMITTED, QUARANTINED, StandingChange
+from orchd.registry.standing import ADMITTED, QUARANTINED, REMOVED, StandingChange
 
 SELF, FOLLOWED = "self", "followed"
 USED_EVERY_MS = 3_600_000
@@ -339,13 +339,13 @@ class Registry:
 
     def remove(self, id: str) -> None:
         """Into the trash: it is not found any more, and `undo` brings it back for a while. Raises `AdapterUnknown`."""
-        self._row(id)
-        self.local.act("adapter.remove", put(Trash(adapter=id, since=self.clock())), undoable=True)
-        self.restand([id])
+        if self._row(id).state != REMOVED:
+            self.local.act("adapter.remove", put(Trash(adapter=id, since=self.clock())), undoable=True)
+            self.restand([id])
 
     def pin(self, id: str, pinned: bool = True) -> None:
-        """Whether an adapter is kept when room is made. Raises `AdapterUnknown`."""
-        self._row(id)
+        """Whether an adapter is kept when room is made. Raises `AdapterUnknown`, also for one in the trash."""
+        self._not_in_trash(id)
         self.local.act(
             "adapter.pin" if pinned else "adapter.unpin",
             put(Pin(adapter=id)) if pinned else delete(Pin, id),
@@ -355,7 +355,7 @@ class Registry:
 
     def release(self, id: str) -> AdapterRow:
         """Let an adapter out of quarantine by hand. Raises `AdapterUnknown`, or `NotReleasable` with what keeps it."""
-        row = self._row(id)
+        row = self._not_in_trash(id)
         if kept := restand.beyond_release(self.index, self.people, id):  # nothing is written down that has no effect
             raise NotReleasable(f"{row.name} stays where it is: {kept}", field="adapter")
         if row.state == QUARANTINED:
@@ -363,9 +363,28 @@ class Registry:
             self.restand([id])
         return self._row(id)
 
-    def undo(self) -> Undone:
-        """Take back the newest act that can be. Raises `NothingToUndo` or `UndoStale`."""
-        undone = self.local.undo()
+    def _not_in_trash(self, id: str) -> AdapterRow:
+        row = self._row(id)
+        if row.state == REMOVED:
+            hint = f"`orchctl undo {row.id}` brings it back."
+            raise AdapterUnknown(f"{row.name} was removed, and lies in the trash", hint=hint, field="adapter")
+        return row
+
+    def undo(self, what: str = "", *, preview: bool = False) -> Undone:
+        """Take back the newest act that can be; with `what`, the newest that was done to it.
+
+        `what` is an adapter's name, or a key as `Undone` tells it, or the beginning of an id. Raises `NothingToUndo` or
+        `UndoStale`.
+        """
+        rows = self.index.read("SELECT digest FROM adapter WHERE name = ?", (what,)) if what else []
+        meant = {what, *(row[0] for row in rows)}
+
+        def touches(key: str) -> bool:
+            return not what or key in meant or (len(what) >= MIN_PREFIX and key.startswith(what))
+
+        undone = self.local.undo(touches, preview=preview)
+        if preview:
+            return undone
         rebuild.refresh_pins(self.index)
         self.people.forget()
         changes = tuple(change for change in self.restand() if change.before != change.after)

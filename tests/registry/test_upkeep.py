@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from orchd.errors import BlobUnknown, NotReleasable, RegistryIncomplete
+from orchd.errors import AdapterUnknown, BlobUnknown, NothingToUndo, NotReleasable, RegistryIncomplete
 from orchd.records import BaseRef, sign
 from orchd.registry import ADMITTED, QUARANTINED, upkeep
 from orchd.registry.admission import CONFIG, WEIGHTS
 from orchd.registry.local_rows import Deployment, Release, Rot, Trash, Verdict
 from orchd.registry.own import Deployments
 from orchd.registry.rebuild import rebuild
-from orchd.registry.standing import StandingChange
+from orchd.registry.standing import REMOVED, StandingChange
 from orchd.registry.upkeep import DAY_MS, backup, collect, make_room, scrub, stats
 from orchd.upkeep import Upkeep
 from tests.helpers import ALICE, Lab, lora_tensors
@@ -224,6 +224,26 @@ def test_released_by_hand_it_stays_released(lab: Lab) -> None:
     assert lab.registry.undo().act == "adapter.release"
     assert lab.registry.local.all(Release) == []
     assert lab.registry.adapter(id).state == QUARANTINED
+
+
+def test_what_lies_in_the_trash_is_found_again_by_its_name(lab: Lab) -> None:
+    id, other = _admit(lab, "one", 0), _admit(lab, "two", 1)
+    lab.registry.remove(id)
+    lab.now_ms += 1
+    lab.registry.remove(id)  # once more changes nothing
+    lab.registry.pin(other)
+    for refused in (lab.registry.pin, lab.registry.release):
+        with pytest.raises(AdapterUnknown, match="lies in the trash") as told:
+            refused(id)
+        assert id in told.value.hint
+    assert lab.registry.undo("one", preview=True).keys == (id,)
+    assert lab.registry.adapter(id).state == REMOVED
+    assert lab.registry.undo("one").act == "adapter.remove"
+    assert lab.registry.adapter(id).state == ADMITTED
+    assert lab.registry.adapter(other).pinned
+    with pytest.raises(NothingToUndo):
+        lab.registry.undo(id[:20])
+    assert lab.registry.undo(other[:20]).act == "adapter.pin"
 
 
 def test_a_pin_is_seen_and_survives_the_index(lab: Lab) -> None:

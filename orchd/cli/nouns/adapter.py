@@ -47,7 +47,7 @@ def human_row(row: dict[str, Any]) -> str:
             ("id", row["id"]),
             ("author", f"{row['author']} ({row['trust']})"),
             ("state", " ".join(filter(None, [row["state"], row["reason"] and f"({row['reason']})"]))),
-            ("origin", row["origin"] + (", pinned" if row["pinned"] else "")),
+            ("origin", row["origin"]),
             ("about", row["description"]),
             ("base", row["base"]),
             ("shape", f"rank {row['rank']}, alpha {row['alpha']:g}, {row['dtype']}, {row['parameters']:,} parameters"),
@@ -249,7 +249,7 @@ COMMANDS = (
     Command(
         "remove",
         "Move an adapter to the trash, where `orchctl undo` finds it for 30 days",
-        lambda gone: f"removed {gone['adapter']}; `orchctl undo` brings it back",
+        lambda gone: f"removed; `orchctl undo {gone['adapter']}` brings it back",
         method="adapter.remove",
         changes=True,
         subject=("adapter.show", "adapter"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchd.cli.command import Command, switch
+from orchd.cli.command import Command, arg, switch
 from orchd.cli.text import fields, size, when
 
 
@@ -45,7 +45,23 @@ def human_rebuilt(shown: dict[str, Any]) -> str:
 
 
 def human_undone(shown: dict[str, Any]) -> str:
-    return f"took back {shown['act']} of {when(shown['done_ms'])}: {', '.join(shown['keys'])}"
+    word = "would take back" if shown["preview"] else "took back"
+    about = map(_about, shown["keys"], shown["about"])
+    told = [f"{word} `{_words(shown['act'])}` of {when(shown['done_ms'])}: {', '.join(about)}"]
+    told += [f"passed over `{_words(act)}`: that was changed again since" for act in shown["passed_over"]]
+    for row in shown["changed"]:
+        because = f": {row['reason']}" if row["reason"] else ""
+        told.append(f"{row['name']} is {row['state']}{because}")
+    return "\n".join(told)
+
+
+def _about(key: str, name: str) -> str:
+    return f"{name} ({key})" if key.startswith("adp_") else name
+
+
+def _words(act: str) -> str:
+    """`adapter.remove adp_…` as the command is written."""
+    return act.replace(".", " ", 1)
 
 
 COMMANDS = (
@@ -58,7 +74,7 @@ COMMANDS = (
         method="registry.gc",
         arguments=(
             switch("--empty-trash", "also what was removed less than 30 days ago"),
-            switch("--preview", "only say what would go"),
+            switch("--dry-run", "only say what would go", dest="preview"),
         ),
     ),
     Command(
@@ -71,4 +87,15 @@ COMMANDS = (
         method="registry.backup",
     ),
 )
-UNDO = Command("undo", "Take back what was done last", human_undone, method="registry.undo")
+UNDO = Command(
+    "undo",
+    "Take back what was done last",
+    human_undone,
+    method="registry.undo",
+    arguments=(
+        arg("what", "only what was done to this: an adapter's name, an id or the beginning of one", nargs="?"),
+        switch("--dry-run", "only say what would be taken back", dest="preview"),
+    ),
+    more="Once more takes back what was done before that. Removing, pinning, releasing, bases, and what was decided\n"
+    "about authors and policies can be taken back; what peers sent, and what was signed, can not.",
+)
