@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from orchd.errors import BaseUnknown, NotAverageable, ParamsInvalid
+from orchd.errors import BaseChanged, BaseUnknown, NotAverageable, ParamsInvalid
 from orchd.records.ids import BASE
 from orchd.registry import versions
 from orchd.registry.index import Cancel
@@ -159,11 +159,18 @@ def meaning(registry: Registry, query: Query) -> Meaning:
 def _base(registry: Registry, found: Meaning, text: str) -> Meaning:
     try:
         fingerprint = registry.base(text).fingerprint
-    except BaseUnknown:
+    except (BaseUnknown, BaseChanged):
         if not text.startswith(BASE) or len(text) < MIN_PREFIX:
             raise
-        return msgspec.structs.replace(found, base_prefix=text)
-    return msgspec.structs.replace(found, bases=(fingerprint,))
+        if len(_linked(registry, text)) == 1:
+            return msgspec.structs.replace(found, base_prefix=text)
+        fingerprint = text
+    return msgspec.structs.replace(found, bases=_linked(registry, fingerprint))
+
+
+def _linked(registry: Registry, fingerprint: str) -> tuple[str, ...]:
+    """All fingerprints of one base."""
+    return tuple(sorted(registry.known_bases.same(fingerprint)))
 
 
 def _author(view: View, found: Meaning, text: str) -> Meaning:
@@ -185,7 +192,8 @@ def _mate(registry: Registry, found: Meaning, text: str) -> Meaning:
     mate = registry.adapter(text)
     if "averageable" not in mate.capabilities:
         raise NotAverageable(f"{mate.name} ({mate.id}) can't be averaged with anything", field="compatible_with")
-    bases = tuple(base for base in (found.bases or (mate.base,)) if base == mate.base)
+    same = _linked(registry, mate.base)
+    bases = same if found.bases is None else tuple(base for base in found.bases if base in same)
     return msgspec.structs.replace(found, bases=bases, mate=mate.id)
 
 

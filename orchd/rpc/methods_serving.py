@@ -70,7 +70,7 @@ async def deploy_start(node: Node, p: DeployStart) -> JobStarted:
             )
         adapter = AdapterPath(id=row.id, path=str(await in_thread(node.registry.adapter_folder, row.id)))
         base_name = row.base
-    base = node.registry.base(base_name)
+    base = await in_thread(node.registry.known_bases.folder, base_name)
     spec = BuildSpec(
         base=str(base.path),
         adapter=adapter,

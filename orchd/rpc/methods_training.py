@@ -22,8 +22,9 @@ from orchd.errors import (
 from orchd.measuring import evaluation
 from orchd.node import NO_LICENCE, AverageNote, Node, TrainNote, VerifyNote, in_thread
 from orchd.records import Manifest, Verified, text_id
-from orchd.records.ids import ADAPTER
+from orchd.records.ids import ADAPTER, BASE
 from orchd.registry import ADMITTED, AdapterRow, Base
+from orchd.registry.bases import FOLDER
 from orchd.registry.peft_config import AVERAGEABLE
 from orchd.registry.trust import SELF
 from orchd.rpc.methods_jobs import JobStarted
@@ -64,8 +65,10 @@ class TrainStart(Params, frozen=True, kw_only=True):
 async def train_start(node: Node, p: TrainStart) -> JobStarted:
     _check_train(p)
     dataset = await in_thread(node.datasets.get, p.dataset)
-    base = node.registry.base(p.base)
+    base = await in_thread(node.registry.known_bases.folder, p.base)
     initial = None if p.initial is None else await in_thread(node.registry.adapter, p.initial)
+    if initial is not None and initial.state != ADMITTED:
+        raise NotAdmitted(f"{initial.name} ({initial.id}) is {initial.state}: {initial.reason}", field="initial")
     if initial is not None and initial.base not in node.registry.known_bases.same(base.fingerprint):
         hint = f"Go on from an adapter for {base.name}, or give the base of {initial.name}: {initial.base}."
         raise ParamsInvalid(f"{initial.name} is for another base than {base.name}", hint=hint, field="initial")
@@ -210,13 +213,15 @@ def _parent(manifest: Manifest) -> Parent | None:
 
 
 def _one_base(node: Node, parents: Sequence[Verified[Manifest]]) -> Base:
-    found = {parent.record.base.fingerprint: parent.record.name for parent in parents}
-    if len(found) > 1:
+    """The base of all of them, in the form that can be trained on where it is here in several."""
+    found = {text_id(BASE, parent.record.base.fingerprint): parent.record.name for parent in parents}
+    known = node.registry.known_bases
+    if not found.keys() <= known.same(next(iter(found))):
         raise AverageSpecInvalid(f"{' and '.join(sorted(found.values()))} are for different bases", field="adapters")
-    for base in node.registry.bases():
-        if base.digest in found:
-            return base
-    raise AverageSpecInvalid("the base of these adapters is not here", field="adapters")
+    here = sorted((base for base in known.all() if base.fingerprint in found), key=lambda base: base.form != FOLDER)
+    if not here:
+        raise AverageSpecInvalid("the base of these adapters is not here", field="adapters")
+    return here[0]
 
 
 def _weighted(node: Node, leaves: Sequence[tuple[str, int]]) -> tuple[WeightedAdapter, ...]:
