@@ -335,7 +335,7 @@ class NotAdmitted(Refused):
     """The adapter is in quarantine, and what was asked for takes admitted ones only."""
 
     code = 2116
-    default_hint = "`orchctl adapter show` says why it is in quarantine."
+    default_hint = "`orchctl adapter release` lets out what only a check or a policy of yours keeps in quarantine."
 
 
 class AuthorBlocked(Refused):
@@ -412,7 +412,10 @@ class NothingToUndo(NotFound):
     """There is no act left that can be undone."""
 
     code = 2123
-    default_hint = "Removing, pinning, releasing and what is decided about authors can be undone, newest first."
+    default_hint = (
+        "Removing, pinning, releasing and what was decided about authors and peers can be undone, newest first;"
+        " a revocation, a new key or a deployment can't."
+    )
 
 
 class UndoStale(OrchdError):
@@ -426,7 +429,10 @@ class NotReleasable(Refused):
     """An adapter is in quarantine for a reason that nobody here can overrule."""
 
     code = 2125
-    default_hint = "Only the verdicts of admission and of one's own policies can be overruled by hand."
+    default_hint = (
+        "Only the verdicts of admission and of one's own policies can be overruled by hand. `orchctl trust remove`"
+        " lifts a block; what an author has revoked stays out."
+    )
 
 
 class ManifestGone(NotFound):
@@ -437,10 +443,13 @@ class ManifestGone(NotFound):
 
 
 class SubjectInvalid(BadRequest):
-    """What is to be trusted or blocked is neither an author's key nor a peer's id."""
+    """What is to be trusted or blocked is no author's key, no peer's id and no adapter, or it is this node itself."""
 
     code = 2150
-    default_hint = "Authors read `key_…` (`orchctl adapter show` names them), peers `12D3Koo…` (`orchctl net peers`)."
+    default_hint = (
+        "Authors read `key_…` (`orchctl adapter list` shows them), peers `12D3Koo…` (`orchctl net peers`); an adapter"
+        " that is here stands for its author."
+    )
 
 
 class SubjectUnknown(NotFound):

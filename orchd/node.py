@@ -257,7 +257,9 @@ class Node:
         )
         run = Run(adapter=admission.id, dataset=note.dataset, job=job.id, salt=salt)
         await in_thread(self.datasets.add_run, run)
-        self.events.emit("adapter.admitted", {"id": admission.id, "origin": "trained"}, job.id)
+        self.events.emit(
+            "adapter.admitted", {"id": admission.id, "origin": "trained", "state": admission.row.state}, job.id
+        )
         return Trained(
             adapter=admission.row, scores=result.heldout, train_loss=result.train_loss, seconds=result.seconds
         )
@@ -280,7 +282,9 @@ class Node:
             origin="averaged",
             lineage=lineage,
         )
-        self.events.emit("adapter.admitted", {"id": admission.id, "origin": "averaged"}, job.id)
+        self.events.emit(
+            "adapter.admitted", {"id": admission.id, "origin": "averaged", "state": admission.row.state}, job.id
+        )
         return Averaged(
             adapter=admission.row,
             recipe=lineage.recipe.hex(),

@@ -115,7 +115,8 @@ class Context:
             method, name = command.subject
             subject = self.call(method, **{name: params[name]})
         plan: dict[str, Any] = {"dry_run": True, "method": command.method, "params": params, "subject": subject}
-        self.show(plan, lambda _: f"would {_lowered(command.summary)}: {_named(subject, params)}")
+        told = ": ".join(filter(None, [f"would {_lowered(command.summary)}", _named(subject, params)]))
+        self.show(plan, lambda _: told)
 
     def note(self, text: str, *, always: bool = False) -> None:
         """A line for people, beside the result."""
@@ -150,4 +151,7 @@ def _lowered(summary: str) -> str:
 def _named(subject: Any, params: Params) -> str:
     if isinstance(subject, dict) and subject.get("id"):
         return f"{subject.get('name') or subject.get('title')} ({subject['id']})"
-    return ", ".join(f"{name} {value}" for name, value in params.items()) or "the daemon"
+    if isinstance(subject, dict) and subject.get("subject"):
+        here = ", ".join(one["name"] for one in subject["adapters"])
+        return f"{subject['kind']} {subject['subject']} ({subject['level']} now{here and f'; here: {here}'})"
+    return ", ".join(f"{name} {value}" for name, value in params.items())

@@ -31,7 +31,7 @@ NOUNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "events": ("what happens, as it happens", ()),
     "config": ("settings", ("show",)),
     "identity": ("who this node is", ("show", "rotate")),
-    "trust": ("whom this node trusts", ("list", "follow", "allow", "block", "remove", "policy")),
+    "trust": ("whom this node trusts", ("list", "show", "follow", "allow", "block", "remove", "policy")),
     "daemon": ("the daemon itself", ("status", "stop")),
     "service": ("orchd under systemd or launchd", ("install", "status", "uninstall")),
     "rpc": ("the daemon's methods themselves", ("discover", "call")),

@@ -21,7 +21,7 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]], empty: str =
     if not cells:
         return empty
     widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
-    numeric = [all(_is_number(row[at]) for row in cells) for at in range(len(headers))]
+    numeric = [all(not row[at] or _is_number(row[at]) for row in cells) for at in range(len(headers))]
     lines = [_line([header.upper() for header in headers], widths, numeric)]
     lines += [_line(row, widths, numeric) for row in cells]
     return "\n".join(lines)

@@ -22,6 +22,7 @@ from orchd.net.exchange import Bucket
 from orchd.net.library import Library
 from orchd.net.messages import Done, Hello, Pull, Pulled, Push, Reply, Request, topic_key
 from orchd.records import Announcement, Federation, Record, Verified, verify_any
+from orchd.registry import loud
 from orchd.registry.news import Item, Taken
 from orchd.registry.registry import Registry
 
@@ -157,7 +158,7 @@ class News:
             taken = await self._keep(record, peer)
             items += taken.items
             for kind, data in taken.events:
-                self._events.emit(kind, data)
+                tell(self._events, kind, data)
                 unproven |= kind == "adapter.revoked" and not data["known"]
         if items:
             self._spawn(self.push, items, peer)
@@ -217,6 +218,13 @@ class News:
         since, after = (told[-1].received_ms, told[-1].id) if told else (request.since, request.after)
         more = len(told) < len(known) or len(known) == messages.RECORDS_LIMIT
         return Pulled(records=records, since=since, after=after, more=more)
+
+
+def tell(events: Events, kind: str, data: dict[str, Any]) -> None:
+    """An event, and a line in the log for what the user should hear of without asking."""
+    events.emit(kind, data)
+    if text := loud.warning(kind, data):
+        log.warning("%s", text)
 
 
 def _checked(peer: ID, envelope: bytes) -> Verified[Record]:

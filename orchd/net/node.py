@@ -20,7 +20,7 @@ from orchd.net import exchange, hardening, messages, topics
 from orchd.net.host import Host, parse_peer_address
 from orchd.net.library import Library
 from orchd.net.messages import PROTOCOL, Failed, GetManifest, GetRange, Hello, ManifestIs, Pull, Push, Reply, Request
-from orchd.net.news import Events, News
+from orchd.net.news import Events, News, tell
 from orchd.records import Manifest, Verified, parse_id, verify
 from orchd.records.ids import ADAPTER
 from orchd.registry import revocation
@@ -312,7 +312,7 @@ class Node:
                 log.info("whose %s is: %s", id, error)
                 continue
             for kind, data in (await trio.to_thread.run_sync(registry.news.prove, manifest)).events:
-                self._context.events.emit(kind, data)
+                tell(self._context.events, kind, data)
 
     async def prove_everywhere(self) -> None:
         """An adapter has come: it may contain one that was revoked before."""

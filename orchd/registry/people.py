@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from orchd.registry import revocation
 from orchd.registry.index import Index
 from orchd.registry.local import Local
+from orchd.registry.standing import EQUIVOCATES
 from orchd.registry.trust import TrustBook, View, read_view
 
 
@@ -63,5 +64,5 @@ class People:
             if blocked := view.blocked(author):
                 found.setdefault(id, blocked)
             elif view.equivocated(author):
-                found.setdefault(id, "its author has signed two different records with one number")
+                found.setdefault(id, EQUIVOCATES)
         return found

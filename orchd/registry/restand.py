@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import msgspec
+
 from orchd.registry.index import Cursor, Index
-from orchd.registry.standing import Facts, StandingChange, standing
+from orchd.registry.standing import ADMITTED, Facts, StandingChange, standing
 
 #: What is said of an adapter's files on this disk.
 DAMAGED, MISSING = "damaged", "missing"
@@ -82,6 +84,15 @@ def changes(index: Index, judges: Judges, ids: Collection[str] | None) -> list[S
                 StandingChange(id=row.id, name=row.name, before=row.state, after=after.state, reason=after.reason)
             )
     return found
+
+
+def beyond_release(index: Index, judges: Judges, id: str) -> str:
+    """What keeps an adapter that is here out of use even when it is released by hand; empty when nothing does."""
+    revoked = judges.revoked()
+    (row,) = index.read(SOME, ([id],))
+    facts = _facts(_now(row), judges, revoked, judges.containing(revoked.keys()))
+    after = standing(msgspec.structs.replace(facts, released=True))
+    return "" if after.state == ADMITTED else after.reason
 
 
 def apply(cursor: Cursor, found: Sequence[StandingChange]) -> None:

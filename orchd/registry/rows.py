@@ -89,10 +89,13 @@ class AdapterRow(_Row, frozen=True, kw_only=True):
 
 
 class AnnouncementRow(_Row, frozen=True, kw_only=True):
-    """An adapter that a peer says exists. `peer` is who said it to us, `here` whether we have it."""
+    """An adapter that a peer says exists. `author` announces it, and `trust` is theirs; `peer` is who told us, `here`
+    whether we have it, `revoked` what its author said when taking it back."""
 
     adapter: str
     author: str
+    trust: str
+    revoked: str
     topics: tuple[str, ...]
     size: int
     base: str

@@ -5,6 +5,8 @@ from __future__ import annotations
 import msgspec
 
 ADMITTED, QUARANTINED, REMOVED = "admitted", "quarantined", "removed"
+#: The reason against everything by an author who equivocates.
+EQUIVOCATES = "its author has signed two records that contradict each other"
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +60,7 @@ def standing(facts: Facts) -> Standing:
     if facts.blocked:
         reasons.append(facts.blocked)
     if facts.equivocated:
-        reasons.append("its author has signed two different records with one number")
+        reasons.append(EQUIVOCATES)
     if facts.rot:
         reasons.append(facts.rot)
     return Standing(state=QUARANTINED if reasons else ADMITTED, reason="; ".join(reasons))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from orchd.errors import NotAdmitted, OrchdError, ParamsInvalid
+import msgspec
+
+from orchd.errors import ManifestGone, NotAdmitted, OrchdError, ParamsInvalid
 from orchd.jobs import Job, LocalContext
 from orchd.node import Node, in_thread
-from orchd.records import Announcement, Verified, parse_id, sign
+from orchd.records import MICRO, Announcement, Attestation, Verified, parse_id, sign, verify
 from orchd.records.ids import ADAPTER
 from orchd.registry import ADMITTED, QUARANTINED, AdapterRow, AnnouncementRow
 from orchd.registry.admission import CHECKS
+from orchd.registry.local_rows import Received
+from orchd.registry.trust import ATTESTATION
 from orchd.rpc.methods_jobs import JobStarted
 from orchd.rpc.methods_network import check_topic
 from orchd.rpc.methods_training import AdapterNamed
@@ -41,9 +45,68 @@ async def adapter_list(node: Node, p: AdapterList) -> AdapterRows:
     return AdapterRows(adapters=adapters, announced=list(offered.values()))
 
 
-@method("adapter.show", AdapterNamed, AdapterRow, "One adapter: what its author signed, and what was decided here.")
-async def adapter_show(node: Node, p: AdapterNamed) -> AdapterRow:
-    return await in_thread(node.registry.adapter, p.adapter)
+class AttestationRow(Result, frozen=True, kw_only=True):
+    """What somebody measured. `value`, `base_value` and `interval` are nats a token, or shares from 0 to 1; `trust` is
+    what the evaluator is to this node."""
+
+    id: str
+    evaluator: str
+    trust: str
+    metric: str
+    value: float
+    base_value: float | None
+    interval: float
+    examples: int
+    created_ms: int
+
+
+class AdapterShown(AdapterRow, frozen=True, kw_only=True):
+    """`author_now` is the key that its author signs with today, `cosigners` are keys beside the author's."""
+
+    author_now: str
+    cosigners: list[str]
+    attestations: list[AttestationRow]
+
+
+@method(
+    "adapter.show",
+    AdapterNamed,
+    AdapterShown,
+    "One adapter: what its author signed, what was decided here, and what others say of it.",
+)
+async def adapter_show(node: Node, p: AdapterNamed) -> AdapterShown:
+    return await in_thread(_show, node, p.adapter)
+
+
+def _show(node: Node, text: str) -> AdapterShown:
+    row, registry = node.registry.adapter(text), node.registry
+    view = registry.people.view()
+    received = registry.local.where(Received, "kind = ? AND adapter = ?", (ATTESTATION, row.id))
+    try:
+        cosigners = list(registry.manifest(row.id).cosigners)
+    except ManifestGone:
+        cosigners = []
+    return AdapterShown(
+        **msgspec.structs.asdict(row),
+        author_now=view.newest(row.author),
+        cosigners=cosigners,
+        attestations=[_attestation(one, view.level(one.author)) for one in received],
+    )
+
+
+def _attestation(row: Received, trust: str) -> AttestationRow:
+    record = verify(row.envelope, Attestation).record
+    return AttestationRow(
+        id=row.digest,
+        evaluator=row.author,
+        trust=trust,
+        metric=record.metric,
+        value=record.value / MICRO,
+        base_value=None if record.base_value is None else record.base_value / MICRO,
+        interval=record.interval / MICRO,
+        examples=record.examples,
+        created_ms=record.created_ms,
+    )
 
 
 class AdapterPublish(Params, frozen=True, kw_only=True):
@@ -125,7 +188,9 @@ async def start_fetch(node: Node, adapter: str, peers: tuple[str, ...] = ()) -> 
 
         admission = await node.network.fetch(adapter, peers=peers, progress=progress)
         if admission.new:
-            node.events.emit("adapter.admitted", {"id": admission.id, "origin": "fetched"})
+            node.events.emit(
+                "adapter.admitted", {"id": admission.id, "origin": "fetched", "state": admission.row.state}
+            )
         return Fetched(adapter=admission.row, new=admission.new)
 
     return await node.jobs.submit_local("fetch", f"fetch {adapter[:12]}", work)
@@ -167,7 +232,8 @@ async def adapter_verify(node: Node, p: AdapterNamed) -> AdapterVerified:
 def _verify(node: Node, id: str) -> list[AdapterCheck]:
     manifest = node.registry.manifest(id)
     candidate = node.registry.candidate(manifest, node.registry.files(id), node.clock())
-    found = [AdapterCheck(name="envelope and signature", ok=True, detail=f"signed by {manifest.author}")]
+    beside = f", co-signed by {', '.join(manifest.cosigners)}" if manifest.cosigners else ""
+    found = [AdapterCheck(name="envelope and signature", ok=True, detail=f"signed by {manifest.author}{beside}")]
     for check in CHECKS:
         name = check.__name__.removeprefix("check_").replace("_", " ")
         try:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import msgspec
 
 from orchd.errors import KeyUnchanged, NotAdmitted, NotTheAuthor, ParamsInvalid, SubjectInvalid, SubjectUnknown
-from orchd.identity import KEY_PREFIX, Identity
+from orchd.identity import Identity
 from orchd.measuring import AttestNote, evaluation
-from orchd.net.host import parse_peer_id
 from orchd.node import Node, in_thread
-from orchd.records import KeyRotation, Manifest, Revocation, Verified, cosign, parse_id, sign, verify
+from orchd.records import KeyRotation, Manifest, Revocation, Verified, cosign, sign, verify
 from orchd.registry import ADMITTED, AdapterRow
 from orchd.registry.local import Change, delete, put
 from orchd.registry.local_rows import Setting, Trust
@@ -22,9 +23,11 @@ from orchd.registry.trust import (
     MOST_ATTESTATIONS,
     PEER,
     PREFIX,
+    SELF,
     Policies,
     View,
 )
+from orchd.rpc.deciding import Affected, of_rows, restand, subject_of, tell_trust_changed
 from orchd.rpc.methods_jobs import JobStarted
 from orchd.rpc.methods_training import AdapterNamed
 from orchd.rpc.table import NoParams, Params, Result, method
@@ -109,7 +112,7 @@ def _row(row: Trust, view: View, count: dict[str, int]) -> TrustRow:
 
 
 class Subject(Params, frozen=True, kw_only=True):
-    """`subject`: an author's key, a peer's id, or an adapter that is here, whose author is meant."""
+    """`subject`: an author's key or its beginning, a peer's id, or an adapter that is here, whose author is meant."""
 
     subject: str
     note: str = ""
@@ -124,12 +127,13 @@ class Followed(Params, frozen=True, kw_only=True):
 
 
 class Decided(Result, frozen=True, kw_only=True):
-    """`changed`: adapters that may do more or less than before, by name."""
+    """`changed`: adapters that may do more or less than before; `deployments` of them fall back to the base."""
 
     subject: str
     kind: str
     verdict: str
-    changed: list[str]
+    changed: list[Affected]
+    deployments: list[str]
 
 
 @method("trust.follow", Followed, Decided, "Follow an author (policies and updates count on them) or a peer.")
@@ -148,12 +152,19 @@ async def trust_block(node: Node, p: Subject) -> Decided:
 
 
 async def _decide(node: Node, text: str, verdict: str, note: str, *, auto_update: bool = False) -> Decided:
-    subject, kind = await in_thread(_subject, node, text)
+    subject, kind = await in_thread(subject_of, node, text)
     if len(note) > NOTE_LIMIT or not note.isprintable():
         raise ParamsInvalid(f"a note is at most {NOTE_LIMIT} printable characters", field="note")
     if auto_update and kind == PEER:
-        raise ParamsInvalid("peers have no adapters to update; authors have", field="auto_update")
+        hint = "Follow the author: `orchctl adapter show` names the one of an adapter."
+        raise ParamsInvalid("peers have no adapters to update; authors have", hint=hint, field="auto_update")
+    if subject == node.network.peer_id or await in_thread(node.registry.people.level, subject) == SELF:
+        hint = "Only others are followed, allowed or blocked."
+        raise SubjectInvalid(f"{subject} is this node itself", hint=hint, field="subject")
     row = Trust(subject=subject, kind=kind, verdict=verdict, note=note, auto_update=auto_update, since=node.clock())
+    before = await in_thread(node.registry.local.get, Trust, subject)
+    if before is not None and msgspec.structs.replace(before, since=row.since) == row:  # nothing new, nothing to undo
+        return Decided(subject=subject, kind=kind, verdict=verdict, changed=[], deployments=[])
     return await _carry_out(node, f"trust.{verdict}", put(row), subject, kind, verdict)
 
 
@@ -163,38 +174,65 @@ class SubjectNamed(Params, frozen=True, kw_only=True):
 
 @method("trust.remove", SubjectNamed, Decided, "Forget what was decided about an author or a peer.")
 async def trust_remove(node: Node, p: SubjectNamed) -> Decided:
-    subject, kind = await in_thread(_subject, node, p.subject)
+    subject, kind = await in_thread(subject_of, node, p.subject)
     if await in_thread(node.registry.local.get, Trust, subject) is None:
         raise SubjectUnknown(f"nothing was decided about {subject}", field="subject")
     return await _carry_out(node, "trust.remove", delete(Trust, subject), subject, kind, "")
 
 
 async def _carry_out(node: Node, act: str, change: Change, subject: str, kind: str, verdict: str) -> Decided:
-    if kind == AUTHOR and await in_thread(node.registry.people.level, subject) == "self" and verdict:
-        raise SubjectInvalid("that is this node's own key", field="subject")
-    await in_thread(node.registry.local.act, act, change, undoable=True)
-    changed = await in_thread(_restand, node)
-    await node.network.trust_changed()
-    node.events.emit("trust.changed", {"subject": subject, "kind": kind, "verdict": verdict})
-    return Decided(subject=subject, kind=kind, verdict=verdict, changed=changed)
+    await in_thread(partial(node.registry.local.act, act, change, undoable=True))
+    changed, deployments = await in_thread(restand, node)
+    await tell_trust_changed(node, subject, kind, verdict)
+    return Decided(subject=subject, kind=kind, verdict=verdict, changed=changed, deployments=deployments)
 
 
-def _restand(node: Node) -> list[str]:
-    node.registry.people.forget()
-    return [change.name for change in node.registry.restand() if change.before != change.after]
+class SubjectShown(Result, frozen=True, kw_only=True):
+    """One author or peer. `level` is self, followed, allowed, stranger or blocked; `verdict` what was decided, if
+    anything; `keys` are all that the author has signed with, and `now` is the newest. `equivocates`: caught signing
+    records that contradict each other."""
+
+    subject: str
+    kind: str
+    level: str
+    verdict: str
+    note: str
+    auto_update: bool
+    since_ms: int
+    keys: list[str]
+    now: str
+    equivocates: bool
+    adapters: list[Affected]
 
 
-def _subject(node: Node, text: str) -> tuple[str, str]:
-    """The whole key or peer id, and which of both. Raises `SubjectInvalid`."""
-    if text.startswith(KEY_PREFIX):
-        parse_id(text, KEY_PREFIX)
-        return text, AUTHOR
-    if text.startswith("adp_"):
-        return node.registry.adapter(text).author, AUTHOR
-    try:
-        return str(parse_peer_id(text)), PEER
-    except Exception:
-        raise SubjectInvalid(f"{text[:80]!r} is no author and no peer", field="subject") from None
+@method("trust.show", SubjectNamed, SubjectShown, "One author or peer: what was decided, its keys, its adapters here.")
+async def trust_show(node: Node, p: SubjectNamed) -> SubjectShown:
+    return await in_thread(_show, node, p.subject)
+
+
+def _show(node: Node, text: str) -> SubjectShown:
+    subject, kind = subject_of(node, text)
+    view = node.registry.people.view()
+    keys = sorted(view.keys_of(subject), key=lambda key: (key == view.newest(subject), key))
+    row = node.registry.local.get(Trust, subject)
+    ids = node.registry.index.read(
+        "SELECT digest FROM adapter WHERE state <> 'removed' AND author IN (SELECT unnest($1::VARCHAR[]))"
+        " ORDER BY created DESC, digest",
+        (keys,),
+    )
+    return SubjectShown(
+        subject=subject,
+        kind=kind,
+        level=SELF if subject == node.network.peer_id else view.level(subject),
+        verdict="" if row is None else row.verdict,
+        note="" if row is None else row.note,
+        auto_update=row is not None and row.auto_update,
+        since_ms=0 if row is None else row.since,
+        keys=keys if kind == AUTHOR else [],
+        now=view.newest(subject) if kind == AUTHOR else subject,
+        equivocates=view.equivocated(subject),
+        adapters=of_rows(node.registry.rows_of([id for (id,) in ids])),
+    )
 
 
 # ---- policies ----------------------------------------------------------------------------------------------------
@@ -210,8 +248,10 @@ class PolicyChange(Params, frozen=True, kw_only=True):
 
 
 class PoliciesNow(Result, frozen=True, kw_only=True):
+    """`changed`: adapters that may do more or less than before."""
+
     policies: Policies
-    changed: list[str]
+    changed: list[Affected]
 
 
 @method("trust.policy", PolicyChange, PoliciesNow, "Set or show what is decided without asking.")
@@ -224,14 +264,16 @@ async def trust_policy(node: Node, p: PolicyChange) -> PoliciesNow:
         raise ParamsInvalid(f"attestations are from 0 to {MOST_ATTESTATIONS}", field="attestations")
     changed = await in_thread(_set_policies, node, given) if given else []
     if given:
-        node.events.emit("trust.changed", {"subject": "", "kind": "policy", "verdict": ""})
+        await tell_trust_changed(node, "", "policy", "")
     return PoliciesNow(policies=(await in_thread(node.registry.people.view)).policies, changed=changed)
 
 
-def _set_policies(node: Node, given: dict[str, object]) -> list[str]:
-    rows = [put(Setting(key=PREFIX + name, value=str(value))) for name, value in given.items()]
-    node.registry.local.act("trust.policy", *rows, undoable=True)
-    return _restand(node)
+def _set_policies(node: Node, given: dict[str, object]) -> list[Affected]:
+    now = msgspec.structs.asdict(node.registry.people.view().policies)
+    rows = [put(Setting(key=PREFIX + name, value=str(value))) for name, value in given.items() if value != now[name]]
+    if rows:
+        node.registry.local.act("trust.policy", *rows, undoable=True)
+    return restand(node)[0]
 
 
 # ---- this node's key ---------------------------------------------------------------------------------------------
@@ -273,14 +315,6 @@ class Revoke(Params, frozen=True, kw_only=True):
     reason: str = ""
 
 
-class Affected(Result, frozen=True, kw_only=True):
-    """An adapter here that is, or contains, a revoked one."""
-
-    id: str
-    name: str
-    state: str
-
-
 class Revoked(Result, frozen=True, kw_only=True):
     """`affected` and `deployments` are those of this node; others find their own."""
 
@@ -303,7 +337,7 @@ async def adapter_revoke(node: Node, p: Revoke) -> Revoked:
     return Revoked(
         revocation=signed.id,
         adapter=next(one for one in rows if one.id == row.id),
-        affected=[Affected(id=one.id, name=one.name, state=one.state) for one in rows],
+        affected=of_rows(rows),
         deployments=[one.name for one in deployments if {one.adapter, one.was} & set(ids)],
     )
 
@@ -338,8 +372,11 @@ async def adapter_attest(node: Node, p: Attest) -> JobStarted:
     if p.metric not in ("loss", "exact_match"):
         raise ParamsInvalid(f"metric {p.metric!r} is not loss or exact_match", field="metric")
     row = await in_thread(node.registry.adapter, p.adapter)
-    if await in_thread(node.registry.people.level, row.author) == "self":
-        raise NotTheAuthor(f"{row.name} is this node's own; its figures are in its manifest", field="adapter")
+    if await in_thread(node.registry.people.level, row.author) == SELF:
+        hint = "Others attest it; `orchctl adapter evaluate` measures it for yourself."
+        raise NotTheAuthor(
+            f"{row.name} is this node's own; its figures are in its manifest", hint=hint, field="adapter"
+        )
     spec = await evaluation(node, [row], dataset=p.dataset, split=p.split)
     note = AttestNote(adapter=row.id, metric=p.metric)
     job = await node.jobs.submit("evaluate", spec, title=f"attest {row.name}", note=note)
@@ -356,8 +393,9 @@ async def adapter_cosign(node: Node, p: AdapterNamed) -> Cosigned:
     row = await in_thread(node.registry.adapter, p.adapter)
     if row.state != ADMITTED:
         raise NotAdmitted(f"{row.name} is quarantined: {row.reason}", field="adapter")
-    if row.author == node.identity.author:
-        raise NotTheAuthor(f"{row.name} is signed by this node already, as its author", field="adapter")
+    if await in_thread(node.registry.people.level, row.author) == SELF:
+        hint = "Others co-sign it, if they want to."
+        raise NotTheAuthor(f"{row.name} is signed by this node already, as its author", hint=hint, field="adapter")
     return Cosigned(adapter=row, cosigners=await in_thread(_cosign, node, row.id))
 
 

@@ -70,9 +70,16 @@ class Named(Params, frozen=True, kw_only=True):
     deployment: str
 
 
-@method("deployment.show", Named, Answer, "One that is there", TABLE)
-async def show(node: Node, p: Named) -> Answer:
-    return Answer(text=p.deployment)
+class Deployed(Result, frozen=True, kw_only=True):
+    name: str
+    was: str
+    reason: str
+
+
+@method("deployment.show", Named, Deployed, "One that is there", TABLE)
+async def show(node: Node, p: Named) -> Deployed:
+    fallen = p.deployment == "fallen"
+    return Deployed(name=p.deployment, was="adp_x" if fallen else "", reason="it was taken back" if fallen else "")
 
 
 @pytest.fixture
@@ -222,6 +229,9 @@ async def test_chat_streams_and_reads_lines_from_a_pipe(house: House) -> None:
         assert (await orchctl(house, "chat", "m", "hello")).stdout == "1:olleh\n"
         assert json.loads((await orchctl(house, "chat", "m", "hello", "--json")).stdout) == {"text": "1:olleh"}
         assert (await orchctl(house, "chat", "m", input="one\n\ntwo\n")).stdout == "1:eno\n1:owt\n"
+        fallen = await orchctl(house, "chat", "fallen", "hello")
+        assert fallen.stdout == "1:olleh\n"
+        assert fallen.stderr == "(the plain base answers: adp_x is out of use; it was taken back)\n"
 
 
 async def test_a_conversation_on_a_terminal(house: House) -> None:

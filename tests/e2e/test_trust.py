@@ -87,7 +87,9 @@ def test_blocking_rolls_back_and_undo_lets_in_again(cast: Cast, tmp_path: Path) 
     assert c.call("trust.follow", subject=theirs["id"], note="a friend")["subject"] == a.author
     assert c.call("adapter.show", adapter=theirs["id"])["trust"] == "followed"
     c.deploy(theirs["id"], name="serving", target="embedded", dataset=None)
-    assert c.call("trust.block", subject=a.author)["changed"] == ["theirs"]
+    blocked = c.call("trust.block", subject=a.author)
+    assert [(one["name"], one["state"]) for one in blocked["changed"]] == [("theirs", "quarantined")]
+    assert blocked["deployments"] == ["serving"]
     c.wait_event("deployment.rolled_back", lambda data: data["name"] == "serving")
     (row,) = c.call("trust.list")["subjects"]
     assert (row["subject"], row["verdict"], row["adapters"]) == (a.author, "block", 1)
@@ -111,7 +113,7 @@ def test_attesting_and_cosigning_and_policies(cast: Cast, tmp_path: Path) -> Non
     assert c.call("adapter.cosign", adapter=theirs["id"])["cosigners"] == [c.author]
     assert c.call("adapter.verify", adapter=theirs["id"])["ok"]
     shown = c.call("trust.policy", quarantine="strangers")
-    assert shown["changed"] == ["theirs"]
+    assert [(one["name"], one["state"]) for one in shown["changed"]] == [("theirs", "quarantined")]
     assert c.call("adapter.release", adapter=theirs["id"])["state"] == "admitted"
     assert c.call("trust.policy", quarantine="off", attestations=1)["policies"]["attestations"] == 1
 

@@ -201,7 +201,7 @@ async def test_two_records_with_one_number_are_found_out_and_the_proof_is_passed
         await equivocate(liar)
         for peer in (z, x, y):
             told = await peer.events.wait("author.equivocated", author=liar.identity.author)
-            assert told["seq"] == 1
+            assert told["seq"] > 0
             assert peer.registry.people.equivocated(liar.identity.author)
         assert not x.registry.people.equivocated(z.identity.author)
 
@@ -218,7 +218,7 @@ async def test_the_liars_adapters_go_to_quarantine_for_good(tmp_path: Path) -> N
         await equivocate(liar)
         await z.events.wait("author.equivocated", author=liar.identity.author)
         assert state(z, before) == "quarantined"
-        assert "one number" in z.registry.adapter(before.id).reason
+        assert "contradict" in z.registry.adapter(before.id).reason
 
 
 # ---- authors and peers -------------------------------------------------------------------------------------------

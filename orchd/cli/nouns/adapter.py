@@ -30,7 +30,16 @@ def human_list(shown: dict[str, Any]) -> str:
         for a in shown["adapters"]
     ]
     offered = [
-        (short(a["adapter"]), "", short(a["author"]), "", "announced", "", size(a["size"]), ", ".join(a["topics"]))
+        (
+            short(a["adapter"]),
+            "",
+            short(a["author"]),
+            a["trust"],
+            "revoked" if a["revoked"] else "announced",
+            "",
+            size(a["size"]),
+            ", ".join(a["topics"]),
+        )
         for a in shown["announced"]
     ]
     return table(("id", "name", "author", "trust", "state", "rank", "size", "topics"), [*here, *offered])
@@ -46,6 +55,8 @@ def human_row(row: dict[str, Any]) -> str:
             ("name", row["name"]),
             ("id", row["id"]),
             ("author", f"{row['author']} ({row['trust']})"),
+            ("now signs as", _newer_key(row)),
+            ("co-signed by", "\n".join(row.get("cosigners", ()))),
             ("state", " ".join(filter(None, [row["state"], row["reason"] and f"({row['reason']})"]))),
             ("origin", row["origin"]),
             ("about", row["description"]),
@@ -60,6 +71,7 @@ def human_row(row: dict[str, Any]) -> str:
                 training and f"{training['method']}, {training['examples']} examples, {training['steps']} steps",
             ),
             ("scores", scores),
+            ("attested", "\n".join(map(_attestation, row.get("attestations", ())))),
             ("average of", leaves),
             ("recipe", lineage and lineage["recipe"]),
             ("tags", ", ".join(row["tags"])),
@@ -75,6 +87,19 @@ def human_row(row: dict[str, Any]) -> str:
 def _score(metric: dict[str, Any]) -> str:
     base = f"base {number(metric['base_value'], 4)}, " if metric["base_value"] is not None else ""
     return f"{metric['split']} {metric['metric']} {number(metric['value'], 4)} ({base}{metric['examples']} examples)"
+
+
+def _newer_key(row: dict[str, Any]) -> str:
+    """Of an author whose key has changed since."""
+    now = row.get("author_now", row["author"])
+    return "" if now == row["author"] else str(now)
+
+
+def _attestation(one: dict[str, Any]) -> str:
+    as_text = number if one["metric"] == "loss" else percent
+    base = f", the base {as_text(one['base_value'])}" if one["base_value"] is not None else ""
+    figure = f"{one['metric']} {as_text(one['value'])} ± {as_text(one['interval'])}{base}, {one['examples']} examples"
+    return f"{figure}, by {short(one['evaluator'])} ({one['trust']})"
 
 
 def human_published(shown: dict[str, Any]) -> str:

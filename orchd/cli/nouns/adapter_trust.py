@@ -13,9 +13,9 @@ def human_revoked(shown: dict[str, Any]) -> str:
     rows = [(one["name"], one["state"], one["id"]) for one in shown["affected"]]
     return "\n".join(
         [
-            f"revoked {shown['adapter']['name']}, for good, and told its topics ({shown['revocation']})",
-            "here it reaches:",
-            table(("name", "state", "id"), rows),
+            f"revoked {shown['adapter']['name']} for good, and told its topics; {shown['revocation']}",
+            "",
+            table(("here it reaches", "state", "id"), rows),
             f"deployments that fall back to the base: {', '.join(shown['deployments']) or 'none'}",
         ]
     )
@@ -42,8 +42,8 @@ COMMANDS = (
         changes=True,
         subject=("adapter.show", "adapter"),
         arguments=(ADAPTER, opt("--reason", "is signed and told to everybody")),
-        more="Whoever has it, or something that contains it, puts that into quarantine and deploys the base instead.\n"
-        "There is no way back: who was wrong publishes it again under another manifest.",
+        more="Whoever has it, or what was averaged or trained from it, puts that into quarantine and deploys the\n"
+        "base instead. Nothing undoes it: whoever was wrong makes the adapter again, under another id.",
     ),
     Command(
         "attest",
@@ -57,11 +57,16 @@ COMMANDS = (
             opt("--metric", "which figure (loss)", choices=("loss", "exact_match")),
             opt("--split", "which part (test)", choices=("train", "validation", "test")),
         ),
+        more="The figure is told under the adapter's topics; it counts for those who follow you and want attestations\n"
+        "(`orchctl trust policy --attestations`). `orchctl adapter show` lists all that were heard of.",
     ),
     Command(
         "cosign",
         "Sign an adapter's manifest too, beside its author",
-        lambda shown: f"{shown['adapter']['name']} is co-signed by {', '.join(shown['cosigners'])}",
+        lambda shown: (
+            f"{shown['adapter']['name']} is co-signed by {', '.join(shown['cosigners'])};\n"
+            "whoever fetches it from this node from now on sees that"
+        ),
         method="adapter.cosign",
         changes=True,
         subject=("adapter.show", "adapter"),

@@ -20,6 +20,8 @@ Message = dict[str, str]
 
 def chat(context: Context, options: argparse.Namespace, params: Params) -> None:
     text = params.pop("text", None)
+    if not context.json:
+        _warn(context, context.call("deployment.show", deployment=params["deployment"]))
     before = [{"role": "system", "content": params.pop("system")}] if "system" in params else []
     if text is not None:
         _once(context, params, [*before, {"role": "user", "content": text}])
@@ -29,6 +31,12 @@ def chat(context: Context, options: argparse.Namespace, params: Params) -> None:
         for line in sys.stdin:
             if line.strip():
                 _once(context, params, [*before, {"role": "user", "content": line.strip()}])
+
+
+def _warn(context: Context, deployment: dict[str, Any]) -> None:
+    """Who answers may not be who is thought to answer."""
+    if deployment["was"]:
+        context.note(f"(the plain base answers: {deployment['was']} is out of use; {deployment['reason']})")
 
 
 def _once(context: Context, params: Params, messages: list[Message]) -> None:
@@ -42,7 +50,6 @@ def _talk(context: Context, params: Params, before: list[Message]) -> None:
     """A conversation: what was said goes along with every question."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - input() edits its line when this is loaded
-    context.call("deployment.show", deployment=params["deployment"])
     context.note(HELP)
     messages = list(before)
     while True:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from orchd.cli.command import Command, arg
-from orchd.cli.text import fields, size, table, when
+from orchd.cli.text import fields, short, size, table, when
 
 DEPLOYMENT = arg("deployment", "its name")
 
@@ -16,9 +16,9 @@ def human_list(shown: dict[str, Any]) -> str:
         [
             (
                 d["name"],
-                d["adapter"]["name"] if d["adapter"] else "(plain base)",
+                f"{d['adapter']['name']} ({short(d['adapter']['id'])})" if d["adapter"] else "(plain base)",
                 d["target"],
-                d["state"],
+                f"{d['state']} from {short(d['was'])}" if d["was"] else d["state"],
                 size(d["size"]),
                 _held(d["parity"]),
                 when(d["created_ms"]),

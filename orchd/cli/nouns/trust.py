@@ -7,7 +7,9 @@ from typing import Any
 from orchd.cli.command import Command, arg, opt, switch
 from orchd.cli.text import fields, table, when
 
-SUBJECT = arg("subject", "an author's key, a peer's id, or an adapter that is here, whose author is meant")
+SUBJECT = arg(
+    "subject", "an author's key or its beginning, a peer's id, or an adapter that is here, whose author is meant"
+)
 NOTE = opt("--note", "a few words for yourself; they stay here")
 
 
@@ -35,44 +37,80 @@ def _warnings(shown: dict[str, Any]) -> str:
     """Changed keys and liars, loudly."""
     lines = []
     for change in shown["key_changes"]:
-        old, new = change["old"], change["new"]
+        old, new, whose = change["old"], change["new"], _whose(change["trust"])
         if change["contested"]:
             lines.append(f"!! TWO KEYS CLAIM TO FOLLOW {old}: {new} is one of them. Neither inherits its trust.")
         else:
-            lines.append(f"!! KEY CHANGED on {when(change['created_ms'])}, signed by both keys; now {change['trust']}:")
+            lines.append(f"!! {whose} KEY CHANGED on {when(change['created_ms'])}; the old key has signed the new one:")
             lines.append(f"     old {old}\n     new {new}")
     for author in shown["equivocators"]:
-        lines.append(f"!! {author} has signed two different records with one number; its adapters are in quarantine.")
+        lines.append(f"!! {author}")
+        lines.append("     HAS SIGNED RECORDS THAT CONTRADICT EACH OTHER; its adapters are in quarantine for good.")
     return "\n".join(lines)
+
+
+def _whose(trust: str) -> str:
+    return {"self": "THIS NODE'S", "stranger": "A STRANGER'S"}.get(trust, f"THE {trust.upper()} AUTHOR'S")
 
 
 def human_policies(shown: dict[str, Any]) -> str:
     policies = shown["policies"]
+    needed = policies["attestations"]
     return fields(
         [
-            ("fetch by itself", "what followed authors announce" if policies["auto_fetch"] != "off" else "nothing"),
-            ("quarantine", "strangers' adapters" if policies["quarantine"] != "off" else "nobody for being a stranger"),
-            (
-                "attestations",
-                f"{policies['attestations']} by followed authors needed" if policies["attestations"] else "none needed",
-            ),
+            ("by itself comes", "what followed authors announce" if policies["auto_fetch"] != "off" else "nothing"),
+            ("strangers' adapters", "stay in quarantine" if policies["quarantine"] != "off" else "are let in"),
+            ("attestations needed", f"{needed}, by followed authors" if needed else "none"),
         ]
     )
 
 
+def human_show(shown: dict[str, Any]) -> str:
+    about = fields(
+        [
+            (shown["kind"], shown["subject"]),
+            ("is", {"self": "this node itself", "stranger": "a stranger"}.get(shown["level"], shown["level"])),
+            ("since", when(shown["since_ms"]) if shown["verdict"] else ""),
+            ("note", shown["note"]),
+            ("updates", "fetched by themselves" if shown["auto_update"] else ""),
+            ("signs as", shown["now"] if len(shown["keys"]) > 1 else ""),
+            ("signed as", "\n".join(key for key in shown["keys"] if key != shown["now"])),
+            ("!!", "has signed records that contradict each other" if shown["equivocates"] else ""),
+        ]
+    )
+    return f"{about}\n\n{_standings(shown['adapters'])}" if shown["adapters"] else about
+
+
+def _standings(rows: list[dict[str, Any]]) -> str:
+    return table(("adapter", "state", "id", "why"), [(r["name"], r["state"], r["id"], r["reason"]) for r in rows])
+
+
 def human_decided(shown: dict[str, Any]) -> str:
-    said = {"follow": "followed", "allow": "allowed", "block": "blocked", "": "a stranger again"}.get(
+    said = {"follow": "followed", "allow": "allowed", "block": "blocked", "": "decided about no more"}.get(
         shown["verdict"], shown["verdict"]
     )
-    return "\n".join(filter(None, [f"{shown['kind']} {shown['subject']} is {said}", _changed(shown)]))
+    told = [f"{shown['kind']} {shown['subject']} is {said}", standing_now(shown["changed"])]
+    if shown["deployments"]:
+        told.append(f"deployments that fall back to the base: {', '.join(shown['deployments'])}")
+    if shown["verdict"] == "block":
+        told.append("`orchctl undo` lifts it again; " + AGAIN)
+    return "\n".join(filter(None, told))
+
+
+AGAIN = "deployments stay with the base until `orchctl deploy` is run"
 
 
 def human_policy(shown: dict[str, Any]) -> str:
-    return "\n".join(filter(None, [human_policies(shown), _changed(shown)]))
+    return "\n".join(filter(None, [human_policies(shown), standing_now(shown["changed"])]))
 
 
-def _changed(shown: dict[str, Any]) -> str:
-    return f"another standing have now: {', '.join(shown['changed'])}" if shown["changed"] else ""
+def standing_now(changed: list[dict[str, Any]]) -> str:
+    """A line for each adapter whose standing is another now."""
+    return "\n".join(f"{one['name']} ({one['id']}) is {_standing(one)} now" for one in changed)
+
+
+def _standing(one: dict[str, Any]) -> str:
+    return f"{one['state']} ({one['reason']})" if one["reason"] else str(one["state"])
 
 
 COMMANDS = (
@@ -83,11 +121,19 @@ COMMANDS = (
         method="trust.list",
     ),
     Command(
+        "show",
+        "One author or peer: what was decided, its keys, its adapters here",
+        human_show,
+        method="trust.show",
+        arguments=(SUBJECT,),
+    ),
+    Command(
         "follow",
         "Follow an author (policies and updates count on them) or a peer",
         human_decided,
         method="trust.follow",
         changes=True,
+        subject=("trust.show", "subject"),
         arguments=(SUBJECT, NOTE, switch("--auto-update", "fetch what supersedes an adapter of theirs that is here")),
         more="Peers that are followed are asked first when an adapter is fetched.\n"
         "What updates an adapter must do no worse than the old one on data of yours, where there is any;\n"
@@ -99,6 +145,7 @@ COMMANDS = (
         human_decided,
         method="trust.allow",
         changes=True,
+        subject=("trust.show", "subject"),
         arguments=(SUBJECT, NOTE),
     ),
     Command(
@@ -107,8 +154,10 @@ COMMANDS = (
         human_decided,
         method="trust.block",
         changes=True,
+        subject=("trust.show", "subject"),
         arguments=(SUBJECT, NOTE),
-        more="What is here of a blocked author goes to quarantine, and deployments of it fall back to the base.",
+        more="What is here of a blocked author goes to quarantine, and deployments of it fall back to the base.\n"
+        "What contains an adapter of theirs stays: `orchctl adapter why` names it.",
     ),
     Command(
         "remove",
@@ -116,6 +165,7 @@ COMMANDS = (
         human_decided,
         method="trust.remove",
         changes=True,
+        subject=("trust.show", "subject"),
         arguments=(SUBJECT,),
     ),
     Command(
@@ -124,6 +174,8 @@ COMMANDS = (
         human_policy,
         method="trust.policy",
         changes=True,
+        more="Policies hold for what is here too; deployments that run go on. Own adapters are never quarantined by\n"
+        "them. `orchctl adapter release` lets a single adapter out, `orchctl undo` takes a policy back.",
         arguments=(
             opt("--auto-fetch", "fetch what followed authors announce", choices=("off", "followed")),
             opt("--quarantine", "keep strangers' adapters in quarantine", choices=("off", "strangers")),
