@@ -31,6 +31,10 @@ SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     # Blocks that were read stay in memory up to this much.
     "memory_limit": "96MB",
     "threads": 1,
+    # When the log is folded into the file, which takes as long as the file is large. To replay so much at start takes
+    # a second at most.
+    "wal_autocheckpoint": "64MB",
+    "wal_autocheckpoint_entries": 5_000,
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
     # Files stay readable by DuckDB 1.5, so that there is a way back.
