@@ -394,6 +394,13 @@ class OutputExists(BadRequest):
     default_hint = "Choose another name, or say --force to replace it."
 
 
+class OutputRefused(BadRequest):
+    """A file can't be written where it was asked for."""
+
+    code = 2144
+    default_hint = "Name a file in a folder that the daemon may write to."
+
+
 class BaseChanged(Refused):
     """The files of a base are not those that were added under its name."""
 

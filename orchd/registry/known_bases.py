@@ -47,10 +47,13 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
 
 def read(name: str, path: Path) -> Base:
     """The base in a Hugging Face folder or a GGUF file. Raises `BaseUnknown` or `TensorsRefused`."""
-    if path.is_dir():
-        return bases.load(name, path)
-    if path.is_file():
-        return gguf_base.load(name, path)
+    try:
+        if path.is_dir():
+            return bases.load(name, path)
+        if path.is_file():
+            return gguf_base.load(name, path)
+    except OSError as error:
+        raise BaseUnknown(f"{error.filename or path} can't be read: {error.strerror}", hint=FORMS) from None
     raise BaseUnknown(f"{path} is no folder and no file", hint=FORMS)
 
 

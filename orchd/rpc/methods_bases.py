@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from orchd.errors import ParamsInvalid
 from orchd.jobs import LocalContext
 from orchd.node import Node, in_thread
 from orchd.registry import Base
 from orchd.registry.exchange import judge_again
 from orchd.registry.known_bases import Absent, Part
+from orchd.rpc import places
 from orchd.rpc.methods_jobs import JobStarted
 from orchd.rpc.table import NoParams, Params, Result, method
 
@@ -91,9 +89,8 @@ class BaseAdded(Result, frozen=True, kw_only=True):
 
 @method("base.add", BaseAdd, JobStarted, "Make a base model known: a Hugging Face folder or a GGUF file.")
 async def base_add(node: Node, p: BaseAdd) -> JobStarted:
-    path = Path(p.path)
-    if not path.is_absolute():
-        raise ParamsInvalid(f"path {p.path!r} is not absolute", field="path")
+    path = places.absolute(p.path, "path")
+    await in_thread(places.folder, path, "path")
     name = p.name or path.stem if path.suffix == ".gguf" else p.name or path.name
 
     def add() -> BaseAdded:

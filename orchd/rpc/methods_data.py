@@ -12,6 +12,7 @@ from orchd.errors import DatasetInUse, ParamsInvalid
 from orchd.importers.conversation import Message
 from orchd.node import Node, in_thread
 from orchd.registry import DatasetRow
+from orchd.rpc import places
 from orchd.rpc.methods_jobs import JobStarted
 from orchd.rpc.table import NoParams, Params, Result, method
 from orchd.train.specs import ImportSpec
@@ -40,13 +41,9 @@ async def dataset_import(node: Node, p: DatasetImport) -> JobStarted:
 
 
 def _existing_file(text: str) -> Path:
-    source = Path(text)
-    if not source.is_absolute():
-        hint = "Give the whole path, from /."
-        raise ParamsInvalid(f"source {text!r} is not an absolute path", hint=hint, field="source")
-    if not source.is_file():
-        hint = "Check the path and who may read it: the daemon opens the file itself."
-        raise ParamsInvalid(f"there is no file {text!r}", hint=hint, field="source")
+    source = places.absolute(text, "source")
+    if places.folder(source, "source"):
+        raise ParamsInvalid(f"{source} is a folder", hint="Name the file in it.", field="source")
     return source
 
 

@@ -26,7 +26,7 @@ from orchd.records import (
 )
 from orchd.records.ids import ADAPTER
 from orchd.registry import Admission, blobs, bundle, exchange
-from orchd.registry.exchange import export, judge_again, take_in
+from orchd.registry.exchange import export, imported_before, judge_again, take_in
 from orchd.registry.news import receive
 from tests.helpers import ALICE, BOB, MALLORY, NOW_MS, Lab, base_tensors, lora_tensors, manifest, plain, write_base
 
@@ -108,6 +108,24 @@ def test_an_adapter_comes_whole_and_once_only(home: Home, away: Home, tmp_path: 
     assert away.traces() == before
     assert export(away.registry, made.id, tmp_path / "b.orchpack").size == told.size
     assert (tmp_path / "b.orchpack").read_bytes() == path.read_bytes()
+
+
+def test_a_folder_that_came_before_is_the_same_adapter(home: Home) -> None:
+    folder = home.folder("made")
+    told: dict[str, Any] = {"name": "mine", "description": "d", "licence": "MIT", "base": home.base.digest}
+    assert imported_before(home.registry, folder, **told) is None
+    claim = msgspec.structs.replace(home.claim(folder), name="mine", description="d", licence="MIT")
+    id = home.admit(folder, claim, origin="imported").id
+    again = imported_before(home.registry, folder, **told)
+    assert again is not None
+    assert (again.id, again.new) == (id, False)
+    home.registry.remove(id)
+    back = imported_before(home.registry, folder, **told)  # wanted again
+    assert back is not None
+    assert (back.id, back.new, back.verdict) == (id, True, "admitted")
+    for other in ({"name": "other"}, {"description": ""}, {"licence": ""}, {"base": bytes(32)}):
+        assert imported_before(home.registry, folder, **(told | other)) is None
+    assert imported_before(home.registry, home.folder("other", tensors=lora_tensors(7)), **told) is None
 
 
 def test_lineage_and_what_is_known_come_along(home: Home, away: Home, tmp_path: Path) -> None:

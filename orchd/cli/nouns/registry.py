@@ -33,11 +33,22 @@ def human_collected(shown: dict[str, Any]) -> str:
 
 def human_scrubbed(shown: dict[str, Any]) -> str:
     found = [f"{shown['blobs']} blobs of {size(shown['bytes'])} were read"]
-    for name in ("damaged", "missing"):
-        found.extend(f"a file of {id} is {name}; `orchctl adapter fetch` gets it again" for id in shown[name])
+    for what in ("damaged", "missing"):
+        found.extend(_told(id, what, repaired=id in shown["repaired"]) for id in shown[what])
     if shown["mended"]:
         found.append(f"{shown['mended']} are whole again")
+    if len(found) == 1:
+        found.append("all are whole")
     return "\n".join(found)
+
+
+def _told(id: str, what: str, *, repaired: bool) -> str:
+    if repaired:
+        return f"a file of {id} was {what}; a peer gave it again"
+    return (
+        f"a file of {id} is {what}, and no connected peer gives it, so the adapter is quarantined:\n"
+        f"  `orchctl adapter fetch {id}` once one does, or `orchctl adapter import` a bundle of it"
+    )
 
 
 def human_rebuilt(shown: dict[str, Any]) -> str:
@@ -66,7 +77,13 @@ def _words(act: str) -> str:
 
 COMMANDS = (
     Command("stats", "How much is in the registry", human_stats, method="registry.stats"),
-    Command("scrub", "Hash every byte again", human_scrubbed, method="registry.scrub", job=True),
+    Command(
+        "scrub",
+        "Hash every byte again; what is damaged is fetched again or quarantined",
+        human_scrubbed,
+        method="registry.scrub",
+        job=True,
+    ),
     Command(
         "gc",
         "Throw away the old part of the trash, and bytes that nothing has",
