@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any, NoReturn
@@ -132,8 +132,8 @@ def hold_home(paths: Paths) -> Iterator[None]:
             holder = file.read().strip() or "unknown"
             raise HomeBusy(f"another orchd (process {holder}) holds {paths.data}") from None
         file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        with suppress(OSError):  # a full disk; the lock holds all the same
+            os.write(file.fileno(), str(os.getpid()).encode())
         yield
 
 

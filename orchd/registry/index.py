@@ -41,6 +41,7 @@ SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     "storage_compatibility_version": "v1.5.0",
 }
 BACKUPS = "backups"  # the folder beside the database that holds its copies
+UNFINISHED_BACKUP = ".unfinished"  # ends the name of one that is being made
 DAMAGE_MARK = ".is-damaged"  # ends the name of an empty file
 #: How DuckDB says that a block's checksum is wrong.
 CORRUPT = "Corrupt database file"
@@ -121,6 +122,7 @@ class Index:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._writer_lock = threading.Lock()
+        self._backing_up = threading.Lock()
         self._waiting: deque[_Write] = deque()
         self._open()
         try:
@@ -254,7 +256,10 @@ class Index:
 
         Raises `IndexDamaged` when a part can't be read, `DiskFull`; there is no copy then.
         """
-        unfinished = target.with_name(target.name + ".unfinished")
+        with self._backing_up:
+            self._backup(target, target.with_name(target.name + UNFINISHED_BACKUP))
+
+    def _backup(self, target: Path, unfinished: Path) -> None:
         try:
             with self._writer_lock:
                 self._copy(unfinished)

@@ -7,6 +7,7 @@ journal itself is lost, it is written again from the index.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,12 +18,13 @@ from typing import Any, NamedTuple, TypeVar
 import duckdb
 import msgspec
 
-from orchd.errors import NothingToUndo, UndoStale
+from orchd.errors import DiskFull, NothingToUndo, UndoStale
 from orchd.registry.index import Cursor, Index
-from orchd.registry.journal import Entry, Journal, Line
+from orchd.registry.journal import ANEW, Entry, Journal, Line
 from orchd.registry.local_rows import TABLES, LocalRow
 from orchd.registry.standing import StandingChange
 
+LOG = logging.getLogger(__name__)
 Clock = Callable[[], int]
 Row = TypeVar("Row", bound=LocalRow)
 BATCH = 5_000  # acts that become one transaction when the journal is read
@@ -262,12 +264,19 @@ class Local:
     def _open(self) -> None:
         applied = self._applied()
         self.lost = self._journal.damaged if applied < self._journal.last else 0
-        self._catch_up()
+        if applied < self._journal.anew:
+            self._refold()
+        else:
+            self._catch_up()
         new = self._journal.count == 0 and self._row_count() > 0
         if new or self._journal.damaged or applied > self._journal.last:
             self._journal.rewrite(self._snapshot(max(applied, self._journal.last)))
         elif self._journal.size > COMPACT_SIZE and self._journal.count > 2 * self._row_count():
-            self._journal.rewrite(self._snapshot(self._journal.last))
+            try:
+                self._journal.rewrite(self._snapshot(self._journal.last))
+            except DiskFull as error:
+                LOG.warning("the journal stays as long as it is: %s", error)
+                return
         else:
             return
         self.index.write(lambda cursor: _mark(cursor, self._journal.last))
@@ -283,6 +292,10 @@ class Local:
 
     def refold(self) -> None:
         """Make every row again from the journal alone, in one transaction."""
+        with self._lock:
+            self._refold()
+
+    def _refold(self) -> None:
 
         def change(cursor: Cursor) -> None:
             for table in _TABLES.values():
@@ -305,6 +318,8 @@ class Local:
     def _snapshot(self, last: int) -> Iterator[Line]:
         """Every row as a line, and the acts that can still be undone; the newest line has a number above `last`."""
         kept, now = _still_undoable(self._journal.lines()), self._clock()
+        last += 1
+        yield Line(seq=last, at=now, act=ANEW, changes=())
         yield from kept
         if gone := {(table, key) for line in kept for table, key, _ in line.changes}:  # what is there follows
             last += 1
@@ -317,6 +332,7 @@ class Local:
 
 
 def _still_undoable(lines: Iterable[Line]) -> list[Line]:
+    """The acts that can be undone and were not, oldest first."""
     found: dict[int, Line] = {}
     for line in lines:
         if line.undoes is not None:
@@ -326,7 +342,6 @@ def _still_undoable(lines: Iterable[Line]) -> list[Line]:
     return list(found.values())[-UNDO_KEPT:]
 
 
-    """The acts that can be undone and were not, oldest first."""
 def _entry(change: Change) -> Entry:
     return _TABLES[change.kind].name, change.key, change.row
 

@@ -347,6 +347,7 @@ class News:
     def fill(self) -> None:
         """Put back what the journal knows and the index lacks. Under which topics a record came is not journalled:
         it goes to all that are joined."""
+        self._journal_own()
         own = self._index.read(
             "SELECT o.envelope FROM own_announcement o"
             " WHERE NOT EXISTS (SELECT 1 FROM announcement n WHERE n.digest = o.digest) ORDER BY o.seq"
@@ -370,6 +371,17 @@ class News:
                 _insert_news(cursor, one, ANNOUNCEMENT, adapter, one.record.topics, now)
 
         self._index.write(insert)
+
+    def _journal_own(self) -> None:
+        """Announcements of this node that an orchd without a journal has made, so that no number is used again."""
+        rows = self._index.read(
+            "SELECT digest, seq, envelope FROM announcement n WHERE author = ?"
+            " AND NOT EXISTS (SELECT 1 FROM own_announcement o WHERE o.digest = n.digest) ORDER BY seq",
+            (self._registry.author,),
+        )
+        if rows:
+            own = [OwnAnnouncement(digest=id, seq=seq, envelope=bytes(envelope)) for id, seq, envelope in rows]
+            self._local.act("announced before", *map(put, own))
 
 
 def receive(registry: Registry, record: Verified[Record], peer: str = "") -> bool:

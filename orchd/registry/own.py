@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from orchd.errors import AmbiguousId, DatasetUnknown, DeploymentUnknown
+from orchd.registry.blobs import sync_directory
 from orchd.registry.local import Local, delete, put
 from orchd.registry.local_rows import Dataset, Deployment, Run, TopicJoined
 from orchd.registry.rows import DatasetRow
@@ -25,12 +26,13 @@ class Datasets:
 
     def add(self, row: DatasetRow, folder: Path) -> DatasetRow:
         """Keep the folder that an import made. The same content again changes nothing but the name."""
-        target = self.folder(row.id)
-        if target.is_dir():
+        target, known = self.folder(row.id), self._local.get(Dataset, row.id)
+        if known is not None and target.is_dir():
             shutil.rmtree(folder)
         else:
+            shutil.rmtree(target, ignore_errors=True)  # what is left of one that was removed when a crash came
             os.replace(folder, target)
-        known = self._local.get(Dataset, row.id)
+            sync_directory(self._root)
         created = row.created_ms if known is None else known.created
         self._local.act(
             "dataset.import",

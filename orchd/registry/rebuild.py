@@ -64,9 +64,10 @@ def rebuild(registry: Registry, progress: Progress = lambda done, total: None) -
 
     Nobody sees an index that lacks half of it meanwhile. `progress` is told adapters done and in all.
     """
-    registry.local.refold()
-    registry.people.forget()
-    return reconcile(registry, everything=True, served=True, progress=progress)
+    with registry.tidying:
+        registry.local.refold()
+        registry.people.forget()
+        return reconcile(registry, everything=True, served=True, progress=progress)
 
 
 def reconcile(
@@ -264,7 +265,9 @@ def _new(verdict: Verdict, *, served: bool) -> tuple[Any, ...]:
 def _take_out(registry: Registry, gone: Iterable[str]) -> None:
     """Rows whose manifest is not on the disk: what was thrown out for good, or lost."""
     for id in gone:
-        if registry.local.get(Trash, id) is None:
+        if registry.local.get(Verdict, id) is None:  # thrown out for good, and no row was left to be taken out
+            registry.index.write(lambda cursor, id=id: delete_rows(cursor, id))  # type: ignore[misc]
+        elif registry.local.get(Trash, id) is None:
             registry.notices.append(f"the manifest of the adapter {id} is gone from the disk; fetch it again")
             registry.index.write(lambda cursor, id=id: delete_rows(cursor, id))  # type: ignore[misc]
         else:

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -80,6 +80,9 @@ class Registry:
         self.known_bases = KnownBases(self.local, clock)
         #: Held while an adapter's blobs are kept or thrown away: two adapters may share one.
         self.keeping = threading.Lock()
+        #: Held while all rows are made again, or adapters thrown out for good: the one would bring back the other's.
+        #: Taken before `keeping`.
+        self.tidying = threading.RLock()
         self._announcing = threading.Lock()
         self._folders.mkdir(parents=True, exist_ok=True)
         for unfinished in self._folders.glob(".*"):
@@ -129,8 +132,10 @@ class Registry:
         `origin` is trained, averaged, fetched or imported; `checks` come after the built-in ones.
         """
         manifest = verify(envelope, Manifest)
-        if self.has_adapter(manifest.id):
-            wanted = self._take_from_trash(manifest.id)
+        with self.keeping:  # or it is thrown out for good at this moment
+            known = self.has_adapter(manifest.id)
+            wanted = known and self._take_from_trash(manifest.id)
+        if known:
             mended = self._mend(manifest, files)
             self.restand([manifest.id])  # the disk may have been full when it came first
             return self._admission(manifest.id, new=mended or wanted)
@@ -218,10 +223,12 @@ class Registry:
         if not verdict.reasons and self.trust(manifest.author) in (SELF, FOLLOWED):
             base = text_id(BASE, manifest.record.base.fingerprint)
             seen = bounds.learned(candidate.known.bounds, base, candidate.norms)
+        mended = [delete(Rot, row.blob) for row in self._rot(manifest)]  # its files have just been read, and are whole
         self.local.act(
             "adapter.admit",
             put(verdict),
             *map(put, seen),
+            *mended,
             then=lambda cursor: insert_adapter(cursor, manifest, verdict),
         )
 
@@ -337,6 +344,13 @@ class Registry:
         """Where `adapter_folder` makes its folder."""
         return self._folders / id
 
+    def drop_folder(self, id: str) -> None:
+        """Remove what `adapter_folder` made. Nobody sees half of it, and starting clears what a crash leaves."""
+        going = self._folders / f".{id}"
+        with suppress(FileNotFoundError):
+            (self._folders / id).rename(going)
+        shutil.rmtree(going, ignore_errors=True)
+
     def remove(self, id: str) -> None:
         """Into the trash: it is not found any more, and `undo` brings it back for a while. Raises `AdapterUnknown`."""
         if self._row(id).state != REMOVED:
@@ -423,13 +437,14 @@ class Registry:
         """Remember what `peer` told; whether it was new."""
         return self.news.take(announcement, peer).new
 
-    def announcements(self, topic: str | None = None) -> list[AnnouncementRow]:
-        """What peers and this node have announced, newest first."""
+    def announcements(self, topic: str | None = None, *, digests: Sequence[str] | None = None) -> list[AnnouncementRow]:
+        """What peers and this node have announced, or only these, newest first."""
         rows = self.index.read(
             "SELECT n.adapter, n.author, n.topics, n.size, n.base, n.peer, n.created, a.digest IS NOT NULL"
             " FROM announcement n LEFT JOIN adapter a ON a.digest = n.adapter"
-            " WHERE $1 IS NULL OR list_contains(n.topics, $1) ORDER BY n.created DESC, n.digest",
-            (topic,),
+            " WHERE ($1 IS NULL OR list_contains(n.topics, $1)) AND ($2 IS NULL OR list_contains($2, n.digest))"
+            " ORDER BY n.created DESC, n.digest",
+            (topic, digests),
         )
         view, revoked = self.people.view(), self.people.revoked() if rows else {}
         return [
