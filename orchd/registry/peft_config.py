@@ -147,7 +147,8 @@ def _first_fitting(places: Mapping[str, int], module: str) -> str | None:
 
     No walk over all keys for each module: a stranger's thousands of both would keep the node busy for minutes.
     """
-    return min((name for name in suffixes(module) if name in places), key=places.__getitem__, default=None)
+    fitting = (name for name in suffixes(module) if name in places) if places else ()
+    return min(fitting, key=places.__getitem__, default=None)
 
 
 def read_plain(path: Path) -> PeftConfig:

@@ -28,6 +28,12 @@ ITEM_SIZE = {"F32": 4, "F16": 2, "BF16": 2}
 RAW = {"F32": "<f4", "F16": "<u2", "BF16": "<u2"}
 Single = npt.NDArray[np.float32]
 BLOCK = 1 << 20  # numbers looked at together when searching for NaN
+#: Bytes whose squares are summed together (they stay in a core's cache), and numbers in one product: longer ones BLAS
+#: splits among threads, and waits for them on a busy machine.
+SQUARED_TOGETHER, ROW = 1 << 17, 1 << 13
+#: What is added to a sum of squares in float32, as a share and for each number, so that it is never too small.
+ROUNDING, SMALLEST = 1e-3, float(np.finfo(np.float32).tiny)
+Scratch = npt.NDArray[np.uint32]
 #: Exponent bits, all set in NaN and infinity, by dtype.
 _EXPONENT = {"F32": ("<u4", 0x7F80_0000), "F16": ("<u2", 0x7C00), "BF16": ("<u2", 0x7F80)}
 
@@ -123,7 +129,7 @@ def values(view: memoryview, tensor: Tensor) -> Single:
     return widen(raw, tensor.dtype, np.empty(tensor.shape, np.uint32)).astype(np.float32)
 
 
-def widen(raw: npt.NDArray[Any], dtype: str, scratch: npt.NDArray[np.uint32]) -> Single:
+def widen(raw: npt.NDArray[Any], dtype: str, scratch: Scratch) -> Single:
     """`raw` (numbers as `RAW[dtype]`) as float32; `scratch` has its shape, and may become the answer."""
     if dtype == "F32":
         return raw.view(np.float32)
@@ -138,6 +144,44 @@ def widen(raw: npt.NDArray[Any], dtype: str, scratch: npt.NDArray[np.uint32]) ->
 def _half_values() -> Single:
     """Every F16 number by its bits: a table is twice as quick as numpy's conversion."""
     return np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
+
+
+def scratch() -> Scratch:
+    """Room for one block. Shared by calls one after another, it saves asking the system for fresh pages each time."""
+    return np.empty(SQUARED_TOGETHER // 2, np.uint32)
+
+
+def squares_at_most(view: memoryview, tensor: Tensor, room: Scratch) -> float:
+    """The sum of the squares of a tensor's numbers, up to 2 % more and never less; quicker than the exact one.
+
+    Infinity or NaN when one of the numbers is, or when float32 is too small for a square.
+    """
+    total = sum(map(_square_sum, _magnitudes(view, tensor, room)))
+    return total * (1 + ROUNDING) + tensor.parameters * SMALLEST
+
+
+def _square_sum(numbers: Single) -> float:
+    whole = numbers.size - numbers.size % ROW
+    rows, rest = numbers[:whole].reshape(-1, ROW), numbers[whole:]
+    return float(np.vecdot(rows, rows).sum(dtype=np.float64)) + float(np.dot(rest, rest))
+
+
+def _magnitudes(view: memoryview, tensor: Tensor, room: Scratch) -> Iterator[Single]:
+    """Blocks of float32, not in order and without the right signs, none smaller than the number that it stands for.
+
+    A BF16 number is the upper half of a float32. So the second one of each two lies there already, with the first one
+    as further digits (at most 2⁻⁷ of it); only the first one has to be moved.
+    """
+    raw = np.frombuffer(view[tensor.start : tensor.end], RAW[tensor.dtype])
+    step = SQUARED_TOGETHER // raw.itemsize
+    for start in range(0, raw.size, step):
+        block = raw[start : start + step]
+        if tensor.dtype == "BF16" and block.size % 2 == 0:
+            both = block.view("<u4")
+            yield np.left_shift(both, 16, out=room[: both.size]).view(np.float32)
+            yield both.view(np.float32)
+        else:
+            yield widen(block, tensor.dtype, room[: block.size])
 
 
 def find_not_finite(view: memoryview, tensor: Tensor) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from orchd.records import sign
-from orchd.registry import QUARANTINED, bounds
+from orchd.registry import ADMITTED, QUARANTINED, bounds
 from tests.helpers import ALICE, MALLORY, Lab, lora_tensors
 
 
@@ -32,3 +32,17 @@ def test_strangers_do_not_widen_what_is_let_in(lab: Lab) -> None:
         lab.admit_signed(sign(lab.claim(folder, author=MALLORY.public_key), MALLORY), folder)
     assert lab.registry.trust(ALICE.author) == "self"
     assert lab.registry.local.all(bounds.Bound) == []
+
+
+def test_a_tiny_factor_beside_a_huge_one_hides_nothing(lab: Lab) -> None:
+    """The squares of A are nothing in float32, and those of B are finite: multiplied there, the change would be 0."""
+    for seed in range(bounds.MIN_SEEN):
+        lab.admit(lab.folder(f"honest-{seed}", tensors=lora_tensors(seed)))
+    tensors = lora_tensors(10)
+    for name in tensors:
+        tensors[name] = tensors[name] * np.float32(2.0**60 if "lora_B" in name else 2.0**-80)
+    folder = lab.folder("weak", tensors=tensors)
+    assert lab.admit(folder).verdict == ADMITTED  # 2⁻²⁰ times as strong as the others
+    tensors = {name: values * np.float32(2.0**30 if "lora_A" in name else 1) for name, values in tensors.items()}
+    found = lab.admit(lab.folder("strong", tensors=tensors))
+    assert (found.verdict, "norm" in found.reason) == (QUARANTINED, True)
