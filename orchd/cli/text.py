@@ -113,6 +113,11 @@ def when(milliseconds: int | None) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(milliseconds / 1000)) if milliseconds else ""
 
 
+def counted(count: int, word: str) -> str:
+    """1 blob, 2 blobs."""
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
 def number(value: float | None, digits: int = 3) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 

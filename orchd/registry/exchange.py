@@ -164,10 +164,9 @@ def staging(registry: Registry) -> Iterator[Path]:
 def imported_before(
     registry: Registry, folder: Path, *, name: str, description: str, licence: str, base: bytes
 ) -> Admission | None:
-    """The adapter that this node signed when it took in the same folder, saying the same about it; None at first."""
+    """The adapter of this node that has the same files and says the same about them; None when there is none yet."""
     rows = registry.index.read(
-        "SELECT digest FROM adapter WHERE name = ? AND author = ? AND origin = ? ORDER BY created DESC",
-        (name, registry.author, IMPORTED),
+        "SELECT digest FROM adapter WHERE name = ? AND author = ? ORDER BY created DESC", (name, registry.author)
     )
     if not rows:
         return None

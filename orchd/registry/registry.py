@@ -84,6 +84,8 @@ class Registry:
         #: Taken before `keeping`.
         self.tidying = threading.RLock()
         self._announcing = threading.Lock()
+        #: Whether something was decided whose consequences were not written down, for want of room.
+        self._unsettled = False
         self._folders.mkdir(parents=True, exist_ok=True)
         for unfinished in self._folders.glob(".*"):
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -207,9 +209,12 @@ class Registry:
             undo.callback(self.manifests.remove, manifest.digest)
             self.manifests.write(manifest)
             verdict = Verdict(adapter=manifest.id, reasons=tuple(reasons), origin=origin, received=self.clock())
+            was_rotten = bool(self._rot(manifest))
             self._insert(lying, verdict)
             undo.pop_all()
         self.restand([manifest.id], tell=False)
+        if was_rotten:  # others have the file that is whole again
+            self.restand()
 
     def _store(self, file: Path, entry: FileEntry) -> None:
         try:
@@ -234,9 +239,14 @@ class Registry:
 
     def restand(self, ids: Collection[str] | None = None, *, tell: bool = True) -> list[StandingChange]:
         """Compute anew what adapters (all, when None) may do here, after something was decided or received."""
-        found = restand.changes(self.index, self.people, ids)
-        if found:
-            self.index.write(lambda cursor: restand.apply(cursor, found))
+        try:
+            found = restand.changes(self.index, self.people, None if self._unsettled else ids)
+            if found:
+                self.index.write(lambda cursor: restand.apply(cursor, found))
+        except BaseException:
+            self._unsettled = True
+            raise
+        self._unsettled = False
         if tell and self.on_standing is not None:
             for change in found:
                 if change.before != change.after:
@@ -354,7 +364,7 @@ class Registry:
     def remove(self, id: str) -> None:
         """Into the trash: it is not found any more, and `undo` brings it back for a while. Raises `AdapterUnknown`."""
         if self._row(id).state != REMOVED:
-            self.local.act("adapter.remove", put(Trash(adapter=id, since=self.clock())), undoable=True)
+            self.local.act("adapter.remove", put(Trash(adapter=id, since=self.clock())), undoable=True, frees=True)
             self.restand([id])
 
     def pin(self, id: str, pinned: bool = True) -> None:

@@ -245,6 +245,9 @@ def _verify(node: Node, id: str) -> list[AdapterCheck]:
 
 
 class Removed(Result, frozen=True, kw_only=True):
+        except FileNotFoundError as error:
+            lost = next((name for name, path in candidate.files.items() if str(path) == error.filename), "a file")
+            found.append(AdapterCheck(name=name, ok=False, detail=f"{lost} is not here: fetch or import it again"))
     adapter: str
 
 

@@ -176,6 +176,15 @@ def test_a_worker_is_never_given_the_damaged_file_again(lab: Lab) -> None:
     assert (lab.registry.adapter_folder(id) / WEIGHTS).read_bytes() == data
 
 
+def test_another_adapter_that_brings_the_file_mends_it_too(lab: Lab) -> None:
+    id = _admit(lab, "one", 0)
+    lab.registry.files(id)[WEIGHTS].unlink()
+    assert scrub(lab.registry).missing == (id,)
+    _admit(lab, "two", 0)
+    assert lab.registry.adapter(id).state == ADMITTED
+    assert scrub(lab.registry).missing == ()
+
+
 def test_what_comes_back_by_itself_is_mended(lab: Lab) -> None:
     id = _admit(lab, "one", 0)
     blob = lab.registry.files(id)[CONFIG]

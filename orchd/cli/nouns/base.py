@@ -61,6 +61,8 @@ def _let_out(shown: dict[str, Any]) -> list[str]:
 
 def human_checks(shown: dict[str, Any]) -> str:
     rows = [("ok" if check["ok"] else "FAILED", check["name"], check["detail"]) for check in shown["checks"]]
+    if not shown["parameters"]:
+        return table(("", "part", "digest"), rows)
     share = f"{shown['sampled']:,} of {number(shown['parameters'] / 1e6, 2)} million numbers were looked at"
     return f"{table(('', 'part', 'digest'), rows)}\n{share}; a change of the others is not seen"
 

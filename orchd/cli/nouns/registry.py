@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from orchd.cli.command import Command, arg, switch
-from orchd.cli.text import fields, size, when
+from orchd.cli.text import counted, fields, size, when
 
 
 def human_stats(shown: dict[str, Any]) -> str:
@@ -15,7 +15,7 @@ def human_stats(shown: dict[str, Any]) -> str:
             ("quarantined", shown["quarantined"]),
             ("in the trash", shown["removed"]),
             ("pinned", shown["pinned"]),
-            ("blobs", f"{shown['blobs']} of {size(shown['blob_bytes'])}"),
+            ("blobs", f"{shown['blobs']}, {size(shown['blob_bytes'])} together"),
             ("damaged or missing", shown["rotten"]),
             ("index", size(shown["index_bytes"])),
             ("journal", size(shown["journal_bytes"])),
@@ -28,15 +28,17 @@ def human_stats(shown: dict[str, Any]) -> str:
 
 def human_collected(shown: dict[str, Any]) -> str:
     verb = "would be thrown away" if shown["dry_run"] else "thrown away"
-    return f"{len(shown['adapters'])} adapters of the trash and {shown['blobs']} blobs of {size(shown['bytes'])} {verb}"
+    counts = f"{counted(len(shown['adapters']), 'adapter')} of the trash and {counted(shown['blobs'], 'blob')}"
+    young = "\nbytes that came less than a day ago stay until then" if shown["adapters"] and not shown["blobs"] else ""
+    return f"{counts} of {size(shown['bytes'])} {verb}{young}"
 
 
 def human_scrubbed(shown: dict[str, Any]) -> str:
-    found = [f"{shown['blobs']} blobs of {size(shown['bytes'])} were read"]
+    found = [f"{counted(shown['blobs'], 'blob')} of {size(shown['bytes'])} read"]
     for what in ("damaged", "missing"):
         found.extend(_told(id, what, repaired=id in shown["repaired"]) for id in shown[what])
     if shown["mended"]:
-        found.append(f"{shown['mended']} are whole again")
+        found.append(f"{counted(shown['mended'], 'blob')} whole again")
     if len(found) == 1:
         found.append("all are whole")
     return "\n".join(found)
@@ -52,7 +54,7 @@ def _told(id: str, what: str, *, repaired: bool) -> str:
 
 
 def human_rebuilt(shown: dict[str, Any]) -> str:
-    return f"{shown['put_back']} adapters were put into the index, {shown['taken_out']} taken out of it"
+    return f"{counted(shown['put_back'], 'adapter')} put into the index, {shown['taken_out']} taken out of it"
 
 
 def human_undone(shown: dict[str, Any]) -> str:
