@@ -50,6 +50,7 @@ CORRUPT = "Corrupt database file"
 KEYS_CHECKED = 1_000
 INTERRUPT_SECONDS = 0.005  # between two interrupts of a read that goes on
 FETCHED = 2_000  # rows at a time
+COPIED = 20_000  # rows of one transaction when a copy is made
 #: What DuckDB says when not the file is at fault but its surroundings; anything else means damage.
 _SURROUNDINGS: tuple[tuple[str, type[OrchdError]], ...] = (
     ("Could not set lock", HomeBusy),
@@ -61,6 +62,7 @@ _SURROUNDINGS: tuple[tuple[str, type[OrchdError]], ...] = (
     ("Too many open files", IndexUnavailable),
     ("Is a directory", IndexUnavailable),
     ("Out of Memory", IndexUnavailable),
+    ("failed to allocate", IndexUnavailable),
 )
 
 
@@ -279,9 +281,18 @@ class Index:
         [(name,)] = self._root.execute("SELECT current_database()").fetchall()
         self._root.execute(f"ATTACH {_literal(str(target))} AS copy_of_it (STORAGE_VERSION 'v1.5.0')")
         try:
-            self._root.execute(f'COPY FROM DATABASE "{name}" TO copy_of_it')
+            self._root.execute(f'COPY FROM DATABASE "{name}" TO copy_of_it (SCHEMA)')
+            for (table,) in self.read("SELECT table_name FROM duckdb_tables() WHERE database_name = ?", (name,)):
+                self._copy_rows(f'"{table}"')
         finally:
             self._root.execute("DETACH copy_of_it")
+
+    def _copy_rows(self, table: str) -> None:
+        """Some at a time: all in one transaction do not fit in the memory that the database may take."""
+        [(last,)] = self.read(f"SELECT coalesce(max(rowid), -1) FROM {table}")
+        for start in range(0, last + 1, COPIED):
+            some = f"rowid >= {start} AND rowid < {start + COPIED}"
+            self._root.execute(f"INSERT INTO copy_of_it.{table} SELECT * FROM {table} WHERE {some}")
 
     def execute(self, sql: str, params: Sequence[Any] = ()) -> None:
         """One statement in a transaction of its own."""

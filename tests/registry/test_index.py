@@ -427,3 +427,27 @@ def test_a_flipped_bit_in_the_log_shows_at_start_or_cuts_it_off(path: Path) -> N
         assert names == ["0", "1", "2", "3", "4"][: len(names)]
         index.close()
     assert seen > 6
+
+
+# ---- copies ------------------------------------------------------------------------------------------------------
+
+
+def test_a_copy_has_every_row_of_every_table_and_the_keys(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "COPIED", 2)
+    index = Index(path)
+    for name in "abcde":
+        _add(index, name)
+    index.execute("DELETE FROM topic WHERE name = 'b'")  # rows are not numbered without gaps
+    index.execute("INSERT INTO edge VALUES ('c', 'p', 'leaf', 0.5)")
+    index.backup(index.backups / "copy")
+    _add(index, "later")
+    index.close()
+    copy = Index(path.parent / module.BACKUPS / "copy")
+    try:
+        assert _names(copy) == ["a", "c", "d", "e"]
+        assert copy.read("SELECT * FROM edge") == [("c", "p", "leaf", 0.5)]
+        assert copy.read("SELECT count(*) FROM migration") == [(len(module._migrations()),)]
+        with pytest.raises(duckdb.ConstraintException):
+            _add(copy, "a")
+    finally:
+        copy.close()
