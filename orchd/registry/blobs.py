@@ -97,6 +97,12 @@ class BlobStore:
         rotten.mkdir(exist_ok=True)
         os.replace(self.path(digest), rotten / digest.hex())
 
+    def rotten(self) -> Iterator[Path]:
+        """The damaged blobs that are kept, named by what they should be."""
+        for entry in sorted((self.root / "rotten").glob("*")):
+            if NAME.match(entry.name):
+                yield entry
+
     def remove(self, digest: bytes) -> None:
         self.path(digest).unlink(missing_ok=True)
 
@@ -171,6 +177,13 @@ class BlobWriter:
             os.replace(self._path, target)
             sync_directory(target.parent)
         return digest
+
+
+def check_room(place: Path, reserve: int) -> None:
+    """Raises `DiskFull` when less than `reserve` bytes are free below `place`."""
+    facts = os.statvfs(place)
+    if (free := facts.f_bavail * facts.f_frsize) < reserve:
+        raise DiskFull(f"{free / 1e6:.2f} MB are free below {place}, {reserve / 1e6:.1f} MB are wanted")
 
 
 @contextmanager

@@ -125,6 +125,9 @@ class Index:
         self.path = path
         self._writer_lock = threading.Lock()
         self._backing_up = threading.Lock()
+        self._opening = threading.Lock()
+        #: Whether a database that had died could not be opened again; the next one who wants it tries.
+        self._shut = self._closed = False
         self._waiting: deque[_Write] = deque()
         self._open()
         try:
@@ -146,6 +149,17 @@ class Index:
         except duckdb.Error as error:
             raise self._refusal(error) from None
 
+    def _open_again(self, dead: Cursor) -> None:
+        """Where `dead` is still the database: close it, and open it anew. Raises what opening raises."""
+        with self._opening:
+            if dead is not self._root or self._closed:
+                return
+            with suppress(duckdb.Error):
+                self._root.close()
+            self._shut = True
+            self._open()
+            self._shut = False
+
     def _refusal(self, error: duckdb.Error) -> OrchdError:
         said = str(error).replace(str(self.path), self.path.name)
         kind = next((kind for words, kind in _SURROUNDINGS if words in said), IndexDamaged)
@@ -153,6 +167,7 @@ class Index:
 
     def close(self) -> None:
         with self._writer_lock:
+            self._closed = True
             self._root.close()
 
     def _lock_down(self) -> tuple[str, ...]:
@@ -173,18 +188,21 @@ class Index:
 
         Raises `ReadCancelled` when `cancel` was used; the cursor is not used again then.
         """
-        readers = self._readers  # opening again makes another queue, and a dead cursor does not belong there
+        if self._shut:
+            self._open_again(self._root)
+        # Opening again makes another queue, and a dead cursor does not belong there.
+        root, readers = self._root, self._readers
         try:
             cursor = readers.get_nowait()
         except queue.Empty:
-            cursor = self._root.cursor()
+            cursor = root.cursor()
         try:
             rows = _fetch(cursor, sql, params, cancel)
         except duckdb.InterruptException:
             self._drop(cursor)
             raise ReadCancelled from None
         except duckdb.Error as error:
-            self._after(error, cursor)
+            self._after(error, root, cursor)
             raise
         except BaseException:
             self._drop(cursor)
@@ -231,15 +249,18 @@ class Index:
                 write.done = True
 
     def _commit(self, writes: Sequence[_Write]) -> None:
+        if self._shut:
+            self._open_again(self._root)
+        root = self._root
         try:
-            self._root.execute("BEGIN TRANSACTION")
-            results = [write.change(self._root) for write in writes]
-            self._root.execute("SELECT 1")  # raises in an aborted transaction, where COMMIT would say nothing
-            self._root.execute("COMMIT")
+            root.execute("BEGIN TRANSACTION")
+            results = [write.change(root) for write in writes]
+            root.execute("SELECT 1")  # raises in an aborted transaction, where COMMIT would say nothing
+            root.execute("COMMIT")
         except BaseException as error:
             with suppress(duckdb.Error):
-                self._root.execute("ROLLBACK")
-            self._after(error, None)
+                root.execute("ROLLBACK")
+            self._after(error, root)
             if isinstance(error, duckdb.Error) and NO_SPACE in str(error):
                 raise DiskFull(f"no room for the index {self.path}: the change was not made") from None
             raise
@@ -262,6 +283,7 @@ class Index:
             self._backup(target, target.with_name(target.name + UNFINISHED_BACKUP))
 
     def _backup(self, target: Path, unfinished: Path) -> None:
+        root = self._root
         try:
             with self._writer_lock:
                 self._copy(unfinished)
@@ -269,7 +291,7 @@ class Index:
             os.replace(unfinished, target)
             _sync(target.parent)
         except duckdb.Error as error:
-            self._after(error, None)
+            self._after(error, root)
             raise self._refusal(error) from None
         finally:
             for left in (unfinished, unfinished.with_name(unfinished.name + ".wal")):
@@ -303,16 +325,15 @@ class Index:
         with suppress(duckdb.Error):
             cursor.close()
 
-    def _after(self, error: BaseException, cursor: Cursor | None) -> None:
+    def _after(self, error: BaseException, root: Cursor, cursor: Cursor | None = None) -> None:
         if cursor is not None:
             self._drop(cursor)
         if isinstance(error, duckdb.Error) and CORRUPT in str(error):
             with suppress(OSError):
                 self._damage_mark.touch()
         if isinstance(error, duckdb.FatalException):  # every cursor is dead; opening again loses nothing
-            with suppress(duckdb.Error):
-                self._root.close()
-            self._open()
+            with suppress(OrchdError):  # then it is tried again when it is wanted
+                self._open_again(root)
 
     def _migrate(self) -> None:
         """Run the numbered files that have not run yet, one transaction each."""

@@ -19,6 +19,7 @@ import duckdb
 import msgspec
 
 from orchd.errors import DiskFull, NothingToUndo, UndoStale
+from orchd.registry.blobs import check_room
 from orchd.registry.index import Cursor, Index
 from orchd.registry.journal import ANEW, Entry, Journal, Line
 from orchd.registry.local_rows import TABLES, LocalRow
@@ -29,6 +30,7 @@ Clock = Callable[[], int]
 Row = TypeVar("Row", bound=LocalRow)
 BATCH = 5_000  # acts that become one transaction when the journal is read
 COMPACT_SIZE = 4 << 20  # bytes below which a journal is left as long as it is
+RESERVE = 1 << 20  # bytes that must be free for an act: its consequences want to be written down too
 UNDO_KEPT = 100  # acts that can still be undone after the journal was written anew
 
 
@@ -159,12 +161,16 @@ class Local:
         undoable: bool = False,
         then: Callable[[Cursor], object] | None = None,
         undoes: int | None = None,
+        urgent: bool = False,
     ) -> None:
         """Do all `changes` or none: a line in the journal, synced, then the rows, and `then` with them.
 
         `then` runs in the same transaction, and again when the transaction has to be repeated. Acts that wait for one
         another share a sync and a transaction. Raises `DiskFull`, or what `then` raises; nothing was changed then.
+        `urgent`: it may use the last room, since it makes some, or ends what was begun.
         """
+        if not urgent:
+            check_room(self._journal.path.parent, RESERVE)
         act = _Act(name, changes, undoable, undoes, then)
         self._waiting.append(act)
         with self._lock:

@@ -281,7 +281,7 @@ def forget(registry: Registry, id: str) -> None:
         changes.append(
             put(Received(digest=id, kind="manifest", adapter=id, author=author, envelope=b"", since=registry.clock()))
         )
-    registry.local.act("adapter.purge", *changes, then=lambda cursor: delete_rows(cursor, id))
+    registry.local.act("adapter.purge", *changes, then=lambda cursor: delete_rows(cursor, id), urgent=True)
 
 
 def delete_rows(cursor: Cursor, id: str) -> None:

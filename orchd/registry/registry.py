@@ -106,7 +106,8 @@ class Registry:
                 registry.add_base(name, folder)
             if registry.local.lost:
                 registry.notices.append(
-                    f"{registry.local.lost} lines of the journal were damaged; they lie in journal.log.damaged-*"
+                    f"{registry.local.lost} of this node's decisions could not be read (they lie in journal.log.damaged-*)"
+                    " and may be lost: look at `orchctl trust list` and at what is pinned"
                 )
             rebuild.reconcile(registry)
         except BaseException:
@@ -364,7 +365,7 @@ class Registry:
     def remove(self, id: str) -> None:
         """Into the trash: it is not found any more, and `undo` brings it back for a while. Raises `AdapterUnknown`."""
         if self._row(id).state != REMOVED:
-            self.local.act("adapter.remove", put(Trash(adapter=id, since=self.clock())), undoable=True, frees=True)
+            self.local.act("adapter.remove", put(Trash(adapter=id, since=self.clock())), undoable=True, urgent=True)
             self.restand([id])
 
     def pin(self, id: str, pinned: bool = True) -> None:

@@ -120,7 +120,18 @@ def collect(registry: Registry, *, dry_run: bool = False, empty_trash: bool = Fa
             if digest.hex() not in live and facts.st_mtime_ns < (now - GRACE_MS) * 1_000_000
         }
         gone = list(old) if dry_run else _remove_unused(registry, list(old), now - GRACE_MS)
-    return Collected(adapters=adapters, blobs=len(gone), bytes=sum(old[blob] for blob in gone), dry_run=dry_run)
+        sizes = [*(old[blob] for blob in gone), *_remove_rotten(registry, dry_run=dry_run)]
+    return Collected(adapters=adapters, blobs=len(sizes), bytes=sum(sizes), dry_run=dry_run)
+
+
+def _remove_rotten(registry: Registry, *, dry_run: bool) -> list[int]:
+    """Damaged copies of what is whole again, or what nothing has any more, are of no use; their sizes in bytes."""
+    wanted = {row.blob for row in registry.local.all(Rot)}
+    useless = [path for path in registry.blobs.rotten() if path.name not in wanted]
+    sizes = [path.stat().st_size for path in useless]
+    for path in () if dry_run else useless:
+        path.unlink()
+    return sizes
 
 
 def _check_complete(registry: Registry) -> None:
@@ -207,7 +218,7 @@ def make_room(registry: Registry, quota: int) -> Evicted:
         victims.append(id)
         wanted.extend(blobs)
     if victims:
-        registry.local.act("adapter.evict", *(put(Trash(adapter=id, since=0)) for id in victims))
+        registry.local.act("adapter.evict", *(put(Trash(adapter=id, since=0)) for id in victims), urgent=True)
         registry.restand(victims)
         purge(registry, 1)
         _remove_unused(registry, list(dict.fromkeys(wanted)), registry.clock() + DAY_MS)
