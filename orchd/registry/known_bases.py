@@ -212,7 +212,7 @@ class KnownBases:
         """Say that two bases (names or fingerprints) are one. Raises `BaseLinkRefused`, `BaseUnknown`."""
         first, second = self._fingerprint(one), self._fingerprint(other)
         if first == second or second in self.same(first):
-            raise BaseLinkRefused("these are one base already")
+            raise BaseLinkRefused("these are one base already", hint="`orchctl base show` tells what is linked.")
         self._check_alike(self.of(parse_id(first, BASE)), self.of(parse_id(second, BASE)))
         taken = {link.fingerprint for link in self.links()}
         while first in taken:  # one row for each fingerprint: the chain's end is linked

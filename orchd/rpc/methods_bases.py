@@ -15,8 +15,8 @@ from orchd.rpc.table import NoParams, Params, Result, method
 class BaseRow(Result, frozen=True, kw_only=True):
     """`size` is in bytes. `form` is folder (Hugging Face) or gguf.
 
-    The fingerprint looks at `sampled` numbers of all weights; what lies outside this sample is not compared. `linked`
-    are other fingerprints of the same base.
+    The fingerprint looks at `sampled` numbers (bytes, of a GGUF file) of all weights; what lies outside this sample is
+    not compared. `linked` are other fingerprints of the same base.
     """
 
     name: str
@@ -114,10 +114,12 @@ async def base_remove(node: Node, p: BaseNamed) -> BaseRemoved:
 
 
 class BaseVerified(Result, frozen=True, kw_only=True):
-    """`checks` are the parts of the fingerprint. `sampled` of `parameters` numbers were looked at, the rest not."""
+    """`checks` are the parts of the fingerprint; `sampled`, `size` and `form` as for base.show (0 when unreadable)."""
 
     name: str
     fingerprint: str
+    form: str
+    size: int
     ok: bool
     checks: list[Part]
     sampled: int
@@ -130,6 +132,8 @@ async def base_verify(node: Node, p: BaseNamed) -> BaseVerified:
     return BaseVerified(
         name=base.name,
         fingerprint=base.fingerprint,
+        form=base.form if isinstance(base, Base) else "",
+        size=base.size if isinstance(base, Base) else 0,
         ok=all(part.ok for part in parts),
         checks=parts,
         sampled=base.sampled if isinstance(base, Base) else 0,

@@ -185,6 +185,20 @@ def test_another_adapter_that_brings_the_file_mends_it_too(lab: Lab) -> None:
     assert scrub(lab.registry).missing == ()
 
 
+def test_a_damaged_copy_is_kept_until_there_is_a_whole_one(lab: Lab) -> None:
+    id = _admit(lab, "one", 0)
+    blob = lab.registry.files(id)[WEIGHTS]
+    data = blob.read_bytes()
+    blob.chmod(0o644)
+    blob.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    scrub(lab.registry)
+    assert collect(lab.registry).blobs == 0
+    assert [path.name for path in lab.registry.blobs.rotten()] == [blob.name]
+    lab.admit(lab.root / "made" / "one", lab.registry.manifest(id).record)
+    assert collect(lab.registry, dry_run=True).blobs == 1
+    assert (collect(lab.registry).bytes, list(lab.registry.blobs.rotten())) == (len(data), [])
+
+
 def test_what_comes_back_by_itself_is_mended(lab: Lab) -> None:
     id = _admit(lab, "one", 0)
     blob = lab.registry.files(id)[CONFIG]
@@ -311,6 +325,21 @@ def test_three_backups_are_kept(lab: Lab) -> None:
         lab.now_ms += DAY_MS
     assert len(list((lab.root / "data" / "backups").iterdir())) == 3
     assert stats(lab.registry).backup.endswith("20270119")
+
+
+def test_what_was_done_by_night_is_told_in_words(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    own, fetched = _admit(lab, "own", 0, origin="trained"), _admit(lab, "fetched", 1)
+    by_night = Upkeep(lab.registry, lambda: lab.now_ms, quota=100)
+    by_night.round()
+    told = "\n".join(record.getMessage() for record in caplog.records)
+    assert fetched in told
+    assert own not in told
+    assert "more than the quota" in told
+    assert str(stats(lab.registry).backup) in told
+    caplog.clear()
+    by_night.round()
+    assert [record.getMessage() for record in caplog.records] == []  # it is told once
 
 
 def test_by_night_everything_is_done_once(lab: Lab) -> None:
