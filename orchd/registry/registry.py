@@ -106,7 +106,7 @@ class Registry:
                 registry.add_base(name, folder)
             if registry.local.lost:
                 registry.notices.append(
-                    f"{registry.local.lost} decisions of this node could not be read (they lie in journal.log.damaged-*)"
+                    f"{registry.local.lost} decisions made here could not be read (they lie in journal.log.damaged-*)"
                     " and may be lost: look at `orchctl trust list` and at what is pinned"
                 )
             rebuild.reconcile(registry)
