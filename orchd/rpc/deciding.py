@@ -13,7 +13,7 @@ from orchd.registry import AdapterRow
 from orchd.registry.standing import StandingChange
 from orchd.registry.trust import AUTHOR, PEER
 from orchd.registry.versions import KEY_LENGTH
-from orchd.rollback import due
+from orchd.rollback import ROLLING_BACK, due
 from orchd.rpc.table import Result
 
 #: Fewer characters are too easily those of an impostor's key too. Tables show two more.
@@ -49,7 +49,8 @@ def of_rows(rows: Iterable[AdapterRow]) -> list[Affected]:
 def restand(node: Node) -> tuple[list[Affected], list[str]]:
     """After a decision: whose standing is another now, and the deployments that fall back to the base."""
     node.registry.people.forget()
-    falling = [row.name for row, _ in due(node)]  # before anybody is told: then it has begun already
+    # Before anybody is told: then it would have begun already. What has begun fell for another reason.
+    falling = [row.name for row, _ in due(node) if row.state != ROLLING_BACK]
     return of_changes(node.registry.restand()), sorted(falling)
 
 

@@ -184,7 +184,8 @@ async def chat_complete(node: Node, p: ChatComplete, session: Session) -> ChatAn
         raise ParamsInvalid("there is no message to answer", hint=hint, field="messages")
     deployment = await in_thread(node.deployments.get, p.deployment)
     if deployment.state == ROLLING_BACK:
-        raise AnswerInterrupted(f"{p.deployment} is falling back to its plain base: {deployment.reason}")
+        hint = "Ask again in a few seconds: the base is being built."
+        raise AnswerInterrupted(f"{p.deployment} is falling back to its plain base: {deployment.reason}", hint=hint)
     _check_answers_here(deployment)
     parts: list[str] = []
     async with node.runtime.complete(

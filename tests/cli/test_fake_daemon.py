@@ -72,14 +72,16 @@ class Named(Params, frozen=True, kw_only=True):
 
 class Deployed(Result, frozen=True, kw_only=True):
     name: str
+    state: str
     was: str
     reason: str
 
 
 @method("deployment.show", Named, Deployed, "One that is there", TABLE)
 async def show(node: Node, p: Named) -> Deployed:
-    fallen = p.deployment == "fallen"
-    return Deployed(name=p.deployment, was="adp_x" if fallen else "", reason="it was taken back" if fallen else "")
+    if p.deployment == "fallen":
+        return Deployed(name="fallen", state="rolled_back", was="adp_x", reason="it was taken back")
+    return Deployed(name=p.deployment, state="ready", was="", reason="")
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from orchd.identity import Identity
 from orchd.node import Node
 from orchd.records import Attestation, KeyRotation, Manifest, Verified, cosign, sign, verify
 from orchd.records.ids import ADAPTER, parse_id
-from orchd.registry import loud
+from orchd.registry import lineage, loud
 from orchd.registry.local import put
 from orchd.registry.local_rows import Deployment, Setting, Trust
 from orchd.registry.own import Deployments
@@ -149,6 +149,16 @@ async def test_a_block_names_adapters_and_deployments_and_undo_tells_the_network
     undone = await registry_undo(house.node, RegistryUndo())
     assert [(one.id, one.state) for one in undone.changed] == [(house.theirs, "admitted")]
     assert house.events[-1][0] == "trust.changed"
+
+
+def test_what_fell_back_is_named_by_why(house: House) -> None:
+    fallen = Deployment(
+        name="us", adapter=None, target="embedded", state="rolled_back", base="tiny", blob="00" * 32, size=1,
+        quantize="F16", parity=None, created=1, was=house.theirs, reason="it was taken back",
+    )  # fmt: skip
+    house.node.deployments.put(fallen)
+    (line,) = lineage.why(house.lab.registry, house.theirs).went_into
+    assert (line.kind, line.id, line.state) == ("deployment", "us", "rolled_back")
 
 
 async def test_what_is_decided_already_is_nothing_to_undo(house: House) -> None:

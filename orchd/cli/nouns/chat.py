@@ -35,7 +35,7 @@ def chat(context: Context, options: argparse.Namespace, params: Params) -> None:
 
 def _warn(context: Context, deployment: dict[str, Any]) -> None:
     """Who answers may not be who is thought to answer."""
-    if deployment["was"]:
+    if deployment["was"] and deployment["state"] == "rolled_back":
         context.note(f"(the plain base answers: {deployment['was']} is out of use; {deployment['reason']})")
 
 

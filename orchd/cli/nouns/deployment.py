@@ -18,7 +18,7 @@ def human_list(shown: dict[str, Any]) -> str:
                 d["name"],
                 f"{d['adapter']['name']} ({short(d['adapter']['id'])})" if d["adapter"] else "(plain base)",
                 d["target"],
-                f"{d['state']} from {short(d['was'])}" if d["was"] else d["state"],
+                f"{_words(d['state'])} from {short(d['was'])}" if d["was"] else d["state"],
                 size(d["size"]),
                 _held(d["parity"]),
                 when(d["created_ms"]),
@@ -35,13 +35,17 @@ def human_row(row: dict[str, Any]) -> str:
             ("name", row["name"]),
             ("adapter", f"{adapter['name']} ({adapter['id']})" if adapter else "(plain base)"),
             ("base", row["base"]),
-            ("target", f"{row['target']}, {row['state']}"),
+            ("target", f"{row['target']}, {_words(row['state'])}"),
             ("file", f"{row['quantize']}, {size(row['size'])}, sha256 {row['sha256']}"),
             ("same answers", f"{_held(parity)}: {parity['detail']}" if parity else None),
             ("rolled back", f"from {row['was']}: {row['reason']}" if row["was"] else None),
             ("made", when(row["created_ms"])),
         ]
     )
+
+
+def _words(state: str) -> str:
+    return state.replace("_", " ")
 
 
 def _held(parity: dict[str, Any] | None) -> str:

@@ -49,8 +49,11 @@ def _warnings(shown: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+WHOSE = {"self": "THIS NODE'S", "stranger": "A STRANGER'S", "allowed": "AN ALLOWED AUTHOR'S"}
+
+
 def _whose(trust: str) -> str:
-    return {"self": "THIS NODE'S", "stranger": "A STRANGER'S"}.get(trust, f"THE {trust.upper()} AUTHOR'S")
+    return WHOSE.get(trust, f"A {trust.upper()} AUTHOR'S")
 
 
 def human_policies(shown: dict[str, Any]) -> str:
@@ -58,7 +61,7 @@ def human_policies(shown: dict[str, Any]) -> str:
     needed = policies["attestations"]
     return fields(
         [
-            ("by itself comes", "what followed authors announce" if policies["auto_fetch"] != "off" else "nothing"),
+            ("fetched by itself", "what followed authors announce" if policies["auto_fetch"] != "off" else "nothing"),
             ("strangers' adapters", "stay in quarantine" if policies["quarantine"] != "off" else "are let in"),
             ("attestations needed", f"{needed}, by followed authors" if needed else "none"),
         ]
@@ -93,11 +96,11 @@ def human_decided(shown: dict[str, Any]) -> str:
     if shown["deployments"]:
         told.append(f"deployments that fall back to the base: {', '.join(shown['deployments'])}")
     if shown["verdict"] == "block":
-        told.append("`orchctl undo` lifts it again; " + AGAIN)
+        told.append(f"`orchctl undo` lifts it again{AGAIN if shown['deployments'] else ''}")
     return "\n".join(filter(None, told))
 
 
-AGAIN = "deployments stay with the base until `orchctl deploy` is run"
+AGAIN = "; deployments stay with the base until `orchctl deploy` is run"
 
 
 def human_policy(shown: dict[str, Any]) -> str:
@@ -106,11 +109,11 @@ def human_policy(shown: dict[str, Any]) -> str:
 
 def standing_now(changed: list[dict[str, Any]]) -> str:
     """A line for each adapter whose standing is another now."""
-    return "\n".join(f"{one['name']} ({one['id']}) is {_standing(one)} now" for one in changed)
+    return "\n".join(f"{one['name']} ({one['id']}) is {one['state']} now{_why(one)}" for one in changed)
 
 
-def _standing(one: dict[str, Any]) -> str:
-    return f"{one['state']} ({one['reason']})" if one["reason"] else str(one["state"])
+def _why(one: dict[str, Any]) -> str:
+    return f": {one['reason']}" if one["reason"] else ""
 
 
 COMMANDS = (
