@@ -12,6 +12,7 @@ import errno
 import hashlib
 import os
 import re
+import stat
 import struct
 import tempfile
 import zlib
@@ -306,10 +307,7 @@ def write(
     Raises `OutputExists`, `OutputRefused`, `DigestMismatch` for a blob that has rotted, `BundleRefused` for more than
     a bundle can hold.
     """
-    if path.exists() and not replace:
-        raise OutputExists(f"{path} is there already", field="path")
-    if path.exists() and not path.is_file():
-        raise OutputRefused(f"{path} is no file that could be replaced", field="path")
+    _check_target(path, replace=replace)
     distinct = {record.digest: record for record in records}.values()
     sources: list[tuple[str, bytes, bytes | Path]] = [
         (MANIFESTS if record.of(Manifest) else RECORDS, record.digest, record.envelope) for record in distinct
@@ -329,6 +327,19 @@ def write(
             raise
         sync_directory(path.parent)
     return size
+
+
+def _check_target(path: Path, *, replace: bool) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise OutputRefused(f"{path} can't be written: {error.strerror}", field="path") from None
+    if not replace:
+        raise OutputExists(f"{path} is there already", field="path")
+    if not stat.S_ISREG(mode):
+        raise OutputRefused(f"{path} is no file that could be replaced", field="path")
 
 
 def _beside(path: Path) -> tuple[int, str]:
