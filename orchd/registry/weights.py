@@ -13,9 +13,8 @@ import math
 import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -38,8 +37,7 @@ Scratch = npt.NDArray[np.uint32]
 _EXPONENT = {"F32": ("<u4", 0x7F80_0000), "F16": ("<u2", 0x7C00), "BF16": ("<u2", 0x7F80)}
 
 
-@dataclass(frozen=True)
-class Tensor:
+class Tensor(NamedTuple):
     """One tensor of a file: `start` and `end` are offsets in bytes from the file's beginning."""
 
     name: str
@@ -161,9 +159,11 @@ def squares_at_most(view: memoryview, tensor: Tensor, room: Scratch) -> float:
 
 
 def _square_sum(numbers: Single) -> float:
-    whole = numbers.size - numbers.size % ROW
-    rows, rest = numbers[:whole].reshape(-1, ROW), numbers[whole:]
-    return float(np.vecdot(rows, rows).sum(dtype=np.float64)) + float(np.dot(rest, rest))
+    if over := numbers.size % ROW:
+        rest = numbers[-over:]
+        return float(np.dot(rest, rest)) + _square_sum(numbers[:-over])
+    rows = numbers.reshape(-1, ROW)
+    return float(np.vecdot(rows, rows).sum())
 
 
 def _magnitudes(view: memoryview, tensor: Tensor, room: Scratch) -> Iterator[Single]:
