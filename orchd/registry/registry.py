@@ -289,7 +289,7 @@ class Registry:
         if len(found) > 1:
             raise AmbiguousId(f"{text!r} fits {len(found)} adapters: {', '.join(sorted(found))}", field="adapter")
         if not found:
-            raise AdapterUnknown(f"no adapter {text[:80]!r} is here", field="adapter")
+            raise self._unknown(text, "starts_with(digest, ?)")
         return str(found.pop())
 
     def _named(self, name: str) -> str:
@@ -302,11 +302,20 @@ class Registry:
         if own:
             return str(own[0])
         if not rows:
-            raise AdapterUnknown(f"no adapter {name[:80]!r} is here", field="adapter")
+            raise self._unknown(name, "name = ?")
         if len(rows) > 1:
             listed = ", ".join(f"{id} by {author}" for id, author in rows)
             raise AmbiguousId(f"{len(rows)} adapters are called {name!r}: {listed}", hint="Say which by its id.")
         return str(rows[0][0])
+
+    def _unknown(self, text: str, condition: str) -> AdapterUnknown:
+        """Nothing is here that `text` means; what fits the condition in the trash is told of."""
+        message, hint = f"no adapter {text[:80]!r} is here", None
+        if len(text) >= MIN_PREFIX or not text.startswith(ADAPTER):
+            sql = f"SELECT digest FROM adapter WHERE state = 'removed' AND {condition} ORDER BY digest LIMIT 1"
+            if rows := self.index.read(sql, (text,)):
+                message, hint = f"{message}: it was removed", f"`orchctl undo {rows[0][0]}` brings it back."
+        return AdapterUnknown(message, hint=hint, field="adapter")
 
     def has_adapter(self, id: str) -> bool:
         return bool(self.index.read("SELECT 1 FROM adapter WHERE digest = ?", (id,)))

@@ -255,6 +255,10 @@ def test_what_lies_in_the_trash_is_found_again_by_its_name(lab: Lab) -> None:
     lab.now_ms += 1
     lab.registry.remove(id)  # once more changes nothing
     lab.registry.pin(other)
+    for text in ("one", id[:20]):
+        with pytest.raises(AdapterUnknown, match="it was removed") as told:
+            lab.registry.resolve(text)
+        assert id in told.value.hint
     for refused in (lab.registry.pin, lab.registry.release):
         with pytest.raises(AdapterUnknown, match="lies in the trash") as told:
             refused(id)
