@@ -29,11 +29,11 @@ Cursor = duckdb.DuckDBPyConnection
 NO_SPACE = "No space left on device"
 SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     # Blocks that were read stay in memory up to this much.
-    "memory_limit": "96MB",
+    "memory_limit": "80MB",
     "threads": 1,
-    # When the log is folded into the file, which takes as long as the file is large. To replay so much at start takes
-    # a second at most.
-    "wal_autocheckpoint": "64MB",
+    # When the log is folded into the file, which takes as long as the file is large; until then what is in it takes
+    # memory. To replay so much at start takes a second at most.
+    "wal_autocheckpoint": "32MB",
     "wal_autocheckpoint_entries": 5_000,
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
@@ -129,7 +129,17 @@ class Index:
         #: Whether a database that had died could not be opened again; the next one who wants it tries.
         self._shut = self._closed = False
         self._waiting: deque[_Write] = deque()
-        self._open()
+        new = not path.exists()
+        try:
+            self._open()
+            self._prepare()
+        except BaseException:
+            if new:  # half a database, with nothing in it yet, would be taken for a damaged one
+                path.unlink(missing_ok=True)
+                path.with_name(path.name + ".wal").unlink(missing_ok=True)
+            raise
+
+    def _prepare(self) -> None:
         try:
             self._migrate()
             self._read_through()

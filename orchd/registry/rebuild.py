@@ -294,7 +294,12 @@ def refresh_pins(index: Index) -> None:
 
 
 def refresh_topics(index: Index) -> None:
-    index.execute(
-        "UPDATE adapter SET topics = n.topics FROM (SELECT adapter AS id, list_sort(list_distinct(flatten("
-        "list(topics)))) AS topics FROM announcement GROUP BY 1) n WHERE digest = n.id AND adapter.topics <> n.topics"
+    """Some rows at a time: a row with a list in it is written anew as a whole, and too many do not fit in memory."""
+    topics = "SELECT adapter AS id, list_sort(list_distinct(flatten(list(topics)))) AS topics FROM announcement"
+    stale = index.read(
+        f"SELECT digest FROM adapter a JOIN ({topics} GROUP BY 1) n ON a.digest = n.id WHERE a.topics <> n.topics"
     )
+    for start in range(0, len(stale), BATCH):
+        some = [id for (id,) in stale[start : start + BATCH]]
+        of_these = f"{topics} WHERE adapter IN (SELECT unnest(?)) GROUP BY 1"
+        index.execute(f"UPDATE adapter SET topics = n.topics FROM ({of_these}) n WHERE digest = n.id", (some,))

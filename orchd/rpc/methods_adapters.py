@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from orchd.errors import ManifestGone, NotAdmitted, OrchdError, ParamsInvalid
@@ -9,7 +11,7 @@ from orchd.jobs import Job, LocalContext
 from orchd.node import Node, in_thread
 from orchd.records import MICRO, Announcement, Attestation, Verified, parse_id, sign, verify
 from orchd.records.ids import ADAPTER
-from orchd.registry import ADMITTED, QUARANTINED, AdapterRow, AnnouncementRow
+from orchd.registry import ADMITTED, QUARANTINED, AdapterRow, AnnouncementRow, listing
 from orchd.registry.admission import CHECKS
 from orchd.registry.local_rows import Received
 from orchd.registry.trust import ATTESTATION
@@ -19,30 +21,35 @@ from orchd.rpc.methods_training import AdapterNamed
 from orchd.rpc.table import Params, Result, method
 
 MAX_TOPICS = 16
+MAX_LISTED = 500
 
 
 class AdapterList(Params, frozen=True, kw_only=True):
-    """`state` is admitted or quarantined."""
+    """`state` is admitted or quarantined; `limit` holds for `adapters` and for `announced`."""
 
     state: str | None = None
     topic: str | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_LISTED)] = 50
 
 
 class AdapterRows(Result, frozen=True, kw_only=True):
-    """`adapters` are here; `announced` are offered by peers and not here."""
+    """The newest ones: `adapters` are here; `announced` are offered by peers and not here.
+
+    `here` and `offered` are how many there are in all. `adapter.search` goes through those that are here by pages.
+    """
 
     adapters: list[AdapterRow]
     announced: list[AnnouncementRow]
+    here: int
+    offered: int
 
 
-@method("adapter.list", AdapterList, AdapterRows, "Adapters that are here, and those that peers offer.")
+@method("adapter.list", AdapterList, AdapterRows, "The newest adapters that are here, and those that peers offer.")
 async def adapter_list(node: Node, p: AdapterList) -> AdapterRows:
     if p.state not in (None, ADMITTED, QUARANTINED):
         raise ParamsInvalid(f"state {p.state!r} is not {ADMITTED} or {QUARANTINED}", field="state")
-    adapters = await in_thread(node.registry.adapters, state=p.state, topic=p.topic)
-    announced = await in_thread(node.registry.announcements, p.topic)
-    offered = {row.adapter: row for row in announced if not row.here}
-    return AdapterRows(adapters=adapters, announced=list(offered.values()))
+    found = await in_thread(listing.newest, node.registry, state=p.state, topic=p.topic, limit=p.limit)
+    return AdapterRows(adapters=found.adapters, announced=found.announced, here=found.here, offered=found.offered)
 
 
 class AttestationRow(Result, frozen=True, kw_only=True):
@@ -201,9 +208,8 @@ def _resolve_offered(node: Node, text: str) -> str:
         return node.registry.resolve(text)
     except OrchdError:
         pass
-    offered = {row.adapter for row in node.registry.announcements() if row.adapter.startswith(text)}
-    if text.startswith(ADAPTER) and len(offered) == 1 and len(text) >= 8:
-        return str(offered.pop())
+    if text.startswith(ADAPTER) and len(text) >= 8 and len(offered := listing.offered(node.registry, text)) == 1:
+        return offered[0]
     parse_id(text, ADAPTER)
     return text
 
@@ -239,15 +245,15 @@ def _verify(node: Node, id: str) -> list[AdapterCheck]:
         try:
             reason = check(candidate)
             found.append(AdapterCheck(name=name, ok=reason is None, detail=reason or "holds"))
+        except FileNotFoundError as error:
+            lost = next((name for name, path in candidate.files.items() if str(path) == error.filename), "a file")
+            found.append(AdapterCheck(name=name, ok=False, detail=f"{lost} is not here: fetch or import it again"))
         except (OrchdError, OSError) as error:
             found.append(AdapterCheck(name=name, ok=False, detail=str(error)))
     return found
 
 
 class Removed(Result, frozen=True, kw_only=True):
-        except FileNotFoundError as error:
-            lost = next((name for name, path in candidate.files.items() if str(path) == error.filename), "a file")
-            found.append(AdapterCheck(name=name, ok=False, detail=f"{lost} is not here: fetch or import it again"))
     adapter: str
 
 

@@ -157,7 +157,11 @@ def test_scores_name_their_adapters() -> None:
 @pytest.mark.parametrize("topic", ["joined", "not joined"])
 def test_a_topic_that_is_not_joined_is_said_to_be(words: dict[str, bool], noted: bool, topic: str) -> None:
     context = Answering(
-        {"adapter.list": {"adapters": [], "announced": []}, "topic.list": {"topics": [{"name": "joined"}]}}, **words
+        {
+            "adapter.list": {"adapters": [], "announced": [], "here": 0, "offered": 0},
+            "topic.list": {"topics": [{"name": "joined"}]},
+        },
+        **words,
     )
     list_adapters(context, argparse.Namespace(), {"topic": topic})
     told = written(context.err)

@@ -42,7 +42,21 @@ def human_list(shown: dict[str, Any]) -> str:
         )
         for a in shown["announced"]
     ]
-    return table(("id", "name", "author", "trust", "state", "rank", "size", "topics"), [*here, *offered])
+    text = table(("id", "name", "author", "trust", "state", "rank", "size", "topics"), [*here, *offered])
+    return "\n\n".join([text, *_more(shown)])
+
+
+def _more(shown: dict[str, Any]) -> list[str]:
+    """Where the list was cut off, what to do about it."""
+    here, offered = shown["here"] - len(shown["adapters"]), shown["offered"] - len(shown["announced"])
+    return [
+        f"{count:,} more {what}"
+        for count, what in (
+            (here, "are here: `--limit` shows up to 500, `orchctl adapter search` goes through them by pages"),
+            (offered, "are offered by peers: `--limit` shows up to 500, `--topic` those of one topic"),
+        )
+        if count > 0
+    ]
 
 
 def human_row(row: dict[str, Any]) -> str:
@@ -157,7 +171,7 @@ def list_adapters(context: Context, options: argparse.Namespace, params: Params)
     only_offered = params.pop("announced", False)
     shown = context.call("adapter.list", **params)
     if only_offered:
-        shown["adapters"] = []
+        shown["adapters"], shown["here"] = [], 0
     context.show(shown, human_list)
     if params.get("topic") and not context.json:
         _note_unless_joined(context, params["topic"])
@@ -175,12 +189,13 @@ LIST: tuple[Argument, ...] = (
     opt("--state", "only these", choices=("admitted", "quarantined")),
     opt("--topic", "only those announced there"),
     switch("--announced", "only what peers offer and this node doesn't have"),
+    opt("--limit", "so many of either, the newest (50, at most 500)", type=int, metavar="N"),
 )
 
 COMMANDS = (
     Command(
         "list",
-        "Adapters that are here, and those that peers offer",
+        "The newest adapters that are here, and those that peers offer",
         human_list,
         method="adapter.list",
         run=list_adapters,
