@@ -100,6 +100,7 @@ def spectra(files: Mapping[str, Path]) -> tuple[PeftConfig, dict[str, Figures]]:
         values = {
             module: grams.singular_values(grams.gram(view, a, room), grams.gram(view, b, room))
             for module, (a, b) in sorted(found.pairs.items())
+            if grams.makes_product(a, b)
         }
     return config, {module: _figures(config.scale_of(module) * change) for module, change in values.items()}
 
