@@ -202,6 +202,7 @@ def test_a_base_that_changes_while_it_is_known_is_not_used_either(node: Node, fo
 
 def test_adding_it_once_more_is_no_act(node: Node, folder: Path) -> None:
     node.bases.add("mine", folder)
+    node.bases._clock = lambda: NOW_MS + 1
     node.bases.add("mine", folder)
     node.local.undo()
     assert node.bases.all() == []
