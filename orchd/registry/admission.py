@@ -122,12 +122,12 @@ def judge(candidate: Candidate, checks: Sequence[Check]) -> list[str]:
 
 def check_author(candidate: Candidate) -> None:
     if candidate.known.blocked:
-        raise AuthorBlocked(f"{candidate.manifest.author} is blocked here: {candidate.known.blocked}")
+        raise AuthorBlocked(f"{candidate.manifest.id} is kept out: {candidate.known.blocked}")
 
 
 def check_revocation(candidate: Candidate) -> None:
     if candidate.known.revoked:
-        raise AdapterRevoked(f"{candidate.manifest.id} is revoked: {candidate.known.revoked}")
+        raise AdapterRevoked(f"{candidate.manifest.id} was {candidate.known.revoked}")
 
 
 def check_clock(candidate: Candidate) -> None:

@@ -233,14 +233,18 @@ class Cluster:
 @asynccontextmanager
 async def cluster(folder: Path, width: int = 64) -> AsyncIterator[Cluster]:
     """Everything that is started in it is stopped at its end."""
-    async with trio.open_nursery() as nursery:
-        made = Cluster(folder, nursery, width)
-        try:
-            yield made
-        finally:
-            nursery.cancel_scope.cancel()
-            for peer in made.peers:
-                peer.registry.close()
+    peers: list[Peer] = []
+    try:
+        async with trio.open_nursery() as nursery:
+            made = Cluster(folder, nursery, width)
+            peers = made.peers
+            try:
+                yield made
+            finally:
+                nursery.cancel_scope.cancel()
+    finally:  # no thread of theirs reads any more
+        for peer in peers:
+            peer.registry.close()
 
 
 async def joined_cluster(made: Cluster, count: int, topic: str = TOPIC) -> list[Peer]:
