@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from orchd.errors import AdapterUnknown, AmbiguousId, SubjectInvalid
 from orchd.identity import KEY_PREFIX
@@ -18,6 +19,8 @@ from orchd.rpc.table import Result
 
 #: Fewer characters are too easily those of an impostor's key too. Tables show two more.
 MIN_KEY = len(KEY_PREFIX) + 8
+#: Adapters that an answer names; one decision can change the standing of all that are here.
+MOST_NAMED = 50
 _AUTHORS = """
 SELECT author FROM adapter UNION SELECT author FROM announcement UNION SELECT author FROM received
 UNION SELECT subject FROM trust WHERE kind = 'author'
@@ -33,20 +36,28 @@ class Affected(Result, frozen=True, kw_only=True):
     reason: str
 
 
-def of_changes(changes: Iterable[StandingChange]) -> list[Affected]:
+class Changed(NamedTuple):
+    """Those whose state is another than before: the first ones, and how many there are in all."""
+
+    named: list[Affected]
+    in_all: int
+
+
+def of_changes(changes: Iterable[StandingChange]) -> Changed:
     """Those whose state is another than before."""
-    return [
+    found = [change for change in changes if change.before != change.after]
+    named = [
         Affected(id=change.id, name=change.name, state=change.after, reason=change.reason)
-        for change in changes
-        if change.before != change.after
+        for change in found[:MOST_NAMED]
     ]
+    return Changed(named, len(found))
 
 
 def of_rows(rows: Iterable[AdapterRow]) -> list[Affected]:
     return [Affected(id=row.id, name=row.name, state=row.state, reason=row.reason) for row in rows]
 
 
-def restand(node: Node) -> tuple[list[Affected], list[str]]:
+def restand(node: Node) -> tuple[Changed, list[str]]:
     """After a decision: whose standing is another now, and the deployments that fall back to the base."""
     node.registry.people.forget()
     # Before anybody is told: then it would have begun already. What has begun fell for another reason.

@@ -132,7 +132,8 @@ class RegistryUndo(Params, frozen=True, kw_only=True):
 class TakenBack(Result, frozen=True, kw_only=True):
     """The act, what it was about (names of adapters, keys, peers, policies) and whose standing changes back.
 
-    `passed_over` are newer acts that can't be taken back any more: what they changed was changed again since.
+    `changed` are the first 50 of `changed_in_all`. `passed_over` are newer acts that can't be taken back any more:
+    what they changed was changed again since.
     """
 
     act: str
@@ -140,6 +141,7 @@ class TakenBack(Result, frozen=True, kw_only=True):
     keys: tuple[str, ...]
     about: list[str]
     changed: list[Affected]
+    changed_in_all: int
     passed_over: tuple[str, ...]
     preview: bool
 
@@ -149,12 +151,14 @@ async def registry_undo(node: Node, p: RegistryUndo) -> TakenBack:
     done = await in_thread(node.registry.undo, p.what, preview=p.preview)
     if done.act.startswith("trust.") and not p.preview:
         await tell_trust_changed(node, "", "undo", "")
+    changed = of_changes(done.changes)
     return TakenBack(
         act=done.act,
         done_ms=done.done_ms,
         keys=done.keys,
         about=await in_thread(_about, node, done),
-        changed=of_changes(done.changes),
+        changed=changed.named,
+        changed_in_all=changed.in_all,
         passed_over=done.passed_over,
         preview=p.preview,
     )

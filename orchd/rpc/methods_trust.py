@@ -27,7 +27,7 @@ from orchd.registry.trust import (
     Policies,
     View,
 )
-from orchd.rpc.deciding import Affected, of_rows, restand, subject_of, tell_trust_changed
+from orchd.rpc.deciding import Affected, Changed, of_rows, restand, subject_of, tell_trust_changed
 from orchd.rpc.methods_jobs import JobStarted
 from orchd.rpc.methods_training import AdapterNamed
 from orchd.rpc.table import NoParams, Params, Result, method
@@ -127,12 +127,14 @@ class Followed(Params, frozen=True, kw_only=True):
 
 
 class Decided(Result, frozen=True, kw_only=True):
-    """`changed`: adapters that may do more or less than before; `deployments` of them fall back to the base."""
+    """`changed`: adapters that may do more or less than before, the first 50 of `changed_in_all`; `deployments` of
+    them fall back to the base."""
 
     subject: str
     kind: str
     verdict: str
     changed: list[Affected]
+    changed_in_all: int
     deployments: list[str]
 
 
@@ -164,7 +166,7 @@ async def _decide(node: Node, text: str, verdict: str, note: str, *, auto_update
     row = Trust(subject=subject, kind=kind, verdict=verdict, note=note, auto_update=auto_update, since=node.clock())
     before = await in_thread(node.registry.local.get, Trust, subject)
     if before is not None and msgspec.structs.replace(before, since=row.since) == row:  # nothing new, nothing to undo
-        return Decided(subject=subject, kind=kind, verdict=verdict, changed=[], deployments=[])
+        return Decided(subject=subject, kind=kind, verdict=verdict, changed=[], changed_in_all=0, deployments=[])
     return await _carry_out(node, f"trust.{verdict}", put(row), subject, kind, verdict)
 
 
@@ -184,7 +186,14 @@ async def _carry_out(node: Node, act: str, change: Change, subject: str, kind: s
     await in_thread(partial(node.registry.local.act, act, change, undoable=True))
     changed, deployments = await in_thread(restand, node)
     await tell_trust_changed(node, subject, kind, verdict)
-    return Decided(subject=subject, kind=kind, verdict=verdict, changed=changed, deployments=deployments)
+    return Decided(
+        subject=subject,
+        kind=kind,
+        verdict=verdict,
+        changed=changed.named,
+        changed_in_all=changed.in_all,
+        deployments=deployments,
+    )
 
 
 class SubjectShown(Result, frozen=True, kw_only=True):
@@ -248,10 +257,11 @@ class PolicyChange(Params, frozen=True, kw_only=True):
 
 
 class PoliciesNow(Result, frozen=True, kw_only=True):
-    """`changed`: adapters that may do more or less than before."""
+    """`changed`: adapters that may do more or less than before, the first 50 of `changed_in_all`."""
 
     policies: Policies
     changed: list[Affected]
+    changed_in_all: int
 
 
 @method("trust.policy", PolicyChange, PoliciesNow, "Set or show what is decided without asking.")
@@ -262,13 +272,14 @@ async def trust_policy(node: Node, p: PolicyChange) -> PoliciesNow:
             raise ParamsInvalid(f"{name} {given[name]!r} is not {' or '.join(choices)}", field=name)
     if not 0 <= given.get("attestations", 0) <= MOST_ATTESTATIONS:
         raise ParamsInvalid(f"attestations are from 0 to {MOST_ATTESTATIONS}", field="attestations")
-    changed = await in_thread(_set_policies, node, given) if given else []
+    changed = await in_thread(_set_policies, node, given) if given else Changed([], 0)
     if given:
         await tell_trust_changed(node, "", "policy", "")
-    return PoliciesNow(policies=(await in_thread(node.registry.people.view)).policies, changed=changed)
+    policies = (await in_thread(node.registry.people.view)).policies
+    return PoliciesNow(policies=policies, changed=changed.named, changed_in_all=changed.in_all)
 
 
-def _set_policies(node: Node, given: dict[str, object]) -> list[Affected]:
+def _set_policies(node: Node, given: dict[str, object]) -> Changed:
     now = msgspec.structs.asdict(node.registry.people.view().policies)
     rows = [put(Setting(key=PREFIX + name, value=str(value))) for name, value in given.items() if value != now[name]]
     if rows:

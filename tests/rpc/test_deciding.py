@@ -7,8 +7,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import pytest
 
+from orchd.cli.nouns.registry import human_undone
+from orchd.cli.nouns.trust import human_decided
 from orchd.errors import AdapterUnknown, AmbiguousId, NotAdmitted, NotReleasable, SubjectInvalid
 from orchd.identity import Identity
 from orchd.node import Node
@@ -19,6 +22,7 @@ from orchd.registry.local import put
 from orchd.registry.local_rows import Deployment, Setting, Trust
 from orchd.registry.own import Deployments
 from orchd.registry.trust import AUTHOR, BLOCK, FOLLOW
+from orchd.rpc import deciding
 from orchd.rpc.deciding import subject_of
 from orchd.rpc.methods_adapters import adapter_show
 from orchd.rpc.methods_node import ADAPTERS
@@ -36,7 +40,7 @@ from orchd.rpc.methods_trust import (
     trust_remove,
     trust_show,
 )
-from tests.helpers import ALICE, BOB, MALLORY, Lab
+from tests.helpers import ALICE, BOB, MALLORY, Lab, lora_tensors
 
 CAROL, DAVE = (Identity.from_seed(bytes([number] * 32)) for number in (4, 5))
 PEER = "12D3KooWHK9J1txvoaXcTNyFsxbn2xQg51FA8xGEa3TpALpKv1kM"
@@ -149,6 +153,20 @@ async def test_a_block_names_adapters_and_deployments_and_undo_tells_the_network
     undone = await registry_undo(house.node, RegistryUndo())
     assert [(one.id, one.state) for one in undone.changed] == [(house.theirs, "admitted")]
     assert house.events[-1][0] == "trust.changed"
+
+
+async def test_of_many_adapters_only_some_are_named(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deciding, "MOST_NAMED", 1)
+    folder = house.lab.folder("second", tensors=lora_tensors(7))
+    house.lab.admit(folder, house.lab.claim(folder, name="second"))
+    blocked = await trust_block(house.node, Subject(subject=ALICE.author))
+    assert (len(blocked.changed), blocked.changed_in_all) == (1, 2)
+    assert "the standing of 1 more" in human_decided(msgspec.to_builtins(blocked))
+    undone = await registry_undo(house.node, RegistryUndo())
+    assert (len(undone.changed), undone.changed_in_all) == (1, 2)
+    assert "the standing of 1 more" in human_undone(msgspec.to_builtins(undone))
+    policy = await trust_policy(house.node, PolicyChange(quarantine="strangers"))
+    assert (len(policy.changed), policy.changed_in_all) == (1, 2)
 
 
 def test_what_fell_back_is_named_by_why(house: House) -> None:

@@ -65,6 +65,8 @@ def human_undone(shown: dict[str, Any]) -> str:
     for row in shown["changed"]:
         because = f": {row['reason']}" if row["reason"] else ""
         told.append(f"{row['name']} is {row['state']}{because}")
+    if more := shown["changed_in_all"] - len(shown["changed"]):
+        told.append(f"and the standing of {more:,} more is as it was before")
     return "\n".join(told)
 
 

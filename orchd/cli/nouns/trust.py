@@ -92,7 +92,7 @@ def human_decided(shown: dict[str, Any]) -> str:
     said = {"follow": "followed", "allow": "allowed", "block": "blocked", "": "decided about no more"}.get(
         shown["verdict"], shown["verdict"]
     )
-    told = [f"{shown['kind']} {shown['subject']} is {said}", standing_now(shown["changed"])]
+    told = [f"{shown['kind']} {shown['subject']} is {said}", standing_now(shown)]
     if shown["deployments"]:
         told.append(f"deployments that fall back to the base: {', '.join(shown['deployments'])}")
     if shown["verdict"] == "block":
@@ -104,12 +104,15 @@ AGAIN = "; deployments stay with the base until `orchctl deploy` is run"
 
 
 def human_policy(shown: dict[str, Any]) -> str:
-    return "\n".join(filter(None, [human_policies(shown), standing_now(shown["changed"])]))
+    return "\n".join(filter(None, [human_policies(shown), standing_now(shown)]))
 
 
-def standing_now(changed: list[dict[str, Any]]) -> str:
-    """A line for each adapter whose standing is another now."""
-    return "\n".join(f"{one['name']} ({one['id']}) is {one['state']} now{_why(one)}" for one in changed)
+def standing_now(shown: dict[str, Any]) -> str:
+    """A line for each adapter whose standing is another now, or the first of them."""
+    told = [f"{one['name']} ({one['id']}) is {one['state']} now{_why(one)}" for one in shown["changed"]]
+    if more := shown["changed_in_all"] - len(told):
+        told.append(f"the standing of {more:,} more has changed; `orchctl adapter search` shows all by pages")
+    return "\n".join(told)
 
 
 def _why(one: dict[str, Any]) -> str:
