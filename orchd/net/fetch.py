@@ -11,7 +11,7 @@ from pathlib import Path
 import trio
 from libp2p.peer.id import ID
 
-from orchd.errors import DigestMismatch, NoProvider, OrchdError, PeerBlocked, Refused
+from orchd.errors import AdapterRevoked, DigestMismatch, NoProvider, OrchdError, PeerBlocked, Refused
 from orchd.identity import KEY_PREFIX
 from orchd.net import exchange
 from orchd.net.download import Download, Progress
@@ -39,6 +39,8 @@ async def fetch(node: Node, context: Context, adapter: bytes, peers: Sequence[ID
         await trio.to_thread.run_sync(context.registry.check_record, manifest)
         return await _fetch_files(node, context, manifest, providers, progress)
     except Refused as error:
+        if isinstance(error, AdapterRevoked):  # whose it is, is known now: the next time nobody has to ask
+            await trio.to_thread.run_sync(context.registry.news.prove, manifest)
         if not isinstance(error, DigestMismatch):  # that one has been told with its peer
             _tell_refused(context, id, "", error)
         raise

@@ -108,9 +108,11 @@ async def test_it_may_come_before_the_adapter(tmp_path: Path) -> None:
         await b.network.tell(revocation(a, leaf))
         await a.network.tell(a.announcement(leaf))
         await b.events.wait("adapter.announced", id=leaf.id)
+        assert [row.revoked for row in b.registry.announcements(TOPIC)] == [""], "anybody could have said so"
         with pytest.raises(AdapterRevoked, match="spoilt"):
             await b.network.fetch(leaf.id)
         assert not b.registry.has_adapter(leaf.id)
+        assert [row.revoked for row in b.registry.announcements(TOPIC)] == ["revoked by its author: spoilt"]
 
 
 async def test_who_joins_later_pulls_it_and_an_adapter_announced_again_stays_out(tmp_path: Path) -> None:
