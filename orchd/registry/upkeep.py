@@ -63,7 +63,7 @@ class Evicted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
-    """Sizes in bytes; `backup` is the newest one's name, empty when there is none."""
+    """Sizes in bytes; `backup` is the newest one's name, empty when there is none. `quota_bytes` 0: no quota."""
 
     admitted: int
     quarantined: int
@@ -77,6 +77,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     backup: str
     free_bytes: int
     notices: tuple[str, ...]
+    quota_bytes: int = 0
 
 
 # ---- the trash and garbage ---------------------------------------------------------------------------------------

@@ -30,7 +30,8 @@ TOLD_EVERY = 0.2  # seconds
 
 @method("registry.stats", NoParams, Stats, "How much is in the registry, and what was said when it was opened.")
 async def registry_stats(node: Node, _: NoParams) -> Stats:
-    return await in_thread(keeping.stats, node.registry)
+    found = await in_thread(keeping.stats, node.registry)
+    return msgspec.structs.replace(found, quota_bytes=node.config.registry.quota_mb * 1_000_000)
 
 
 class RegistryGc(Params, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ def human_stats(shown: dict[str, Any]) -> str:
             ("in the trash", shown["removed"]),
             ("pinned", shown["pinned"]),
             ("blobs", f"{shown['blobs']}, {size(shown['blob_bytes'])} together"),
+            ("quota", size(shown["quota_bytes"]) if shown["quota_bytes"] else "none (registry.quota_mb)"),
             ("damaged or missing", shown["rotten"]),
             ("index", size(shown["index_bytes"])),
             ("journal", size(shown["journal_bytes"])),
