@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import msgspec
@@ -143,12 +144,12 @@ async def trust_follow(node: Node, p: Followed) -> Decided:
     return await _decide(node, p.subject, FOLLOW, p.note, auto_update=p.auto_update)
 
 
-@method("trust.allow", Subject, Decided, "Take an author or a peer for no stranger, and no more than that.")
+@method("trust.allow", Subject, Decided, "No longer treat an author or a peer as a stranger, and no more than that.")
 async def trust_allow(node: Node, p: Subject) -> Decided:
     return await _decide(node, p.subject, ALLOW, p.note)
 
 
-@method("trust.block", Subject, Decided, "Let nothing in of an author, or have nothing to do with a peer.")
+@method("trust.block", Subject, Decided, "Keep out everything by an author, or have nothing to do with a peer.")
 async def trust_block(node: Node, p: Subject) -> Decided:
     return await _decide(node, p.subject, BLOCK, p.note)
 
@@ -164,10 +165,17 @@ async def _decide(node: Node, text: str, verdict: str, note: str, *, auto_update
         hint = "Only others are followed, allowed or blocked."
         raise SubjectInvalid(f"{subject} is this node itself", hint=hint, field="subject")
     row = Trust(subject=subject, kind=kind, verdict=verdict, note=note, auto_update=auto_update, since=node.clock())
-    before = await in_thread(node.registry.local.get, Trust, subject)
-    if before is not None and msgspec.structs.replace(before, since=row.since) == row:  # nothing new, nothing to undo
+    before = await in_thread(_decided, node, subject)
+    if [msgspec.structs.replace(one, since=row.since) for one in before] == [row]:  # nothing new, nothing to undo
         return Decided(subject=subject, kind=kind, verdict=verdict, changed=[], changed_in_all=0, deployments=[])
-    return await _carry_out(node, f"trust.{verdict}", put(row), subject, kind, verdict)
+    others = [delete(Trust, one.subject) for one in before if one.subject != subject]
+    return await _carry_out(node, f"trust.{verdict}", [put(row), *others], subject, kind, verdict)
+
+
+def _decided(node: Node, subject: str) -> list[Trust]:
+    """What was decided about a peer, or about an author under any of their keys."""
+    keys = node.registry.people.view().keys_of(subject)
+    return [row for row in node.registry.local.all(Trust) if row.subject in keys]
 
 
 class SubjectNamed(Params, frozen=True, kw_only=True):
@@ -177,13 +185,15 @@ class SubjectNamed(Params, frozen=True, kw_only=True):
 @method("trust.remove", SubjectNamed, Decided, "Forget what was decided about an author or a peer.")
 async def trust_remove(node: Node, p: SubjectNamed) -> Decided:
     subject, kind = await in_thread(subject_of, node, p.subject)
-    if await in_thread(node.registry.local.get, Trust, subject) is None:
+    before = await in_thread(_decided, node, subject)
+    if not before:
         raise SubjectUnknown(f"nothing was decided about {subject}", field="subject")
-    return await _carry_out(node, "trust.remove", delete(Trust, subject), subject, kind, "")
+    gone = [delete(Trust, row.subject) for row in before]
+    return await _carry_out(node, "trust.remove", gone, subject, kind, "")
 
 
-async def _carry_out(node: Node, act: str, change: Change, subject: str, kind: str, verdict: str) -> Decided:
-    await in_thread(partial(node.registry.local.act, act, change, undoable=True))
+async def _carry_out(node: Node, act: str, changes: Sequence[Change], subject: str, kind: str, verdict: str) -> Decided:
+    await in_thread(partial(node.registry.local.act, act, *changes, undoable=True))
     changed, deployments = await in_thread(restand, node)
     await tell_trust_changed(node, subject, kind, verdict)
     return Decided(
@@ -223,7 +233,7 @@ def _show(node: Node, text: str) -> SubjectShown:
     subject, kind = subject_of(node, text)
     view = node.registry.people.view()
     keys = sorted(view.keys_of(subject), key=lambda key: (key == view.newest(subject), key))
-    row = node.registry.local.get(Trust, subject)
+    row = next(iter(_decided(node, subject)), None)
     ids = node.registry.index.read(
         "SELECT digest FROM adapter WHERE state <> 'removed' AND author IN (SELECT unnest($1::VARCHAR[]))"
         " ORDER BY created DESC, digest",

@@ -12,7 +12,7 @@ import pytest
 
 from orchd.cli.nouns.registry import human_undone
 from orchd.cli.nouns.trust import human_decided
-from orchd.errors import AdapterUnknown, AmbiguousId, NotAdmitted, NotReleasable, SubjectInvalid
+from orchd.errors import AdapterUnknown, AmbiguousId, NotAdmitted, NotReleasable, SubjectInvalid, SubjectUnknown
 from orchd.identity import Identity
 from orchd.node import Node
 from orchd.records import Attestation, KeyRotation, Manifest, Verified, cosign, sign, verify
@@ -188,11 +188,26 @@ async def test_what_is_decided_already_is_nothing_to_undo(house: House) -> None:
     assert (await trust_list(house.node, cast(Any, None))).subjects == []
 
 
+async def test_a_decision_about_a_new_key_replaces_that_about_the_old_one(house: House) -> None:
+    """Else a block of the old key would go on under "is followed"."""
+    await trust_block(house.node, Subject(subject=ALICE.author))
+    house.rotate(ALICE, MALLORY)
+    await trust_follow(house.node, Followed(subject=MALLORY.author))
+    assert house.lab.registry.people.level(ALICE.author) == "followed"
+    assert [row.subject for row in house.lab.registry.local.all(Trust)] == [MALLORY.author]
+    await registry_undo(house.node, RegistryUndo())
+    assert house.lab.registry.people.level(MALLORY.author) == "blocked"
+    removed = await trust_remove(house.node, SubjectNamed(subject=MALLORY.author))
+    assert [(one.id, one.state) for one in removed.changed] == [(house.theirs, "admitted")]
+    with pytest.raises(SubjectUnknown):
+        await trust_remove(house.node, SubjectNamed(subject=ALICE.author))
+
+
 async def test_one_author_is_shown_with_all_keys_and_adapters(house: House) -> None:
     await trust_follow(house.node, Followed(subject=ALICE.author, note="a friend"))
     house.rotate(ALICE, MALLORY)
     shown = await trust_show(house.node, SubjectNamed(subject=MALLORY.author))
-    assert (shown.level, shown.verdict, shown.now) == ("followed", "", MALLORY.author)
+    assert (shown.level, shown.verdict, shown.now) == ("followed", "follow", MALLORY.author)
     assert shown.keys == [ALICE.author, MALLORY.author]
     assert [one.id for one in shown.adapters] == [house.theirs]
     assert (await trust_show(house.node, SubjectNamed(subject=PEER))).level == "stranger"

@@ -142,12 +142,12 @@ COMMANDS = (
         subject=("trust.show", "subject"),
         arguments=(SUBJECT, NOTE, switch("--auto-update", "fetch what supersedes an adapter of theirs that is here")),
         more="Peers that are followed are asked first when an adapter is fetched.\n"
-        "What updates an adapter must do no worse than the old one on data of yours, where there is any;\n"
-        "the old one is kept.",
+        "A newer version must do no worse than the old one on a data set of yours, where there is one with a\n"
+        "test part; else it stays in quarantine. The old one is kept.",
     ),
     Command(
         "allow",
-        "Take an author or a peer for no stranger, and no more than that",
+        "No longer treat an author or a peer as a stranger, and no more than that",
         human_decided,
         method="trust.allow",
         changes=True,
@@ -156,7 +156,7 @@ COMMANDS = (
     ),
     Command(
         "block",
-        "Let nothing in of an author, or have nothing to do with a peer",
+        "Keep out everything by an author, or have nothing to do with a peer",
         human_decided,
         method="trust.block",
         changes=True,
