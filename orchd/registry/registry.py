@@ -26,7 +26,7 @@ from orchd.records.ids import ADAPTER, BASE
 from orchd.registry import admission, bounds, rebuild, restand, restore, versions
 from orchd.registry.admission import Candidate, Check, Known, judge
 from orchd.registry.bases import Base
-from orchd.registry.blobs import BlobStore
+from orchd.registry.blobs import BlobStore, sync_directory
 from orchd.registry.index import Index
 from orchd.registry.journal import Journal
 from orchd.registry.known_bases import KnownBases
@@ -92,11 +92,16 @@ class Registry:
 
     @classmethod
     def open(
-        cls, data: Path, clock: Callable[[], int], author: str = "", bases: Mapping[str, Path] | None = None
+        cls,
+        data: Path,
+        clock: Callable[[], int],
+        author: str = "",
+        bases: Mapping[str, Path] | None = None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Self:
         """The registry below `data`, made there when nothing is. What the index lacks is put back.
 
-        `bases` are folders by name.
+        `bases` are folders by name. `progress` is told of adapters that are put back: how many were, and are in all.
         """
         data.mkdir(parents=True, exist_ok=True)
         index, rebuilt = restore.open_index(data / "registry.db", clock())
@@ -109,7 +114,9 @@ class Registry:
                     f"{registry.local.lost} decisions made here could not be read (they lie in journal.log.damaged-*)"
                     " and may be lost: look at `orchctl trust list` and at what is pinned"
                 )
-            rebuild.reconcile(registry)
+            rebuild.reconcile(registry, progress=progress)
+            for folder in (data, data.parent):  # what was made in them stays, also when the power goes
+                sync_directory(folder)
         except BaseException:
             index.close()
             raise

@@ -12,7 +12,7 @@ import pytest
 
 from orchd.records import sign, text_id
 from orchd.records.ids import ADAPTER
-from orchd.registry import QUARANTINED, reading
+from orchd.registry import QUARANTINED, Registry, reading
 from orchd.registry.index import Index
 from orchd.registry.manifest_files import ManifestFiles
 from orchd.registry.rebuild import NOT_WEIGHED, rebuild, text_ids
@@ -96,3 +96,18 @@ def test_processes_read_what_one_would(tmp_path: Path) -> None:
     bad = found[1][1]
     assert bad.error
     assert bad.id == text_id(ADAPTER, digests[3])
+
+
+def test_a_start_without_an_index_says_how_far_it_is(lab: Lab) -> None:
+    _admit(lab, "one", 0)
+    lab.registry.close()
+    (lab.root / "data" / "registry.db").unlink()
+    told = list[tuple[int, int]]()
+    lab.registry = Registry.open(
+        lab.root / "data", lambda: lab.now_ms, progress=lambda done, total: told.append((done, total))
+    )
+    assert told == [(1, 1)]
+    lab.registry.close()
+    told.clear()
+    Registry.open(lab.root / "data", lambda: lab.now_ms, progress=lambda *far: told.append(far)).close()
+    assert told == []
