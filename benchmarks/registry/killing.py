@@ -44,6 +44,8 @@ def rows() -> list[Row]:
         stdout=subprocess.PIPE,
     )
     found = json.loads(told.stdout)
+    for what in (*found["lost"], *found["half"]):
+        print(f"kill-200: {what}", file=sys.stderr)
     bad = len(found["lost"]) + len(found["half"])
     figures = {name: found[name] for name in ("rounds", "acknowledged", "flipped", "torn", "old_homes")}
     return [Row("kill-200", "lost", bad, "none", None, None, "0", bad == 0, figures)]
@@ -199,7 +201,11 @@ class Campaign:
     def damage(self) -> None:
         log, table = self.data / "registry.db.wal", self.data / "registry.db"
         if self.rng.random() < FLIPPED:
-            file = log if log.exists() and log.stat().st_size and self.rng.random() < 0.7 else table
+            in_log = log.exists() and log.stat().st_size and self.rng.random() < 0.7
+            journal = self.data / "journal.log"
+            if not in_log and not (journal.exists() and journal.stat().st_size):
+                return  # an older orchd's: all that it knows is in this one file
+            file = log if in_log else table
             self.damaged = self.flip(file) or self.damaged
         if self.rng.random() < TORN and (self.data / "journal.log").exists():
             with (self.data / "journal.log").open("ab") as file:

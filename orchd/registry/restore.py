@@ -14,6 +14,7 @@ from orchd.registry.index import BACKUPS, DAMAGE_MARK, UNFINISHED_BACKUP, Index
 LOG = logging.getLogger(__name__)
 BACKUP_NAME = "registry.db.backup-"  # a date follows
 BACKUPS_KEPT = 3
+LOG_SUFFIX = ".wal"
 
 
 def open_index(path: Path, now_ms: int) -> tuple[Index, str]:
@@ -25,8 +26,10 @@ def open_index(path: Path, now_ms: int) -> tuple[Index, str]:
         else:
             return Index(path), ""
     except IndexDamaged as error:
+        LOG.warning("%s", error.message)
+        if (without_log := _without_log(path, now_ms)) is not None:
+            return without_log, f"{error.message}; its log was set aside, and what was in it was put back"
         why = f"{error.message}; it was set aside"
-        LOG.warning("%s", why)
         _set_aside(path, now_ms)
     for backup in newest_backups(path):
         try:
@@ -36,6 +39,19 @@ def open_index(path: Path, now_ms: int) -> tuple[Index, str]:
             LOG.warning("the backup %s is damaged too: %s", backup, error.message)
             _remove(path)
     return Index(path), f"{why}, and made again"
+
+
+def _without_log(path: Path, now_ms: int) -> Index | None:
+    """The index as it was when its log began, where only that is damaged: the journal and the disk have the rest."""
+    log = path.with_name(path.name + LOG_SUFFIX)
+    if not log.exists() or path.with_name(path.name + DAMAGE_MARK).exists():
+        return None
+    log.rename(_aside(log, now_ms))
+    sync_directory(path.parent)
+    try:
+        return Index(path)
+    except IndexDamaged:
+        return None
 
 
 def _why_missing(path: Path) -> str:
@@ -52,7 +68,16 @@ def newest_backups(path: Path) -> list[Path]:
 
 
 def _files(path: Path) -> list[Path]:
-    return [file for file in (path, path.with_name(path.name + ".wal")) if file.exists()]
+    return [file for file in (path, path.with_name(path.name + LOG_SUFFIX)) if file.exists()]
+
+
+def _aside(file: Path, now_ms: int) -> Path:
+    """A name that nothing has yet."""
+    name = f"{file.name}.damaged-{now_ms}"
+    while file.with_name(name).exists():
+        now_ms += 1
+        name = f"{file.name}.damaged-{now_ms}"
+    return file.with_name(name)
 
 
 def _clear(folder: Path) -> None:
@@ -77,7 +102,7 @@ def _copy(backup: Path, path: Path) -> None:
 
 def _set_aside(path: Path, now_ms: int) -> None:
     for file in reversed(_files(path)):  # the log first: DuckDB would throw it away beside a new database
-        file.rename(file.with_name(f"{file.name}.damaged-{now_ms}"))
+        file.rename(_aside(file, now_ms))
     sync_directory(path.parent)
     path.with_name(path.name + DAMAGE_MARK).unlink(missing_ok=True)
 

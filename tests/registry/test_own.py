@@ -118,3 +118,14 @@ def test_a_deployment_replaces_the_one_of_its_name(lab: Lab) -> None:
     deployments.remove("words")
     with pytest.raises(DeploymentUnknown, match="words"):
         deployments.get("words")
+
+
+def test_half_a_data_set_that_a_crash_left_is_not_taken_for_the_whole(lab: Lab, datasets: Datasets) -> None:
+    """The row went, then the files began to: what is imported again is the new one."""
+    datasets.add(ROW, _imported(lab, "whole"))
+    with_files = datasets.folder(ROW.id)
+    datasets.remove(ROW.id)
+    with_files.mkdir()
+    (with_files / "left.jsonl").write_text("left")
+    datasets.add(ROW, _imported(lab, "whole"))
+    assert [path.name for path in with_files.iterdir()] == ["train.jsonl"]
