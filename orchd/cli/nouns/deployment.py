@@ -66,7 +66,9 @@ COMMANDS = (
     Command(
         "remove",
         "Take a deployment out of its target",
-        lambda gone: f"removed {gone['deployment']}",
+        lambda gone: (
+            f"removed {gone['deployment']}; `orchctl undo` does not bring it back, `orchctl deploy` makes it anew"
+        ),
         method="deployment.remove",
         changes=True,
         subject=("deployment.show", "deployment"),

@@ -88,11 +88,13 @@ def _standings(rows: list[dict[str, Any]]) -> str:
     return table(("adapter", "state", "id", "why"), [(r["name"], r["state"], r["id"], r["reason"]) for r in rows])
 
 
+SAID = {"follow": "followed", "allow": "allowed", "block": "blocked"}
+
+
 def human_decided(shown: dict[str, Any]) -> str:
-    said = {"follow": "followed", "allow": "allowed", "block": "blocked", "": "decided about no more"}.get(
-        shown["verdict"], shown["verdict"]
-    )
-    told = [f"{shown['kind']} {shown['subject']} is {said}", standing_now(shown)]
+    who = f"{shown['kind']} {shown['subject']}"
+    said = SAID.get(shown["verdict"])
+    told = [f"{who} is {said}" if said else f"nothing is decided about {who} any more", standing_now(shown)]
     if shown["deployments"]:
         told.append(f"deployments that fall back to the base: {', '.join(shown['deployments'])}")
     if shown["verdict"] == "block":
