@@ -22,6 +22,7 @@ import numpy.typing as npt
 from orchd.errors import TensorsRefused
 
 HEADER_LIMIT = 1 << 20  # bytes
+ENTRY = {"dtype", "shape", "data_offsets"}  # what the header says of a tensor
 ITEM_SIZE = {"F32": 4, "F16": 2, "BF16": 2}
 #: How the numbers are read: as they are, or the bits of those that need widening.
 RAW = {"F32": "<f4", "F16": "<u2", "BF16": "<u2"}
@@ -81,20 +82,34 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _tensor(name: str, entry: Any, offset: int) -> Tensor:
-    match entry:
-        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(end)]} if len(entry) == 3:
-            pass
-        case _:
-            raise TensorsRefused(f"the entry of tensor {name[:80]!r} is not dtype, shape and offsets")
+    """Plain steps: a header may hold thousands of these, and this is most of what reading it takes."""
+    if type(entry) is not dict or entry.keys() != ENTRY:
+        raise _odd(name)
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if type(dtype) is not str or type(shape) is not list or type(offsets) is not list or len(offsets) != 2:
+        raise _odd(name)
     if dtype not in ITEM_SIZE:
         raise TensorsRefused(f"tensor {name[:80]!r} is {dtype[:20]}; F32, F16 and BF16 are taken")
-    if len(shape) > 8 or not all(type(n) is int and 0 <= n < 2**40 for n in shape):
+    if len(shape) > 8 or not _whole(shape, 2**40):
         raise TensorsRefused(f"tensor {name[:80]!r} has the shape {str(shape)[:80]}")
-    if not all(type(n) is int and 0 <= n < 2**53 for n in (start, end)):
+    if not _whole(offsets, 2**53):
         raise TensorsRefused(f"tensor {name[:80]!r} has offsets that are none")
+    start, end = offsets
     if end - start != math.prod(shape) * ITEM_SIZE[dtype]:
         raise TensorsRefused(f"tensor {name[:80]!r}: {end - start} bytes do not fit {dtype} {shape}")
     return Tensor(name, dtype, tuple(shape), offset + start, offset + end)
+
+
+def _odd(name: str) -> TensorsRefused:
+    return TensorsRefused(f"the entry of tensor {name[:80]!r} is not dtype, shape and offsets")
+
+
+def _whole(numbers: list[Any], limit: int) -> bool:
+    """Whether all are whole numbers (JSON's true is none) from 0 to below `limit`."""
+    for number in numbers:  # noqa: SIM110
+        if type(number) is not int or not 0 <= number < limit:
+            return False
+    return True
 
 
 def _check_cover(tensors: list[Tensor], begin: int, end: int) -> None:
