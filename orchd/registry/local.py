@@ -290,7 +290,8 @@ class Local:
     def _catch_up(self) -> None:
         """Give the index the acts that it has not got."""
         self._behind = True
-        waiting = self._journal.lines(self._applied())
+        applied = self._applied()
+        waiting = self._journal.lines(applied) if applied < self._journal.last else iter(())
         while lines := list(islice(waiting, BATCH)):
             newest = {(name, key): value for line in lines for name, key, value in line.changes}
             self.index.write(lambda cursor, n=newest, s=lines[-1].seq: _apply_all(cursor, n, s))  # type: ignore[misc]
