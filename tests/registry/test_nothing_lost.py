@@ -106,19 +106,19 @@ def test_an_adapter_that_is_refused_meanwhile_gets_no_row(lab: Lab) -> None:
     assert rebuild._judge_if_there(lab.registry, bytes(32)) is None
 
 
-def test_rows_are_not_made_again_while_adapters_are_thrown_out(lab: Lab) -> None:
-    done = threading.Event()
+def test_rows_are_not_made_again_while_adapters_are_thrown_out(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a row would be made for what has just gone."""
+    refold, free = lab.registry.local.refold, list[bool]()
 
-    def work() -> None:
-        rebuild.rebuild(lab.registry)
-        done.set()
-
-    with lab.registry.tidying:
-        thread = threading.Thread(target=work)
+    def watched() -> None:
+        thread = threading.Thread(target=lambda: free.append(lab.registry.tidying.acquire(blocking=False)))
         thread.start()
-        assert not done.wait(0.05)
-    thread.join()
-    assert done.is_set()
+        thread.join()
+        refold()
+
+    monkeypatch.setattr(lab.registry.local, "refold", watched)
+    rebuild.rebuild(lab.registry)
+    assert free == [False]
 
 
 def test_two_backups_at_once_are_both_whole(lab: Lab) -> None:
