@@ -275,7 +275,8 @@ class Registry:
 
     def adapter(self, text: str) -> AdapterRow:
         """By id, unique prefix of an id, name, or `NAME@author`. Raises `AdapterUnknown` or `AmbiguousId`."""
-        return self._row(self.resolve(text))
+        whole = text.startswith(ADAPTER) and len(text) == WHOLE_ID
+        return self._row(text if whole else self.resolve(text))
 
     def resolve(self, text: str) -> str:
         """The whole id for an id, a unique prefix or a name.

@@ -88,9 +88,11 @@ async def adapter_show(node: Node, p: AdapterNamed) -> AdapterShown:
 def _show(node: Node, text: str) -> AdapterShown:
     row, registry = node.registry.adapter(text), node.registry
     view = registry.people.view()
-    received = registry.local.where(Received, "kind = ? AND adapter = ?", (ATTESTATION, row.id))
+    received = list[Received]()
+    if row.id in view.attested:
+        received = registry.local.where(Received, "kind = ? AND adapter = ?", (ATTESTATION, row.id))
     try:
-        cosigners = list(registry.manifest(row.id).cosigners)
+        cosigners = list(registry.manifests.read(parse_id(row.id, ADAPTER)).cosigners)
     except ManifestGone:
         cosigners = []
     return AdapterShown(
