@@ -26,7 +26,7 @@ Stored = Sequence[tuple[str, str]]
 def rows() -> list[Row]:
     home = indexed.home()
     registry = indexed.open_registry(home.data)
-    stored: Stored = registry.index.read("SELECT digest, shown FROM adapter ORDER BY digest")
+    stored: Stored = sorted(registry.index.stream("SELECT digest, shown FROM adapter"))
     registry.close()
     ids = random.Random(SEED).choices([id for id, _ in stored], k=CALLS)
     theirs = _by_key(stored, ids)
@@ -46,14 +46,17 @@ def rows() -> list[Row]:
 
 
 def shown(daemon: Daemon, ids: Sequence[str]) -> list[float]:
-    """CPU milliseconds of the daemon for each call."""
-    taken = []
+    """CPU milliseconds of the daemon for each id: the smaller of two calls, as `cpu_ms` has it."""
     with Client(daemon.socket) as client:
-        for id in (*ids[:WARM_UP], *ids):
+
+        def call(id: str) -> float:
             begun = daemon.cpu_s()
             assert client.call("adapter.show", adapter=id)["id"] == id
-            taken.append((daemon.cpu_s() - begun) * 1e3)
-    return taken[WARM_UP:]
+            return (daemon.cpu_s() - begun) * 1e3
+
+        for id in ids[:WARM_UP]:
+            call(id)
+        return [min(call(id), call(id)) for id in ids]
 
 
 def _by_key(stored: Stored, ids: Sequence[str]) -> list[float]:

@@ -46,14 +46,14 @@ def running(home: Path | None = None) -> Iterator[Daemon]:
             "ORCHD_HOME": folder,
             "ORCHD_NET__LISTEN": "/ip4/127.0.0.1/tcp/0",
             "ORCHD_NET__MDNS": "false",
-            "NOTIFY_SOCKET": f"{folder}/notify",
+            "NOTIFY_SOCKET": f"{made}/notify",
         }
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, open(f"{folder}/log", "wb") as log:
-            ready.bind(f"{folder}/notify")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, open(f"{made}/log", "wb") as log:
+            ready.bind(f"{made}/notify")
             ready.settimeout(READY_SECONDS)
             process = subprocess.Popen([PROGRAMS / "orchd"], env=environment, stdout=log, stderr=log)
             try:
-                _wait_ready(ready, Path(folder) / "log")
+                _wait_ready(ready, Path(made) / "log")
                 yield Daemon(process.pid, Paths.from_env(environment).socket, environment)
             finally:
                 process.terminate()
