@@ -121,6 +121,7 @@ PEER_COLUMNS = (
 )  # fmt: skip
 #: What SQLite says in another way. A list is text there, with a comma before and after each part.
 _OTHER_WORDS = (
+    (re.compile(r"CASE WHEN [^?]+ THEN (contains\(words, \?\)) ELSE false END"), r"\1"),
     (re.compile(r"list_contains\((\w+), (\?|'\w+')\)"), r"instr(\1, ',' || \2 || ',') > 0"),
     (re.compile(r"contains\((\w+), \?\)"), r"instr(\1, ?) > 0"),
     (re.compile(r"starts_with\((\w+), \?\)"), r"instr(\1, ?) = 1"),

@@ -9,6 +9,7 @@ import msgspec
 
 from orchd.records import MICRO, Announcement, Manifest, Verified, text_id
 from orchd.records.ids import ADAPTER, BASE
+from orchd.registry import trigrams
 from orchd.registry.local_rows import Verdict
 
 #: Characters of an adapter's texts that are searched; longer ones would make each search slower.
@@ -121,7 +122,8 @@ class DatasetRow(_Row, frozen=True, kw_only=True):
 #: The columns of the table `adapter` that come from the manifest and the verdict, in its order.
 ADAPTER_COLUMNS = (
     "digest", "name", "author", "base", "architecture", "adapter_rank", "modules", "licence", "tags", "size",
-    "created", "supersedes", "words", "loss", "exact_match", "capabilities", "blobs", "shown", "origin", "received",
+    "created", "supersedes", "words", *trigrams.COLUMNS, "loss", "exact_match", "capabilities", "blobs", "shown",
+    "origin", "received",
 )  # fmt: skip
 
 
@@ -149,6 +151,7 @@ def manifest_values(manifest: Verified[Manifest]) -> tuple[Any, ...]:
         record.created_ms,
         None if record.supersedes is None else text_id(ADAPTER, record.supersedes),
         words,
+        *trigrams.signature(words),
         first.get("loss"),
         first.get("exact_match"),
         list(record.adapter.capabilities),
