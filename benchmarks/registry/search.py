@@ -124,6 +124,10 @@ _OTHER_WORDS = (
     (re.compile(r"CASE WHEN [^?]+ THEN (contains\(words, \?\)) ELSE false END"), r"\1"),
     (re.compile(r"list_contains\((\w+), (\?|'\w+')\)"), r"instr(\1, ',' || \2 || ',') > 0"),
     (re.compile(r"contains\((\w+), \?\)"), r"instr(\1, ?) > 0"),
+    (
+        re.compile(r"contains\(topics, chr\(10\) \|\| \? \|\| chr\(10\)\)"),
+        "instr(topics, char(10) || ? || char(10)) > 0",
+    ),
     (re.compile(r"starts_with\((\w+), \?\)"), r"instr(\1, ?) = 1"),
     (re.compile(r"SELECT unnest\(\?::VARCHAR\[\]\)"), "SELECT value FROM json_each(?)"),
     (re.compile(r"'infinity'::DOUBLE"), "9e999"),

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from orchd.registry.rows import AdapterRow, AnnouncementRow
+from orchd.registry.rows import UNDER, AdapterRow, AnnouncementRow
 
 if TYPE_CHECKING:
     from orchd.registry.registry import Registry
 
 HERE = (
     "FROM adapter WHERE CASE WHEN $1 IS NULL THEN state <> 'removed' ELSE state = $1 END"
-    " AND ($2 IS NULL OR list_contains(topics, $2))"
+    f" AND ($2 IS NULL OR {UNDER.format('$2')})"
 )
 #: The newest announcement of each adapter that is not here.
 OFFERED = (

@@ -31,6 +31,7 @@ from orchd.registry.index import Cursor
 from orchd.registry.local import put
 from orchd.registry.local_rows import OwnAnnouncement, Received
 from orchd.registry.revocation import containing
+from orchd.registry.rows import TOPICS
 from orchd.registry.trust import ATTESTATION, EQUIVOCATION, MANIFEST, REVOCATION, ROTATION
 
 if TYPE_CHECKING:
@@ -410,10 +411,7 @@ def _insert_announcement(cursor: Cursor, announcement: Verified[Announcement], p
         announcement.envelope,
     ]
     cursor.execute(f"INSERT INTO announcement VALUES ({', '.join('?' * len(values))}) ON CONFLICT DO NOTHING", values)
-    cursor.execute(
-        "UPDATE adapter SET topics = list_sort(list_distinct(list_concat(topics, $2))) WHERE digest = $1",
-        [values[1], values[2]],
-    )
+    cursor.execute(f"UPDATE adapter SET topics = {TOPICS} WHERE digest = $1", [text_id(ADAPTER, record.manifest)])
 
 
 def _insert_news(

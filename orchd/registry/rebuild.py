@@ -26,7 +26,7 @@ from orchd.registry.local import delete, put
 from orchd.registry.local_rows import Pin, Received, Release, Rot, Trash, Verdict
 from orchd.registry.reading import Read, read_all
 from orchd.registry.restand import DAMAGED, MISSING
-from orchd.registry.rows import ADAPTER_COLUMNS, Edge, adapter_values, edges, form
+from orchd.registry.rows import ADAPTER_COLUMNS, ANNOUNCED, TOPICS, Edge, adapter_values, edges, form
 from orchd.registry.standing import QUARANTINED, Facts, standing
 
 if TYPE_CHECKING:
@@ -37,8 +37,6 @@ ID_TYPE = f"S{len(text_id(ADAPTER, bytes(32)))}"
 LETTERS = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz234567", np.uint8)  # of base32
 BATCH = 2_000  # adapters that become one transaction
 DECIDED = "state, reason, pinned, used, topics"  # columns of `adapter` that no manifest and no verdict tells
-#: The topics under which the adapter $1 was announced.
-TOPICS = "(SELECT coalesce(list_sort(list_distinct(flatten(list(topics)))), []) FROM announcement WHERE adapter = $1)"
 NOT_WEIGHED = "not weighed yet"  # the reason until the standing was computed
 Progress = Callable[[int, int], None]
 
@@ -52,7 +50,7 @@ class Rebuilt(msgspec.Struct, frozen=True, kw_only=True):
 
 def insert_adapter(cursor: Cursor, manifest: Verified[Manifest], verdict: Verdict) -> None:
     """The rows of one adapter, in quarantine until its standing was computed."""
-    values = (*adapter_values(manifest, verdict), QUARANTINED, NOT_WEIGHED, False, verdict.received, [])
+    values = (*adapter_values(manifest, verdict), QUARANTINED, NOT_WEIGHED, False, verdict.received, "")
     cursor.execute(f"INSERT OR REPLACE INTO adapter VALUES ({', '.join('?' * len(values))})", list(values))
     cursor.execute(f"UPDATE adapter SET topics = {TOPICS} WHERE digest = $1", [manifest.id])
     for edge in edges(manifest):
@@ -259,7 +257,7 @@ def _new(verdict: Verdict, *, served: bool) -> tuple[Any, ...]:
     """`DECIDED` of an adapter of which nothing but the verdict was looked at."""
     stands = standing(Facts(reasons=verdict.reasons))
     state, reason = (QUARANTINED, NOT_WEIGHED) if served else (stands.state, stands.reason)
-    return state, reason, False, verdict.received, []
+    return state, reason, False, verdict.received, ""
 
 
 def _take_out(registry: Registry, gone: Iterable[str]) -> None:
@@ -294,12 +292,8 @@ def refresh_pins(index: Index) -> None:
 
 
 def refresh_topics(index: Index) -> None:
-    """Some rows at a time: a row with a list in it is written anew as a whole, and too many do not fit in memory."""
-    topics = "SELECT adapter AS id, list_sort(list_distinct(flatten(list(topics)))) AS topics FROM announcement"
-    stale = index.read(
-        f"SELECT digest FROM adapter a JOIN ({topics} GROUP BY 1) n ON a.digest = n.id WHERE a.topics <> n.topics"
+    index.execute(
+        "UPDATE adapter SET topics = n.told"
+        f" FROM (SELECT adapter AS id, {ANNOUNCED} AS told FROM announcement GROUP BY 1) n"
+        " WHERE digest = n.id AND adapter.topics <> n.told"
     )
-    for start in range(0, len(stale), BATCH):
-        some = [id for (id,) in stale[start : start + BATCH]]
-        of_these = f"{topics} WHERE adapter IN (SELECT unnest(?)) GROUP BY 1"
-        index.execute(f"UPDATE adapter SET topics = n.topics FROM ({of_these}) n WHERE digest = n.id", (some,))

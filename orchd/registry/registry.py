@@ -318,11 +318,12 @@ class Registry:
 
     def _unknown(self, text: str, condition: str) -> AdapterUnknown:
         """Nothing is here that `text` means; what fits the condition in the trash is told of."""
+        if text.startswith(ADAPTER) and len(text) < MIN_PREFIX:
+            return AdapterUnknown(too_short(text, ADAPTER), field="adapter")
         message, hint = f"no adapter {text[:80]!r} is here", None
-        if len(text) >= MIN_PREFIX or not text.startswith(ADAPTER):
-            sql = f"SELECT digest FROM adapter WHERE state = 'removed' AND {condition} ORDER BY digest LIMIT 1"
-            if rows := self.index.read(sql, (text,)):
-                message, hint = f"{message}: it was removed", f"`orchctl undo {rows[0][0]}` brings it back."
+        sql = f"SELECT digest FROM adapter WHERE state = 'removed' AND {condition} ORDER BY digest LIMIT 1"
+        if rows := self.index.read(sql, (text,)):
+            message, hint = f"{message}: it was removed", f"`orchctl undo {rows[0][0]}` brings it back."
         return AdapterUnknown(message, hint=hint, field="adapter")
 
     def has_adapter(self, id: str) -> bool:
@@ -456,7 +457,7 @@ class Registry:
             origin=origin,
             received_ms=received,
             pinned=pinned,
-            topics=tuple(topics),
+            topics=tuple(filter(None, topics.split("\n"))),
         )
 
     # ---- announcements ------------------------------------------------------------------------------------------

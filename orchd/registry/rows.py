@@ -126,6 +126,14 @@ ADAPTER_COLUMNS = (
     "origin", "received",
 )  # fmt: skip
 
+#: The topics under which an adapter was announced, as the column `topics` has them: each between two line feeds. A list
+#: would make DuckDB write the whole row anew at each change, and leave the old one in every scan.
+ANNOUNCED = "chr(10) || array_to_string(list_sort(list_distinct(flatten(list(topics)))), chr(10)) || chr(10)"
+#: These of the adapter $1.
+TOPICS = f"(SELECT coalesce({ANNOUNCED}, '') FROM announcement WHERE adapter = $1)"
+#: Whether an adapter was announced under the topic {0}.
+UNDER = "contains(topics, chr(10) || {0} || chr(10))"
+
 
 def adapter_values(manifest: Verified[Manifest], verdict: Verdict) -> tuple[Any, ...]:
     """The values of `ADAPTER_COLUMNS`."""
@@ -136,7 +144,8 @@ def manifest_values(manifest: Verified[Manifest]) -> tuple[Any, ...]:
     """The values of `ADAPTER_COLUMNS` without the last two, which the verdict tells."""
     record, id = manifest.record, manifest.id
     first = {metric.metric: metric.value / MICRO for metric in reversed(record.evaluation)}
-    words = " ".join((record.name, *record.tags, record.description, record.base.hint)).lower()[:WORDS_LIMIT]
+    said = " ".join((record.name, *record.tags, record.description, record.base.hint)).lower()
+    words = " ".join(dict.fromkeys(said.split()))[:WORDS_LIMIT]  # once each: what is searched is read as a whole
     return (
         id,
         record.name,

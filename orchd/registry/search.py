@@ -3,8 +3,8 @@
 A `Query` holds what people say (a base's name, levels of trust); `search` looks that up and `statement` makes SQL of
 it, with every value as a parameter. What was measured decides its form: `list_contains` for each module instead of
 `list_has_all` (a third of the time), no id read before the page is known (each costs more than all numbers of its
-row), rows fetched by id then, no count of all hits; a word is looked for only where `trigrams` says that it may be (CASE,
-because DuckDB takes the search of the text for the cheaper condition).
+row), rows fetched by id then, no count of all hits; a word is looked for only where `trigrams` says that it may be
+(with CASE, because DuckDB takes the search of the text for the cheaper condition).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from orchd.errors import BaseChanged, BaseUnknown, NotAverageable, ParamsInvalid
 from orchd.records.ids import BASE
 from orchd.registry import trigrams, versions
 from orchd.registry.index import Cancel
-from orchd.registry.rows import AdapterRow
+from orchd.registry.rows import UNDER, AdapterRow
 from orchd.registry.trust import View
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def _author(view: View, found: Meaning, text: str) -> Meaning:
     if len(key) >= versions.KEY_LENGTH:
         return msgspec.structs.replace(found, authors=tuple(sorted(view.keys_of(key))))
     if len(key) < versions.MIN_PREFIX:
-        raise ParamsInvalid(f"{text[:80]!r} is too short for the beginning of a key", field="author")
+        raise ParamsInvalid(too_short(text, versions.KEY), field="author")
     return msgspec.structs.replace(found, author_prefix=key)
 
 
@@ -283,7 +283,7 @@ def _plain_filters(where: _Where, query: Query) -> None:
     for tag in query.tags:
         where.add("list_contains(tags, ?)", tag)
     if query.topic is not None:
-        where.add("list_contains(topics, ?)", query.topic)
+        where.add(UNDER.format("?"), query.topic)
 
 
 def _looked_up_filters(where: _Where, meant: Meaning) -> None:

@@ -98,7 +98,7 @@ def _person(index: Index, view: View, name: str, author: str) -> frozenset[str]:
     if author == ME or len(author) >= KEY_LENGTH:
         return view.keys_of(view.me if author == ME else author)
     if len(author) < MIN_PREFIX:
-        raise ParamsInvalid(f"{author!r} is too short for the beginning of a key", field="adapter")
+        raise ParamsInvalid(too_short(author, KEY), field="adapter")
     rows = index.read(
         "SELECT DISTINCT author FROM adapter WHERE name = ? AND starts_with(author, ?) AND state <> 'removed'",
         (name, author),

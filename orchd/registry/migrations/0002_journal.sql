@@ -34,7 +34,7 @@ CREATE TABLE adapter(
     loss DOUBLE, exact_match DOUBLE, capabilities VARCHAR[] NOT NULL,
     blobs VARCHAR[] NOT NULL, shown VARCHAR NOT NULL, origin VARCHAR NOT NULL, received BIGINT NOT NULL,
     state VARCHAR NOT NULL, reason VARCHAR NOT NULL, pinned BOOLEAN NOT NULL, used BIGINT NOT NULL,
-    topics VARCHAR[] NOT NULL);
+    topics VARCHAR NOT NULL);
 CREATE TABLE edge(
     child VARCHAR NOT NULL, parent VARCHAR NOT NULL, kind VARCHAR NOT NULL, weight DOUBLE,
     PRIMARY KEY(child, parent, kind));
