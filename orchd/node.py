@@ -98,12 +98,23 @@ class Trained(_Note, frozen=True, kw_only=True):
     seconds: float
 
 
+class LeafName(_Note, frozen=True, kw_only=True):
+    id: str
+    name: str
+
+
 class Averaged(_Note, frozen=True, kw_only=True):
+    """`residual_ppm` is what the rank cut off, a share of the exact average's length (Frobenius norm).
+
+    `cosines[i][j]` are between the `leaves` i and j.
+    """
+
     adapter: AdapterRow
     recipe: str
     residual_ppm: int
     cosines: tuple[tuple[float, ...], ...]
     seconds: float
+    leaves: tuple[LeafName, ...] = ()
 
 
 class AverageVerified(_Note, frozen=True, kw_only=True):
@@ -195,6 +206,10 @@ class Node:
     def leaves(self, ids: Sequence[str]) -> list[Manifest]:
         """The manifests of adapters that must be here. Raises `AdapterUnknown` naming the first that is not."""
         return [self.registry.manifest(id).record for id in ids]
+
+    def leaf_names(self, ids: Sequence[str]) -> tuple[LeafName, ...]:
+        """Those that are here, in the order of `ids`."""
+        return tuple(LeafName(id=row.id, name=row.name) for row in self.registry.rows_of(ids))
 
     async def deployment_row(self, deployment: Deployment) -> DeploymentRow:
         adapter = None
@@ -291,6 +306,7 @@ class Node:
             residual_ppm=result.residual_ppm,
             cosines=result.cosines,
             seconds=result.seconds,
+            leaves=await in_thread(self.leaf_names, note.leaves),
         )
 
     async def _average_verified(self, job: Job, result: VerifyResult, workdir: Path) -> AverageVerified:

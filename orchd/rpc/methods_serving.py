@@ -55,8 +55,7 @@ class DeployStart(Params, frozen=True, kw_only=True):
 async def deploy_start(node: Node, p: DeployStart) -> JobStarted:
     node.target(p.target)
     _check_name(p)
-    if p.quantize not in QUANTIZE_NAMES:
-        raise ParamsInvalid(f"quantize {p.quantize!r} is not {', '.join(QUANTIZE_NAMES)}", field="quantize")
+    quantize = _quantize(p.quantize)
     adapter, base_name = None, p.base
     if p.adapter is not None:
         row = await in_thread(node.registry.adapter, p.adapter)
@@ -75,7 +74,7 @@ async def deploy_start(node: Node, p: DeployStart) -> JobStarted:
         base=str(base.path),
         adapter=adapter,
         name=p.name,
-        quantize=p.quantize,
+        quantize=quantize,
         prompts=await _proof_prompts(node, p.dataset),
     )
     note = DeployNote(
@@ -87,6 +86,14 @@ async def deploy_start(node: Node, p: DeployStart) -> JobStarted:
     )
     job = await node.jobs.submit("deploy", spec, title=f"deploy {p.name}", note=note)
     return JobStarted(job=job.id)
+
+
+def _quantize(text: str) -> str:
+    """The name as the builder knows it; q8_0 is Q8_0 too."""
+    if text.upper() not in QUANTIZE_NAMES:
+        known = ", ".join(QUANTIZE_NAMES)
+        raise ParamsInvalid(f"quantize {text[:80]!r} is not {known}", hint=f"Give one of {known}.", field="quantize")
+    return text.upper()
 
 
 def _check_name(p: DeployStart) -> None:

@@ -37,8 +37,8 @@ DEFAULTS = TrainSpec(base="", dataset="")
 
 
 class TrainStart(Params, frozen=True, kw_only=True):
-    """`steps` 0 chooses by the number of examples. `initial` is an adapter to go on from, `supersedes` one of this
-    node's that the new one takes the place of.
+    """`steps` 0 chooses by the number of examples, or takes what is left of a schedule. `initial` is an adapter to go
+    on from, `supersedes` one of this node's that the new one takes the place of.
 
     `schedule_total` and `schedule_offset` (steps) stretch one learning-rate schedule over several runs.
     """
@@ -81,7 +81,7 @@ async def train_start(node: Node, p: TrainStart) -> JobStarted:
         alpha=p.alpha,
         learning_rate=p.learning_rate,
         batch_size=p.batch_size,
-        steps=p.steps,
+        steps=p.steps or max(0, p.schedule_total - p.schedule_offset),
         schedule_total=p.schedule_total,
         schedule_offset=p.schedule_offset,
         seed=p.seed,
@@ -113,17 +113,38 @@ def _check_train(p: TrainStart) -> None:
     for field, (low, high) in bounds.items():
         value = getattr(p, field)
         if not low <= value <= high:
-            raise ParamsInvalid(f"{field} {value} is not from {low:g} to {high:g}", field=field)
+            hint = f"Give a number from {_figure(low)} to {_figure(high)}."
+            raise ParamsInvalid(
+                f"{field} {value} is not from {_figure(low)} to {_figure(high)}", hint=hint, field=field
+            )
     if not re.fullmatch(r"[A-Za-z0-9.+() -]{1,120}", p.licence):
         raise ParamsInvalid(
             f"licence {p.licence[:80]!r} is no SPDX expression, such as MIT or CC-BY-4.0", field="licence"
         )
     if p.alpha is not None and not 0 < p.alpha <= 100_000:
         raise ParamsInvalid(f"alpha {p.alpha} is not above 0 and at most 100000", field="alpha")
-    if p.schedule_total and p.schedule_offset + p.steps > p.schedule_total:
+    _check_schedule(p)
+
+
+def _figure(value: float) -> str:
+    """A bound as people write it: 1,000,000, and 1e-07 where it is small."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+
+
+def _check_schedule(p: TrainStart) -> None:
+    total, offset = p.schedule_total, p.schedule_offset
+    if offset and not total:
+        hint = "Say how long all runs are together with `--schedule-total`, or leave the offset out."
+        raise ParamsInvalid(f"an offset of {offset} steps is into no schedule", hint=hint, field="schedule_offset")
+    if total and offset >= total:
+        hint = f"Give an offset below {total}, or a longer schedule with `--schedule-total`."
         raise ParamsInvalid(
-            f"steps {p.schedule_offset} to {p.schedule_offset + p.steps} do not fit a schedule of {p.schedule_total}",
-            field="schedule_total",
+            f"a schedule of {total} steps has none left after {offset}", hint=hint, field="schedule_offset"
+        )
+    if total and offset + p.steps > total:
+        hint = f"Give at most {total - offset} steps; without `--steps` it takes what is left."
+        raise ParamsInvalid(
+            f"{p.steps} steps after the first {offset} do not fit a schedule of {total}", hint=hint, field="steps"
         )
 
 

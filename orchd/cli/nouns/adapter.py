@@ -8,6 +8,7 @@ from typing import Any
 from orchd.cli.command import Argument, Command, Params, arg, opt, switch
 from orchd.cli.context import Context
 from orchd.cli.nouns import adapter_exchange, adapter_search, adapter_trust
+from orchd.cli.nouns.topic import ALONE
 from orchd.cli.text import fields, number, percent, short, size, table, when
 from orchd.errors import EXIT_REFUSED
 
@@ -63,7 +64,8 @@ def human_row(row: dict[str, Any]) -> str:
     """One adapter: what its author signed and what was decided here."""
     training, lineage = row["training"], row["lineage"]
     scores = "\n".join(map(_score, row["evaluation"]))
-    leaves = "\n".join(f"{number(leaf['weight'], 3)}  {leaf['id']}" for leaf in lineage["leaves"]) if lineage else ""
+    names = {leaf["id"]: leaf["name"] for leaf in row.get("leaves", ())}
+    leaves = "\n".join(_leaf(leaf, names) for leaf in lineage["leaves"]) if lineage else ""
     return fields(
         [
             ("name", row["name"]),
@@ -74,7 +76,7 @@ def human_row(row: dict[str, Any]) -> str:
             ("state", " ".join(filter(None, [row["state"], row["reason"] and f"({row['reason']})"]))),
             ("origin", row["origin"]),
             ("about", row["description"]),
-            ("base", row["base"]),
+            ("base", " ".join(filter(None, [row["base"], _hint(row)]))),
             ("shape", f"rank {row['rank']}, alpha {row['alpha']:g}, {row['dtype']}, {row['parameters']:,} parameters"),
             ("size", size(row["size"])),
             ("modules", ", ".join(row["modules"])),
@@ -96,6 +98,17 @@ def human_row(row: dict[str, Any]) -> str:
             ("received", when(row["received_ms"])),
         ]
     )
+
+
+def _leaf(leaf: dict[str, Any], names: dict[str, str]) -> str:
+    return "  ".join(filter(None, [number(leaf["weight"], 3), names.get(leaf["id"]), leaf["id"]]))
+
+
+def _hint(row: dict[str, Any]) -> str:
+    """A base's name is what its author called it; the fingerprint decides."""
+    if not row["base_hint"]:
+        return ""
+    return f"({row['base_hint']})" if row["trust"] == "self" else f"(its author calls it {row['base_hint']!r})"
 
 
 def _score(metric: dict[str, Any]) -> str:
@@ -126,13 +139,34 @@ def human_published(shown: dict[str, Any]) -> str:
 
 
 def human_scores(shown: dict[str, Any]) -> str:
-    return table(
-        ("adapter", "id", "loss", "exact match", "examples"),
-        [
-            (r["name"] or "base", short(r["id"]), number(r["loss"]), percent(r["exact_match"]), r["examples"])
-            for r in shown["rows"]
-        ],
-    )
+    rows = [
+        (
+            row["name"] or "base",
+            short(row["id"]),
+            f"{number(row['loss'])} ± {number(row['loss_interval'])}",
+            percent(row["exact_match"]),
+            row["examples"],
+        )
+        for row in shown["rows"]
+    ]
+    text = table(("adapter", "id", "loss", "exact match", "examples"), rows)
+    return "\n\n".join(filter(None, [text, "\n".join(_verdicts(shown["rows"]))]))
+
+
+def _verdicts(rows: list[dict[str, Any]]) -> list[str]:
+    """Of each adapter beside the base: a lower loss is better where the 95 % intervals do not meet."""
+    base = next((row for row in rows if row["id"] is None), None)
+    if base is None:
+        return []
+    return [
+        f"{row['name'] or short(row['id'])} {_beside(row, base)} the base on these rows" for row in rows if row["id"]
+    ]
+
+
+def _beside(row: dict[str, Any], base: dict[str, Any]) -> str:
+    if abs(row["loss"] - base["loss"]) <= row["loss_interval"] + base["loss_interval"]:
+        return "can't be told from"
+    return "is better than" if row["loss"] < base["loss"] else "is worse than"
 
 
 def human_checks(shown: dict[str, Any]) -> str:
@@ -174,15 +208,17 @@ def list_adapters(context: Context, options: argparse.Namespace, params: Params)
         shown["adapters"], shown["here"] = [], 0
     context.show(shown, human_list)
     if params.get("topic") and not context.json:
-        _note_unless_joined(context, params["topic"])
+        _note_alone(context, params["topic"])
 
 
-def _note_unless_joined(context: Context, topic: str) -> None:
-    """Of a topic that this node isn't in it hears nothing."""
+def _note_alone(context: Context, topic: str) -> None:
+    """Of a topic that this node isn't in it hears nothing, nor while nobody is connected."""
     if topic not in [joined["name"] for joined in context.call("topic.list")["topics"]]:
         import shlex
 
         context.note(f"This node is not in {topic!r}; `orchctl topic join {shlex.quote(topic)}` joins it.")
+    elif not context.call("net.peers")["peers"]:
+        context.note(f"{ALONE}.")
 
 
 LIST: tuple[Argument, ...] = (

@@ -18,7 +18,7 @@ COMMANDS = (
             opt("--name", "how to call the deployment", required=True),
             opt("--target", "embedded (the default) or ollama"),
             opt("--base", "which base, without an adapter (demo)"),
-            opt("--quantize", "of the file that is made (F16)"),
+            opt("--quantize", "of the file that is made: F32, F16 or Q8_0 (F16)"),
             opt("--dataset", "the proof asks prompts from its test part"),
             switch("--force", "deploy although the proof failed, or a quarantined adapter"),
         ),

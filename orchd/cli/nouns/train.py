@@ -51,7 +51,12 @@ COMMANDS = (
             opt("--alpha", "of the adapter (twice the rank)", type=float, metavar="X"),
             opt("--learning-rate", "at its height (0.005)", type=float, metavar="X"),
             opt("--batch-size", "rows a step (16)", type=int, metavar="N"),
-            opt("--steps", "how many (default: 25 times the root of the number of rows)", type=int, metavar="N"),
+            opt(
+                "--steps",
+                "how many (default: what the schedule has left, or 25 times the root of the number of rows)",
+                type=int,
+                metavar="N",
+            ),
             opt("--schedule-total", "steps of the whole schedule, over several runs", type=int, metavar="N"),
             opt("--schedule-offset", "steps of it that earlier runs did", type=int, metavar="N"),
             opt("--seed", "of every random choice (0)", type=int, metavar="N"),
