@@ -563,6 +563,20 @@ class DatasetInUse(OrchdError):
     default_hint = "Wait for that job, or cancel it with `orchctl job cancel`."
 
 
+class DatasetNameTaken(BadRequest):
+    """Another data set has this name already; a name stands for one data set."""
+
+    code = 3105
+    default_hint = "Give another name with `--name`; `orchctl dataset list` shows those that are taken."
+
+
+class DatasetHere(BadRequest):
+    """The same rows, divided in the same way, are here already as a data set of another name."""
+
+    code = 3106
+    default_hint = "Use it under the name that it has; `orchctl dataset list` shows it."
+
+
 # ---- 40xx network --------------------------------------------------------------------------------------------
 
 

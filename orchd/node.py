@@ -53,6 +53,12 @@ class _Note(msgspec.Struct, frozen=True, kw_only=True):
     """What a job keeps for the time when its worker is done."""
 
 
+class ImportNote(_Note, frozen=True, kw_only=True):
+    """`named`: the user chose the data set's name; else it is the file's."""
+
+    named: bool
+
+
 class TrainNote(_Note, frozen=True, kw_only=True):
     name: str
     description: str
@@ -171,7 +177,7 @@ class Node:
     rotating: trio.Lock = field(default_factory=trio.Lock)
 
     def __post_init__(self) -> None:
-        self.datasets = Datasets(self.registry.local, self.paths.data / "datasets")
+        self.datasets = Datasets(self.registry.local, self.paths.data / "datasets", self.clock)
         self.topics = Topics(self.registry.local, self.clock)
         self.deployments = Deployments(self.registry.local)
         self.rollbacks = Rollbacks(self)
@@ -252,7 +258,8 @@ class Node:
             warnings=result.warnings,
             created_ms=self.clock(),
         )
-        return await in_thread(self.datasets.add, row, workdir / result.folder)
+        named = job.note is None or msgspec.convert(job.note, ImportNote).named
+        return await in_thread(self.datasets.add, row, workdir / result.folder, named=named)
 
     async def _trained(self, job: Job, result: TrainResult, workdir: Path) -> Trained:
         note = msgspec.convert(job.note, TrainNote)

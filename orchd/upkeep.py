@@ -10,6 +10,7 @@ import trio
 
 from orchd.errors import OrchdError
 from orchd.registry import Registry, upkeep
+from orchd.registry.own import Datasets
 
 LOG = logging.getLogger(__name__)
 #: A look at the clock, and at the quota.
@@ -20,8 +21,9 @@ NIGHT_MS = 20 * 3_600_000  # between two rounds of upkeep
 class Upkeep:
     """`clock` gives milliseconds since 1970, `quota` is in bytes (0: none)."""
 
-    def __init__(self, registry: Registry, clock: Callable[[], int], quota: int) -> None:
+    def __init__(self, registry: Registry, datasets: Datasets, clock: Callable[[], int], quota: int) -> None:
         self._registry = registry
+        self._datasets = datasets
         self._clock = clock
         self._quota = quota
         #: Bytes of blobs after the last look, where the quota could not be kept.
@@ -43,6 +45,7 @@ class Upkeep:
             self._try(self._make_room)
         if self._clock() - self._last >= NIGHT_MS:
             self._try(self._collect)
+            self._try(self._purge)
             if self._try(self._back_up):
                 self._last = self._clock()
 
@@ -63,6 +66,10 @@ class Upkeep:
         if gone.adapters or gone.blobs:
             adapters = ", ".join(gone.adapters) or "nothing"
             LOG.info("gone for good from the trash: %s; and %d blobs, %d bytes", adapters, gone.blobs, gone.bytes)
+
+    def _purge(self) -> None:
+        if gone := self._datasets.purge().datasets:
+            LOG.info("data sets gone for good from the trash: %s", ", ".join(gone))
 
     def _back_up(self) -> None:
         LOG.info("the index was copied to %s", upkeep.backup(self._registry))

@@ -36,12 +36,13 @@ Progress = Callable[[int, int], None]
 
 
 class Collected(msgspec.Struct, frozen=True, kw_only=True):
-    """What was thrown away, or would be: adapters of the trash, blobs that nothing has, their bytes."""
+    """What was thrown away, or would be: adapters and data sets of the trash, blobs that nothing has, bytes of all."""
 
     adapters: tuple[str, ...]
     blobs: int
     bytes: int
     dry_run: bool
+    datasets: tuple[str, ...] = ()
 
 
 class Scrubbed(msgspec.Struct, frozen=True, kw_only=True):

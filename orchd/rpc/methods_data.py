@@ -10,7 +10,7 @@ import msgspec
 
 from orchd.errors import DatasetInUse, ParamsInvalid
 from orchd.importers.conversation import Message
-from orchd.node import Node, in_thread
+from orchd.node import ImportNote, Node, in_thread
 from orchd.registry import DatasetRow
 from orchd.rpc import places
 from orchd.rpc.methods_jobs import JobStarted
@@ -22,7 +22,10 @@ PREVIEW_LIMIT = 10_000
 
 
 class DatasetImport(Params, frozen=True, kw_only=True):
-    """`source` is a file on this machine. `split` "test" makes every row one for scoring only."""
+    """`source` is a file on this machine. `split` "test" makes every row one for scoring only.
+
+    A `name` that is taken is refused; the file's name, where none is given, gets a number then.
+    """
 
     source: str
     kind: str = "auto"
@@ -36,7 +39,8 @@ async def dataset_import(node: Node, p: DatasetImport) -> JobStarted:
     source = await in_thread(_existing_file, p.source)
     name = p.name or source.stem
     spec = ImportSpec(source=str(source), kind=p.kind, name=name, split=p.split, seed=p.seed)
-    job = await node.jobs.submit("dataset.import", spec, title=f"import {name}")
+    note = ImportNote(named=bool(p.name))
+    job = await node.jobs.submit("dataset.import", spec, title=f"import {name}", note=note)
     return JobStarted(job=job.id)
 
 
@@ -113,7 +117,7 @@ class Deleted(Result, frozen=True, kw_only=True):
     adapters: list[str]
 
 
-@method("dataset.delete", DatasetNamed, Deleted, "Delete a data set; adapters trained on it stay.")
+@method("dataset.delete", DatasetNamed, Deleted, "Move a data set to the trash; for 30 days it can be had back.")
 async def dataset_delete(node: Node, p: DatasetNamed) -> Deleted:
     row = await in_thread(node.datasets.get, p.dataset)
     folder = str(node.datasets.folder(row.id))

@@ -11,7 +11,7 @@ import trio
 from orchd.errors import OrchdError
 from orchd.jobs import LocalContext
 from orchd.node import Node, in_thread
-from orchd.records.ids import ADAPTER
+from orchd.records.ids import ADAPTER, DATASET
 from orchd.registry import AdapterRow
 from orchd.registry import upkeep as keeping
 from orchd.registry.local import Undone
@@ -43,7 +43,9 @@ class RegistryGc(Params, frozen=True, kw_only=True):
 
 @method("registry.gc", RegistryGc, Collected, "Throw away the old part of the trash, and bytes that nothing has.")
 async def registry_gc(node: Node, p: RegistryGc) -> Collected:
-    return await in_thread(keeping.collect, node.registry, dry_run=p.preview, empty_trash=p.empty_trash)
+    gone = await in_thread(keeping.collect, node.registry, dry_run=p.preview, empty_trash=p.empty_trash)
+    purged = await in_thread(node.datasets.purge, dry_run=p.preview, empty_trash=p.empty_trash)
+    return msgspec.structs.replace(gone, datasets=purged.datasets, bytes=gone.bytes + purged.bytes)
 
 
 class ScrubDone(Result, frozen=True, kw_only=True):
@@ -152,6 +154,9 @@ async def registry_undo(node: Node, p: RegistryUndo) -> TakenBack:
     done = await in_thread(node.registry.undo, p.what, preview=p.preview)
     if done.act.startswith("trust.") and not p.preview:
         await tell_trust_changed(node, "", "undo", "")
+    if done.act == "dataset.delete" and not p.preview:
+        for id in (key for key in done.keys if key.startswith(DATASET)):
+            await in_thread(node.datasets.back, id)
     changed = of_changes(done.changes)
     return TakenBack(
         act=done.act,

@@ -12,7 +12,7 @@ from orchd.records import BaseRef, sign
 from orchd.registry import ADMITTED, QUARANTINED, upkeep
 from orchd.registry.admission import CONFIG, WEIGHTS
 from orchd.registry.local_rows import Deployment, Release, Rot, Trash, Verdict
-from orchd.registry.own import Deployments
+from orchd.registry.own import Datasets, Deployments
 from orchd.registry.rebuild import rebuild
 from orchd.registry.standing import REMOVED, StandingChange
 from orchd.registry.upkeep import DAY_MS, backup, collect, make_room, scrub, stats
@@ -331,10 +331,14 @@ def test_three_backups_are_kept(lab: Lab) -> None:
     assert stats(lab.registry).backup.endswith("20270119")
 
 
+def _datasets(lab: Lab) -> Datasets:
+    return Datasets(lab.registry.local, lab.root / "datasets", lambda: lab.now_ms)
+
+
 def test_what_was_done_by_night_is_told_in_words(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     own, fetched = _admit(lab, "own", 0, origin="trained"), _admit(lab, "fetched", 1)
-    by_night = Upkeep(lab.registry, lambda: lab.now_ms, quota=100)
+    by_night = Upkeep(lab.registry, _datasets(lab), lambda: lab.now_ms, quota=100)
     by_night.round()
     told = "\n".join(record.getMessage() for record in caplog.records)
     assert fetched in told
@@ -351,9 +355,12 @@ def test_by_night_everything_is_done_once(lab: Lab) -> None:
     lab.registry.remove(id)
     lab.now_ms += 31 * DAY_MS
     _age(lab, 2)
-    upkeep_by_night = Upkeep(lab.registry, lambda: lab.now_ms, quota=0)
+    datasets = _datasets(lab)
+    (nobodys := lab.root / "datasets" / "dst_left").mkdir()
+    upkeep_by_night = Upkeep(lab.registry, datasets, lambda: lab.now_ms, quota=0)
     upkeep_by_night.round()
     assert not lab.registry.has_adapter(id)
+    assert not nobodys.exists(), "old data sets are swept too"
     first = stats(lab.registry).backup
     assert first
     (lab.root / "data" / "backups" / first).unlink()
@@ -371,7 +378,7 @@ def test_the_nights_go_on_over_restarts(lab: Lab) -> None:
     for later, due in ((DAY_MS // 3, False), (DAY_MS, True)):
         before = made.stat().st_mtime_ns
         lab.now_ms += later
-        Upkeep(lab.registry, lambda: lab.now_ms, quota=0).round()
+        Upkeep(lab.registry, _datasets(lab), lambda: lab.now_ms, quota=0).round()
         newest = upkeep.newest_backup(lab.registry)
         assert newest is not None
         assert (newest.stat().st_mtime_ns != before) == due

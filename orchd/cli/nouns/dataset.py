@@ -45,6 +45,11 @@ def human_preview(shown: dict[str, Any]) -> str:
     return "\n".join(blocks) or "no rows"
 
 
+def human_deleted(gone: dict[str, Any]) -> str:
+    stay = f"; what was trained on it stays: {', '.join(map(short, gone['adapters']))}" if gone["adapters"] else ""
+    return f"deleted{stay}\n`orchctl undo {gone['dataset']}` brings it back for 30 days"
+
+
 def import_file(context: Context, options: argparse.Namespace, params: Params) -> int:
     """The daemon has its own working directory, so it is told the whole path."""
     params["source"] = os.path.abspath(os.path.expanduser(params["source"]))
@@ -60,7 +65,7 @@ IMPORT = Command(
     run=import_file,
     arguments=(
         arg("source", "the file"),
-        opt("--name", "how to call it (default: the file's name)"),
+        opt("--name", "how to call it (default: the file's name, with a number where that is taken)"),
         opt("--kind", "chatgpt, claude, openai, sharegpt or alpaca (default: found out)"),
         opt("--split", "auto, train, or test: every row is for scoring only", choices=("auto", "train", "test")),
         opt("--seed", "of the split into parts", type=int, metavar="N"),
@@ -80,11 +85,12 @@ COMMANDS = (
     ),
     Command(
         "delete",
-        "Delete a data set; adapters trained on it stay",
-        lambda gone: f"deleted {gone['dataset']}",
+        "Move a data set to the trash, where `orchctl undo` finds it for 30 days",
+        human_deleted,
         method="dataset.delete",
         changes=True,
         subject=("dataset.show", "dataset"),
         arguments=(DATASET,),
+        more="Adapters that were trained on it stay. `orchctl registry gc --empty-trash` deletes it for good.",
     ),
 )

@@ -29,7 +29,10 @@ def human_stats(shown: dict[str, Any]) -> str:
 
 def human_collected(shown: dict[str, Any]) -> str:
     verb = "would be thrown away" if shown["dry_run"] else "thrown away"
-    counts = f"{counted(len(shown['adapters']), 'adapter')} of the trash and {counted(shown['blobs'], 'blob')}"
+    trash = [counted(len(shown["adapters"]), "adapter")]
+    if shown["datasets"]:
+        trash.append(counted(len(shown["datasets"]), "data set"))
+    counts = f"{' and '.join(trash)} of the trash and {counted(shown['blobs'], 'blob')}"
     young = "\nbytes that came less than a day ago stay until then" if shown["adapters"] and not shown["blobs"] else ""
     return f"{counts} of {size(shown['bytes'])} {verb}{young}"
 
@@ -118,6 +121,6 @@ UNDO = Command(
         arg("what", "only what was done to this: an adapter's name, an id or the beginning of one", nargs="?"),
         switch("--dry-run", "only say what would be taken back", dest="preview"),
     ),
-    more="Once more takes back what was done before that. Removing, pinning, releasing, bases, and what was decided\n"
-    "about authors and policies can be taken back; what peers sent, and what was signed, can not.",
+    more="Once more takes back what was done before that. Removing, pinning, releasing, bases, deleted data sets,\n"
+    "and what was decided about authors and policies can be taken back; what peers sent, and what was signed, can not.",
 )
