@@ -62,6 +62,7 @@ ROOMS = {
     "crafting": Room(5, frozenset()),
     "measuring": Room(5, frozenset({"trio", "msgspec"})),
     "rollback": Room(5, frozenset({"trio", "msgspec"})),
+    "gate": Room(5, frozenset({"trio", "msgspec"})),
     "updates": Room(5, frozenset({"trio", "msgspec"})),
     "worker": Room(5, frozenset({"msgspec"})),
     "upkeep": Room(5, frozenset({"trio"})),

@@ -19,6 +19,7 @@ from orchd.net.host import peer_id_of
 from orchd.net.node import Context, Node
 from orchd.records import Manifest, Verified, parse_id, text_id
 from orchd.records.ids import ADAPTER
+from orchd.registry.admission import Check
 from orchd.registry.registry import Admission
 
 log = logging.getLogger(__name__)
@@ -27,8 +28,15 @@ log = logging.getLogger(__name__)
 PEERS_ASKED, MORE_PEERS_S = 32, 0.5
 
 
-async def fetch(node: Node, context: Context, adapter: bytes, peers: Sequence[ID], progress: Progress) -> Admission:
-    """The adapter, admitted. With `peers` only those are asked.
+async def fetch(
+    node: Node,
+    context: Context,
+    adapter: bytes,
+    peers: Sequence[ID],
+    progress: Progress,
+    checks: Sequence[Check] = (),
+) -> Admission:
+    """The adapter, admitted. With `peers` only those are asked; `checks` come after the door's own.
 
     Raises `NoProvider`, what the last peer did (`DigestMismatch`, `PeerTimeout`, …), or the door's refusal.
     """
@@ -37,7 +45,7 @@ async def fetch(node: Node, context: Context, adapter: bytes, peers: Sequence[ID
     manifest, providers = await _find(node, context, adapter, peers)
     try:
         await trio.to_thread.run_sync(context.registry.check_record, manifest)
-        return await _fetch_files(node, context, manifest, providers, progress)
+        return await _fetch_files(node, context, manifest, providers, progress, checks)
     except Refused as error:
         if isinstance(error, AdapterRevoked):  # whose it is, is known now: the next time nobody has to ask
             await trio.to_thread.run_sync(context.registry.news.prove, manifest)
@@ -53,7 +61,12 @@ async def peek(node: Node, context: Context, adapter: bytes) -> Verified[Manifes
 
 
 async def _fetch_files(
-    node: Node, context: Context, manifest: Verified[Manifest], providers: Sequence[ID], progress: Progress
+    node: Node,
+    context: Context,
+    manifest: Verified[Manifest],
+    providers: Sequence[ID],
+    progress: Progress,
+    checks: Sequence[Check],
 ) -> Admission:
     registry = context.registry
     here = {entry.path: registry.blobs.path(entry.sha256) for entry in manifest.record.files}
@@ -71,7 +84,9 @@ async def _fetch_files(
         )
         files = {**here, **await download.run(providers)}
         context.count("bytes_fetched", sum(entry.size for entry in missing))
-        admission = await trio.to_thread.run_sync(lambda: registry.admit(manifest.envelope, files, origin="fetched"))
+        admission = await trio.to_thread.run_sync(
+            lambda: registry.admit(manifest.envelope, files, origin="fetched", checks=checks)
+        )
         node.spawn(node.prove_everywhere)
         return admission
     finally:

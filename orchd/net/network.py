@@ -26,6 +26,7 @@ from orchd.net.news import Events
 from orchd.net.node import Context, Node, Topic, address_of
 from orchd.records import Manifest, Record, Verified, parse_id
 from orchd.records.ids import ADAPTER
+from orchd.registry.admission import Check
 from orchd.registry.news import Taken
 from orchd.registry.registry import Admission, Registry
 from orchd.registry.trust import BLOCK, FOLLOW
@@ -250,12 +251,19 @@ class Network:
         """The signed manifest of an adapter, without its files. Raises `NetworkDown` or `NoProvider`."""
         return await fetching.peek(self._running(), self._context, parse_id(adapter_id, ADAPTER))
 
-    async def fetch(self, adapter_id: str, *, peers: Sequence[str] = (), progress: Progress | None = None) -> Admission:
+    async def fetch(
+        self,
+        adapter_id: str,
+        *,
+        peers: Sequence[str] = (),
+        progress: Progress | None = None,
+        checks: Sequence[Check] = (),
+    ) -> Admission:
         """Bring an adapter here and through the door; `progress` is told bytes done and in all.
 
-        With `peers` (peer ids) only those are asked. Raises `NetworkDown`, `NoProvider`, `DigestMismatch` and the
-        other refusals. An adapter that is here already is not fetched; of one with a
-        damaged file, that file is.
+        With `peers` (peer ids) only those are asked; `checks` come after the door's own. Raises `NetworkDown`,
+        `NoProvider`, `DigestMismatch` and the other refusals. An adapter that is here already is not fetched; of one
+        with a damaged file, that file is.
         """
         adapter = parse_id(adapter_id, ADAPTER)
         registry = self._context.registry
@@ -265,7 +273,7 @@ class Network:
         node = self._running()
         for peer in asked:
             node.forgive(peer)
-        return await fetching.fetch(node, self._context, adapter, asked, progress or _no_progress)
+        return await fetching.fetch(node, self._context, adapter, asked, progress or _no_progress, checks)
 
     # ---- peers --------------------------------------------------------------------------------------------------
 

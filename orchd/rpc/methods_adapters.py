@@ -12,7 +12,7 @@ from orchd.node import Node, in_thread
 from orchd.records import MICRO, Announcement, Attestation, Verified, parse_id, sign, verify
 from orchd.records.ids import ADAPTER
 from orchd.registry import ADMITTED, QUARANTINED, AdapterRow, AnnouncementRow, listing
-from orchd.registry.admission import CHECKS
+from orchd.registry.admission import CHECKS, Check
 from orchd.registry.local_rows import Received
 from orchd.registry.trust import ATTESTATION
 from orchd.rpc.methods_jobs import JobStarted
@@ -188,14 +188,14 @@ async def adapter_fetch(node: Node, p: AdapterFetch) -> JobStarted:
     return JobStarted(job=(await start_fetch(node, adapter, p.peers)).id)
 
 
-async def start_fetch(node: Node, adapter: str, peers: tuple[str, ...] = ()) -> Job:
-    """The job that brings an adapter, named by its whole id."""
+async def start_fetch(node: Node, adapter: str, peers: tuple[str, ...] = (), checks: tuple[Check, ...] = ()) -> Job:
+    """The job that brings an adapter, named by its whole id; `checks` come after the door's own."""
 
     async def work(context: LocalContext) -> Fetched:
         def progress(done: int, total: int) -> None:
             context.progress(done, total, "bytes")
 
-        admission = await node.network.fetch(adapter, peers=peers, progress=progress)
+        admission = await node.network.fetch(adapter, peers=peers, progress=progress, checks=checks)
         if admission.new:
             node.events.emit(
                 "adapter.admitted", {"id": admission.id, "origin": "fetched", "state": admission.row.state}

@@ -150,12 +150,19 @@ def test_followed_authors_are_fetched_and_updates_pass_the_gate(cast: Cast, tmp_
     c.deploy(first["id"], name="serving", target="embedded", dataset=None)
     better = train(a, dataset, "style", steps=60, supersedes=first["id"])
     a.publish(better["id"], TOPIC)
-    c.wait_event("adapter.updated", lambda data: data["id"] == better["id"])
+    came = c.wait_event("adapter.admitted", lambda data: data["id"] == better["id"])
+    assert came["state"] == "quarantined", "it waits for its test"
+    told = c.wait_event("adapter.updated", lambda data: data["id"] == better["id"])
+    assert "exam" in told["reason"]
     c.wait_event("deployment.ready", lambda data: deployment(c, "serving")["adapter"]["id"] == better["id"])
     worse = train(a, dataset, "style", steps=1, supersedes=better["id"])
     a.publish(worse["id"], TOPIC)
     c.wait_event("adapter.update_refused", lambda data: data["id"] == worse["id"])
-    assert c.standing(worse["id"]).state == "quarantined"
+    between = train(a, dataset, "style", steps=5, supersedes=worse["id"])  # better than that, worse than what is in use
+    a.publish(between["id"], TOPIC)
+    refused = c.wait_event("adapter.update_refused", lambda data: data["id"] == between["id"])
+    assert (refused["instead_of"], "exam" in refused["reason"]) == (better["id"], True)
+    assert c.standing(worse["id"]).state == c.standing(between["id"]).state == "quarantined"
     assert c.standing(first["id"]).state == c.standing(better["id"]).state == "admitted"
     other = train(a, dataset, "other")
     a.publish(other["id"], TOPIC)
