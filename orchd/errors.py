@@ -135,7 +135,13 @@ class IdentityInvalid(OrchdError):
 
 
 class DiskFull(OrchdError):
-    """There was no space left while something was being written."""
+    """There is no space left on the disk, or too little above the *reserve*.
+
+    orchd leaves a reserve of 256 MiB (268 MB) of the disk free, so that its index and its journal can be written at
+    any time. Before a training, an average, an import, a fetch or a deployment begins it looks whether what they make
+    fits beside the reserve, estimated from above, and refuses them where it does not. Decisions (trust, pins, removing)
+    are still taken with less, down to 1 MiB.
+    """
 
     code = 1004
     default_hint = "Free some space on that file system and run it again; nothing was half-written."

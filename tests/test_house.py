@@ -60,6 +60,7 @@ ROOMS = {
     "daemon": Room(5, frozenset({"trio"})),
     "node": Room(5, frozenset({"trio", "msgspec"})),
     "crafting": Room(5, frozenset()),
+    "room": Room(5, frozenset()),
     "measuring": Room(5, frozenset({"trio", "msgspec"})),
     "rollback": Room(5, frozenset({"trio", "msgspec"})),
     "gate": Room(5, frozenset({"trio", "msgspec"})),

@@ -92,6 +92,18 @@ def read_conversations(
         raise ImportUnreadable(f"{path.name}: nothing to import ({reason})", field="source")
 
 
+def content_size(path: Path) -> int:
+    """Bytes of what would be read of a file: of a zip, what its conversations unpack to."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                return sum(one.file_size for one in archive.infolist() if _MEMBER.search(one.filename))
+        return path.stat().st_size
+    except (OSError, zipfile.BadZipFile) as error:
+        detail = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ImportUnreadable(f"{path.name}: {detail}", field="source") from error
+
+
 def detect(record: dict[str, Any]) -> str | None:
     """The kind of a record, by its keys and never by a file's name."""
     return next((kind for kind, (key, _) in KINDS.items() if key in record), None)

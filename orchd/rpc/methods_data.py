@@ -8,6 +8,7 @@ from typing import Literal
 
 import msgspec
 
+from orchd import room
 from orchd.errors import DatasetInUse, ParamsInvalid
 from orchd.importers.conversation import Message
 from orchd.node import ImportNote, Node, in_thread
@@ -37,6 +38,7 @@ class DatasetImport(Params, frozen=True, kw_only=True):
 @method("dataset.import", DatasetImport, JobStarted, "Read a file (a chat export, JSONL) into a data set.")
 async def dataset_import(node: Node, p: DatasetImport) -> JobStarted:
     source = await in_thread(_existing_file, p.source)
+    await in_thread(room.for_dataset, node.registry, source)
     name = p.name or source.stem
     spec = ImportSpec(source=str(source), kind=p.kind, name=name, split=p.split, seed=p.seed)
     note = ImportNote(named=bool(p.name))

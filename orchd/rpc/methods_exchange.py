@@ -8,7 +8,7 @@ from pathlib import Path
 
 import trio
 
-from orchd import crafting
+from orchd import crafting, room
 from orchd.crafting import Making
 from orchd.errors import ParamsInvalid
 from orchd.jobs import LocalContext
@@ -82,6 +82,8 @@ async def adapter_import(node: Node, p: AdapterImport) -> JobStarted:
     is_folder = await in_thread(places.folder, path, "path")
     if not is_folder and (given := [key for key in ("name", "base", "description", "licence") if getattr(p, key)]):
         raise ParamsInvalid(f"{given[0]} is for a folder; a bundle's adapters are signed already", field=given[0])
+
+    await in_thread(room.for_copy, node.registry, path)
 
     async def work(context: LocalContext) -> AdaptersImported:
         def progress(done: int, total: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from orchd import room
 from orchd.errors import (
     AdapterNotMergeable,
     AnswerInterrupted,
@@ -70,6 +71,7 @@ async def deploy_start(node: Node, p: DeployStart) -> JobStarted:
         adapter = AdapterPath(id=row.id, path=str(await in_thread(node.registry.adapter_folder, row.id)))
         base_name = row.base
     base = await in_thread(node.registry.known_bases.folder, base_name)
+    await in_thread(room.for_model, node.registry, base, quantize)
     spec = BuildSpec(
         base=str(base.path),
         adapter=adapter,

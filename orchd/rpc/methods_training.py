@@ -9,6 +9,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from orchd import room
 from orchd.average.recipe import Parent, check_plan, expand_leaves, strength_in_ppm
 from orchd.average.specs import AverageSpec, VerifySpec, WeightedAdapter
 from orchd.errors import (
@@ -72,6 +73,7 @@ async def train_start(node: Node, p: TrainStart) -> JobStarted:
     if initial is not None and initial.base not in node.registry.known_bases.same(base.fingerprint):
         hint = f"Go on from an adapter for {base.name}, or give the base of {initial.name}: {initial.base}."
         raise ParamsInvalid(f"{initial.name} is for another base than {base.name}", hint=hint, field="initial")
+    await in_thread(room.for_adapter, node.registry, base, p.rank)
     name = p.name or dataset.name
     spec = TrainSpec(
         base=str(base.path),
@@ -196,6 +198,7 @@ def _plan_average(node: Node, p: AverageStart) -> tuple[AverageSpec, AverageNote
         raise AverageSpecInvalid(f"{len(p.adapters)} adapters, {len(p.weights)} weights", field="weights")
     parents = [node.registry.manifest(node.registry.resolve(text)) for text in p.adapters]
     base = _one_base(node, parents)
+    room.for_adapter(node.registry, base, p.rank)
     weights = p.weights or [1.0] * len(parents)
     expanded = expand_leaves(
         [(parent.digest, weight) for parent, weight in zip(parents, weights, strict=True)],

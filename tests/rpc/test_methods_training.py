@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -20,12 +21,13 @@ class Work:
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         self.specs: list[Any] = []
+        self.full: Callable[[], None] = lambda: None
         self.data = lab.root / "datasets"
         self.node = cast(
             Node,
             SimpleNamespace(
                 registry=lab.registry,
-                jobs=SimpleNamespace(submit=self._submit),
+                jobs=SimpleNamespace(submit=self._submit, submit_local=self._submit),
                 datasets=SimpleNamespace(
                     get=lambda text: SimpleNamespace(id=text, name=text), folder=lambda id: self.data / id
                 ),
