@@ -180,7 +180,7 @@ class ParamsInvalid(BadRequest):
 
     def __init__(self, message: str, *, hint: str | None = None, field: str | None = None) -> None:
         """Without a `hint` the next step is to change what `field` names."""
-        changed = field and f"Give another `{field}`: the message says what is wrong with this one."
+        changed = field and f"Change `{field}`; `orchctl NOUN VERB --help` says what it takes."
         super().__init__(message, hint=hint or changed, field=field)
 
 

@@ -24,6 +24,7 @@ from orchd.registry.local_rows import BaseHere, BaseLink
 
 MIN_PREFIX = len(BASE) + 4
 MAX_NAME = 120
+NO_RIGHTS = "Check who may read it, and all files in it: the daemon opens them itself."
 LOG = logging.getLogger(__name__)
 _Stamp = tuple[tuple[str, int, int], ...]
 
@@ -53,7 +54,8 @@ def read(name: str, path: Path) -> Base:
         if path.is_file():
             return gguf_base.load(name, path)
     except OSError as error:
-        raise BaseUnknown(f"{error.filename or path} can't be read: {error.strerror}", hint=FORMS) from None
+        hint = NO_RIGHTS if isinstance(error, PermissionError) else FORMS
+        raise BaseUnknown(f"{error.filename or path} can't be read: {error.strerror}", hint=hint) from None
     raise BaseUnknown(f"{path} is no folder and no file", hint=FORMS)
 
 
@@ -80,10 +82,12 @@ class KnownBases:
         if not 1 <= len(name) <= MAX_NAME or name.startswith(BASE) or not name.isprintable():
             raise ParamsInvalid(
                 f"{name[:80]!r} can't be a base's name: 1 to {MAX_NAME} characters, not beginning with {BASE}",
+                hint="Give another with `--name`.",
                 field="name",
             )
         if name in self._built_in:
-            raise ParamsInvalid(f"{name!r} is the name of a base that orchd brings along", field="name")
+            hint = "Give another with `--name`."
+            raise ParamsInvalid(f"{name!r} is the name of a base that orchd brings along", hint=hint, field="name")
         stamp, base = _stamp(path.resolve()), read(name, path.resolve())
         row = BaseHere(name=name, path=str(base.path), since=self._clock(), fingerprint=base.fingerprint)
         with self._loading:
@@ -95,9 +99,11 @@ class KnownBases:
     def remove(self, name: str) -> None:
         """Forget a base that was added; its files stay. Raises `BaseUnknown`."""
         if name in self._built_in:
-            raise ParamsInvalid(f"the base {name} comes with orchd and can't be removed", field="base")
+            hint = "It stays; what `orchctl base add` made known can be removed."
+            raise ParamsInvalid(f"the base {name} comes with orchd and can't be removed", hint=hint, field="base")
         if self._local.get(BaseHere, name) is None:
-            raise BaseUnknown(f"no base {name[:80]!r} was added here", field="base")
+            hint = "`orchctl base list` shows the bases that are here; they are removed by their names."
+            raise BaseUnknown(f"no base {name[:80]!r} was added here", hint=hint, field="base")
         self._local.act("base.remove", delete(BaseHere, name), undoable=True)
 
     # ---- asking -------------------------------------------------------------------------------------------------

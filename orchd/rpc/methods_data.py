@@ -88,7 +88,8 @@ class Preview(Result, frozen=True, kw_only=True):
 @method("dataset.preview", DatasetPreview, Preview, "The first rows of each part.")
 async def dataset_preview(node: Node, p: DatasetPreview) -> Preview:
     if not 1 <= p.limit <= PREVIEW_LIMIT:
-        raise ParamsInvalid(f"limit {p.limit} is not from 1 to {PREVIEW_LIMIT}", field="limit")
+        hint = f"Give `--limit` a number from 1 to {PREVIEW_LIMIT:,}."
+        raise ParamsInvalid(f"limit {p.limit} is not from 1 to {PREVIEW_LIMIT:,}", hint=hint, field="limit")
     row = await in_thread(node.datasets.get, p.dataset)
     return Preview(rows=await in_thread(_preview, node.datasets.folder(row.id), p.limit))
 

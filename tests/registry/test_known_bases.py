@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -139,6 +141,26 @@ def test_adding_can_be_undone(node: Node, folder: Path) -> None:
     assert node.bases.all() == []
     with pytest.raises(NothingToUndo):
         node.local.undo()
+
+
+def test_a_base_without_rights_is_told(node: Node, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(path: Path, *_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(bases, "load", lambda name, path: denied(path / "config.json"))
+    with pytest.raises(BaseUnknown, match=r"config\.json can't be read: Permission denied") as told:
+        node.bases.add("mine", folder)
+    assert told.value.hint.startswith("Check who may read it")
+
+
+def test_what_is_no_base_that_was_added_is_not_removed_with_a_next_step(node: Node, folder: Path) -> None:
+    node.bases.build_in("demo", folder)
+    with pytest.raises(ParamsInvalid) as told:
+        node.bases.remove("demo")
+    assert "`orchctl base add`" in told.value.hint
+    with pytest.raises(BaseUnknown) as unknown:
+        node.bases.remove("nobody")
+    assert "removed by their names" in unknown.value.hint
 
 
 def test_a_removed_base_is_gone_until_that_is_undone(node: Node, folder: Path) -> None:
