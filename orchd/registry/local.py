@@ -245,22 +245,33 @@ class Local:
 
     # ---- undo ---------------------------------------------------------------------------------------------------
 
-    def undo(self, touches: Callable[[str], bool] = lambda key: True, *, preview: bool = False) -> Undone:
+    def undo(
+        self,
+        touches: Callable[[str], bool] = lambda key: True,
+        *,
+        preview: bool = False,
+        gone: Callable[[str], bool] = lambda key: False,
+    ) -> Undone:
         """Take back the newest act that can be, among those with a key that `touches`; `preview`: only say which.
 
-        Raises `NothingToUndo`, or `UndoStale` where all that is left was changed again since.
+        Raises `NothingToUndo`, or `UndoStale` where all that is left was changed again since; `gone` knows the keys of
+        what was in the trash and was thrown away with it.
         """
         left = [
             line for line in _still_undoable(self._journal.lines()) if any(touches(key) for _, key, _ in line.changes)
         ]
-        passed = list[str]()
+        passed, lost = list[str](), ""
         for line in reversed(left):
-            keys = tuple(key for _, key, _ in line.changes)
+            keys = tuple(dict.fromkeys(key for _, key, _ in line.changes))
             if all(self.get(now.kind, now.key) == now.row for now in map(_change, line.changes)):
                 if not preview:
                     self.act(f"undo {line.act}", *map(_change, line.undo or ()), undoes=line.seq)
                 return Undone(act=line.act, done_ms=line.at, keys=keys, passed_over=tuple(passed))
             passed.append(f"{line.act} {', '.join(keys)}")
+            lost = lost or next((key for key in keys if gone(key)), "")
+        if lost:
+            hint = "`orchctl adapter fetch` gets an adapter again from whoever has it; a data set is imported again."
+            raise UndoStale(f"{lost} was removed, and the trash was emptied since: it is gone for good", hint=hint)
         if passed:
             raise UndoStale(f"what it changed was changed again after {passed[0]}")
         raise NothingToUndo("nothing that was done here is left to be undone")

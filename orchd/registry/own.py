@@ -53,7 +53,8 @@ class Datasets:
         with self._changing:
             known = self._local.get(Dataset, row.id)
             if known is not None and named and known.name != row.name:
-                hint = f"Use {known.name!r}, or `orchctl dataset delete` it first to import it as {row.name[:80]!r}."
+                deleted = f"`orchctl dataset delete {shlex.quote(known.name)}`"
+                hint = f"Use it under that name, or {deleted} first to import it as {row.name[:80]!r}."
                 raise DatasetHere(f"these rows are here already, as {known.name!r}", hint=hint, field="name")
             if known is None:
                 row = self._under_a_free_name(row, named=named)

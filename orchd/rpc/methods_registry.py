@@ -12,12 +12,13 @@ from orchd.errors import OrchdError
 from orchd.jobs import LocalContext
 from orchd.node import Node, in_thread
 from orchd.records.ids import ADAPTER, DATASET
-from orchd.registry import AdapterRow
+from orchd.registry import ADMITTED, AdapterRow
 from orchd.registry import upkeep as keeping
 from orchd.registry.local import Undone
 from orchd.registry.rebuild import Rebuilt, rebuild
 from orchd.registry.trust import PREFIX
 from orchd.registry.upkeep import Collected, Progress, Stats
+from orchd.rollback import ROLLED_BACK, ROLLING_BACK
 from orchd.rpc.deciding import Affected, of_changes, tell_trust_changed
 from orchd.rpc.methods_jobs import JobStarted
 from orchd.rpc.methods_training import AdapterNamed
@@ -136,7 +137,8 @@ class TakenBack(Result, frozen=True, kw_only=True):
     """The act, what it was about (names of adapters, keys, peers, policies) and whose standing changes back.
 
     `changed` are the first 50 of `changed_in_all`. `passed_over` are newer acts that can't be taken back any more:
-    what they changed was changed again since.
+    what they changed was changed again since. `deployments` fell back to the base and may answer as before, once
+    `orchctl deploy` is run.
     """
 
     act: str
@@ -146,6 +148,7 @@ class TakenBack(Result, frozen=True, kw_only=True):
     changed: list[Affected]
     changed_in_all: int
     passed_over: tuple[str, ...]
+    deployments: list[str]
     preview: bool
 
 
@@ -166,13 +169,20 @@ async def registry_undo(node: Node, p: RegistryUndo) -> TakenBack:
         changed=changed.named,
         changed_in_all=changed.in_all,
         passed_over=done.passed_over,
+        deployments=await in_thread(_usable_again, node, done),
         preview=p.preview,
     )
 
 
+def _usable_again(node: Node, done: Undone) -> list[str]:
+    """Deployments with the plain base, whose adapter may be used again now."""
+    now = {change.id for change in done.changes if change.after == ADMITTED}
+    return [row.name for row in node.deployments.list() if row.state in (ROLLED_BACK, ROLLING_BACK) and row.was in now]
+
+
 def _about(node: Node, done: Undone) -> list[str]:
     rows = node.registry.rows_of([key for key in done.keys if key.startswith(ADAPTER)])
-    names = {row.id: row.name for row in rows}
+    names = {row.id: row.name for row in rows} | {row.id: row.name for row in node.datasets.list()}
     return [names.get(key, key.removeprefix(PREFIX)) for key in done.keys]
 
 

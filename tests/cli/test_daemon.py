@@ -92,7 +92,7 @@ def test_a_data_set_from_file_to_bin(orchctl: Daemon) -> None:
     assert planned.strip().endswith(f"30 days: words ({row['id']})")
     assert f"orchctl undo {row['id']}" in orchctl("dataset", "delete", "words")
     assert "[E2103]" in orchctl("dataset", "show", "words", code=5)
-    orchctl("undo", row["id"])
+    assert orchctl("undo", row["id"]).endswith(f": words ({row['id']})\n")
     assert orchctl.json("dataset", "show", "words") == row
     assert "[E3106]" in orchctl("dataset", "import", "rows.jsonl", "--name", "other", code=2)
     (orchctl.home / "more.jsonl").write_text(ROWS.replace("word", "text"))

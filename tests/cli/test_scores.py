@@ -41,7 +41,7 @@ def test_an_average_names_its_leaves_and_says_what_the_rank_cut_off() -> None:
     row = {**ROW, "lineage": lineage, "rank": 16}
     leaves = [{"id": FIRST, "name": "north"}, {"id": SECOND, "name": "south"}]
     shown = human({"adapter": row, "residual_ppm": 125_000, "cosines": [[1.0, 0.25], [0.25, 1.0]], "leaves": leaves})
-    assert "12.5 % of the exact average's length" in shown
+    assert "rank 16 has no room for 12.5 % of the exact average's length" in shown
     assert f"0.500  north  {FIRST}" in shown
     lines = shown.splitlines()
     assert lines[-3].split() == ["LEAF", "1", "2"]

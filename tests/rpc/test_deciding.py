@@ -76,7 +76,7 @@ class House:
                 events=SimpleNamespace(emit=lambda kind, data: self.events.append((kind, data))),
                 clock=lambda: self.lab.now_ms,
                 identity=BOB,
-                datasets=SimpleNamespace(get=lambda text: SimpleNamespace(id=text, name=text)),
+                datasets=SimpleNamespace(get=lambda text: SimpleNamespace(id=text, name=text), list=list),
             ),
         )
 

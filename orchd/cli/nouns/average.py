@@ -14,10 +14,12 @@ from orchd.errors import EXIT_REFUSED
 def human(result: dict[str, Any]) -> str:
     share = result["residual_ppm"] / 1_000_000
     row = result["adapter"]
-    cut = f"{percent(share)} of the exact average's length: rank {row['rank']} has no room for it"
+    cut = f"rank {row['rank']} has room for the whole average"
+    if share:
+        cut = f"rank {row['rank']} has no room for {percent(share)} of the exact average's length, which was cut off"
     adapter = human_row({**row, "leaves": result["leaves"]})
     likeness = _likeness(result["leaves"], result["cosines"])
-    return "\n\n".join(filter(None, [f"{adapter}\n{fields([('cut off', cut)])}", likeness]))
+    return "\n\n".join(filter(None, [adapter, cut, likeness]))
 
 
 def _likeness(leaves: list[dict[str, Any]], cosines: list[list[float]]) -> str:

@@ -71,11 +71,14 @@ def human_undone(shown: dict[str, Any]) -> str:
         told.append(f"{row['name']} is {row['state']}{because}")
     if more := shown["changed_in_all"] - len(shown["changed"]):
         told.append(f"and the standing of {more:,} more is as it was before")
+    if shown["deployments"]:
+        names = ", ".join(shown["deployments"])
+        told.append(f"still with the plain base, until `orchctl deploy` is run again: {names}")
     return "\n".join(told)
 
 
 def _about(key: str, name: str) -> str:
-    return f"{name} ({key})" if key.startswith("adp_") else name
+    return f"{name} ({key})" if key.startswith(("adp_", "dst_")) and name != key else name
 
 
 def _words(act: str) -> str:
