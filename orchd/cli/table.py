@@ -59,7 +59,8 @@ def overview() -> str:
     lines += [
         "",
         "`orchctl NOUN --help` and `orchctl NOUN VERB --help` tell more. ORCHD_HOME=DIR talks to the daemon of that",
-        "home. Ids may be shortened as long as they stay unique. NO_COLOR is respected.",
+        "home. Ids may be shortened to a beginning that is unique: `adp_` and four characters or more, `key_` and",
+        "eight for `orchctl trust`. NO_COLOR is respected.",
         "",
         JSON_NOTE,
         "",

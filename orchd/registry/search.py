@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Meta
 
 from orchd.errors import BaseChanged, BaseUnknown, NotAverageable, ParamsInvalid
-from orchd.records.ids import BASE
+from orchd.records.ids import BASE, too_short
 from orchd.registry import trigrams, versions
 from orchd.registry.index import Cancel
 from orchd.registry.rows import UNDER, AdapterRow

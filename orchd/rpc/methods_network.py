@@ -28,8 +28,11 @@ class Topics(Result, frozen=True, kw_only=True):
 
 
 class TopicChanged(Result, frozen=True, kw_only=True):
+    """`peers` are connected now, in this topic or not."""
+
     topic: str
     joined: bool
+    peers: int
 
 
 def check_topic(topic: str) -> str:
@@ -43,14 +46,17 @@ async def topic_join(node: Node, p: TopicNamed) -> TopicChanged:
     topic = check_topic(p.topic)
     await in_thread(node.topics.add, topic)
     await node.network.join(topic)
-    return TopicChanged(topic=topic, joined=True)
+    return TopicChanged(topic=topic, joined=True, peers=len(node.network.peers()))
 
 
 @method("topic.leave", TopicNamed, TopicChanged, "Leave a topic.")
 async def topic_leave(node: Node, p: TopicNamed) -> TopicChanged:
+    if p.topic not in await in_thread(node.topics.list):
+        hint = "`orchctl topic list` shows the topics that it is in."
+        raise ParamsInvalid(f"this node is not in {p.topic[:80]!r}", hint=hint, field="topic")
     await in_thread(node.topics.remove, p.topic)
     await node.network.leave(p.topic)
-    return TopicChanged(topic=p.topic, joined=False)
+    return TopicChanged(topic=p.topic, joined=False, peers=len(node.network.peers()))
 
 
 @method("topic.list", NoParams, Topics, "The topics that this node is in.")

@@ -18,6 +18,7 @@ from orchd.cli.nouns.config import show as show_settings
 from orchd.cli.nouns.events import human
 from orchd.cli.nouns.job import human_row
 from orchd.cli.progress import Bar
+from orchd.cli.run import load
 
 
 class Screen(io.StringIO):
@@ -155,18 +156,23 @@ def test_scores_name_their_adapters() -> None:
 
 @pytest.mark.parametrize(("words", "noted"), [({}, True), ({"json": True}, False), ({"quiet": True}, False)])
 @pytest.mark.parametrize("topic", ["joined", "not joined"])
-def test_a_topic_that_is_not_joined_is_said_to_be(words: dict[str, bool], noted: bool, topic: str) -> None:
+@pytest.mark.parametrize("peers", [[], [{"peer": "12D3"}]])
+def test_a_topic_where_nothing_can_be_heard_is_said_to_be_one(
+    words: dict[str, bool], noted: bool, topic: str, peers: list[dict[str, str]]
+) -> None:
     context = Answering(
         {
             "adapter.list": {"adapters": [], "announced": [], "here": 0, "offered": 0},
             "topic.list": {"topics": [{"name": "joined"}]},
+            "net.peers": {"peers": peers},
         },
         **words,
     )
     list_adapters(context, argparse.Namespace(), {"topic": topic})
     told = written(context.err)
     assert ("orchctl topic join 'not joined'" in told) == (noted and topic == "not joined")
-    assert topic != "joined" or not told
+    assert ("0 peers are connected" in told) == (noted and topic == "joined" and not peers)
+    assert noted or not told
 
 
 def test_settings_are_shown_without_a_daemon(tmp_path: Path) -> None:
@@ -197,3 +203,10 @@ def test_completion_names_nouns_and_verbs(shell: str) -> None:
     made = script(shell)
     assert "status demo base" in made
     assert "list show watch cancel logs" in made
+
+
+@pytest.mark.parametrize("peers", [0, 1])
+def test_who_joins_a_topic_alone_is_told(peers: int) -> None:
+    join = next(command for command in load("topic") if command.verb == "join")
+    assert join.human({"topic": "ours", "peers": peers}).startswith("joined ours")
+    assert ("orchctl net connect" in join.human({"topic": "ours", "peers": peers})) == (not peers)

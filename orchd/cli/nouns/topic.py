@@ -7,6 +7,9 @@ from typing import Any
 from orchd.cli.command import Command, arg
 from orchd.cli.text import table, when
 
+ALONE = (
+    "0 peers are connected: `orchctl net connect ADDRESS` with the address that another's `orchctl net status` shows"
+)
 TOPIC = arg("topic", "its name")
 
 
@@ -22,7 +25,7 @@ COMMANDS = (
     Command(
         "join",
         "Announce this node under a topic and look for others there",
-        lambda shown: f"joined {shown['topic']}",
+        lambda shown: f"joined {shown['topic']}{'' if shown['peers'] else f'; {ALONE}'}",
         method="topic.join",
         changes=True,
         arguments=(TOPIC,),
