@@ -22,7 +22,7 @@ import msgspec
 
 from orchd.errors import AdapterUnknown, AmbiguousId, BlobUnknown, DigestMismatch, NotReleasable
 from orchd.records import Announcement, FileEntry, Manifest, Verified, parse_id, text_id, verify
-from orchd.records.ids import ADAPTER, BASE
+from orchd.records.ids import ADAPTER, BASE, SHORTEST, too_short
 from orchd.registry import admission, bounds, rebuild, restand, restore, versions
 from orchd.registry.admission import Candidate, Check, Known, judge
 from orchd.registry.bases import Base
@@ -41,7 +41,7 @@ from orchd.registry.standing import ADMITTED, QUARANTINED, REMOVED, StandingChan
 
 SELF, FOLLOWED = "self", "followed"
 USED_EVERY_MS = 3_600_000
-MIN_PREFIX = len(ADAPTER) + 4
+MIN_PREFIX = len(ADAPTER) + SHORTEST
 WHOLE_ID = len(text_id(ADAPTER, bytes(32)))
 LOG = logging.getLogger(__name__)
 

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from orchd.errors import AdapterUnknown, AmbiguousId, ParamsInvalid
+from orchd.records.ids import SHORTEST, too_short
 from orchd.registry.index import Index
 from orchd.registry.trust import View
 
@@ -22,7 +23,7 @@ ME = "me"
 KEY = "key_"
 #: A key's text in whole; anything shorter is the beginning of one.
 KEY_LENGTH = len(KEY) + 52
-MIN_PREFIX = len(KEY) + 4
+MIN_PREFIX = len(KEY) + SHORTEST
 
 
 class Made(msgspec.Struct, frozen=True, kw_only=True):

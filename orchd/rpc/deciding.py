@@ -10,6 +10,7 @@ from orchd.identity import KEY_PREFIX
 from orchd.net.host import parse_peer_id
 from orchd.node import Node
 from orchd.records import parse_id
+from orchd.records.ids import too_short
 from orchd.registry import AdapterRow
 from orchd.registry.standing import StandingChange
 from orchd.registry.trust import AUTHOR, PEER
@@ -96,7 +97,7 @@ def subject_of(node: Node, text: str) -> tuple[str, str]:
 def _whole_key(node: Node, text: str) -> str:
     if len(text) < KEY_LENGTH:
         if len(text) < MIN_KEY:
-            raise SubjectInvalid(f"{text!r} is too short for the beginning of a key", field="subject")
+            raise SubjectInvalid(too_short(text, KEY_PREFIX, MIN_KEY - len(KEY_PREFIX)), field="subject")
         heard = {str(row[0]) for row in node.registry.index.read(_AUTHORS)}
         heard |= {change.new for change in node.registry.people.view().changes}
         found = sorted(key for key in heard if key.startswith(text))

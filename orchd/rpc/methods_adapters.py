@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from orchd.errors import ManifestGone, NotAdmitted, OrchdError, ParamsInvalid
+from orchd.errors import AdapterUnknown, AmbiguousId, ManifestGone, NotAdmitted, OrchdError, ParamsInvalid
 from orchd.jobs import Job, LocalContext
 from orchd.node import Node, in_thread
 from orchd.records import MICRO, Announcement, Attestation, Verified, parse_id, sign, verify
@@ -14,6 +14,7 @@ from orchd.records.ids import ADAPTER
 from orchd.registry import ADMITTED, QUARANTINED, AdapterRow, AnnouncementRow, listing
 from orchd.registry.admission import CHECKS, Check
 from orchd.registry.local_rows import Received
+from orchd.registry.registry import MIN_PREFIX, WHOLE_ID
 from orchd.registry.trust import ATTESTATION
 from orchd.rpc.methods_jobs import JobStarted
 from orchd.rpc.methods_network import check_topic
@@ -206,14 +207,27 @@ async def start_fetch(node: Node, adapter: str, peers: tuple[str, ...] = (), che
 
 
 def _resolve_offered(node: Node, text: str) -> str:
+    """The id of an adapter that is here or was announced. A whole id may be of one that nobody announced yet.
+
+    Raises `AdapterUnknown`, `AmbiguousId`, or `ParamsInvalid` of what is longer than an id.
+    """
     try:
         return node.registry.resolve(text)
-    except OrchdError:
-        pass
-    if text.startswith(ADAPTER) and len(text) >= 8 and len(offered := listing.offered(node.registry, text)) == 1:
-        return offered[0]
-    parse_id(text, ADAPTER)
-    return text
+    except AdapterUnknown as error:
+        unknown = error
+    if not text.startswith(ADAPTER):
+        raise AdapterUnknown(f"{unknown.message}, and what peers announce has no names", field="adapter")
+    if len(text) >= WHOLE_ID:
+        parse_id(text, ADAPTER)
+        return text
+    if len(text) < MIN_PREFIX:
+        raise unknown
+    found = listing.offered(node.registry, text)
+    if len(found) > 1:
+        raise AmbiguousId(f"{text!r} fits {len(found)} adapters: {', '.join(sorted(found))}", field="adapter")
+    if not found:
+        raise AdapterUnknown(f"{unknown.message}, and nobody has announced one that begins so", field="adapter")
+    return found[0]
 
 
 class AdapterCheck(Result, frozen=True, kw_only=True):
