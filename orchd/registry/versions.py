@@ -61,7 +61,6 @@ def family(made: Sequence[Made], names: Iterable[str] = (), ids: Iterable[str] =
     return _newest_first(found)
 
 
-def newest(versions: Sequence[Made]) -> Made | None:
 def older(index: Index, view: View, new: Made, author: str) -> list[Made]:
     """The versions here that `new` comes after, newest first; `new` itself need not be here."""
     others = [one for one in _made_by(index, view.keys_of(author)) if one.id != new.id]
@@ -69,6 +68,7 @@ def older(index: Index, view: View, new: Made, author: str) -> list[Made]:
     return found[found.index(new) + 1 :]
 
 
+def newest(versions: Sequence[Made]) -> Made | None:
     """The newest admitted one of a family, in `family`'s order."""
     return next((one for one in versions if one.admitted), None)
 
