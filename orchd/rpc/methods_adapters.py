@@ -8,7 +8,7 @@ import msgspec
 
 from orchd.errors import AdapterUnknown, AmbiguousId, ManifestGone, NotAdmitted, OrchdError, ParamsInvalid
 from orchd.jobs import Job, LocalContext
-from orchd.node import Node, in_thread
+from orchd.node import LeafName, Node, in_thread
 from orchd.records import MICRO, Announcement, Attestation, Verified, parse_id, sign, verify
 from orchd.records.ids import ADAPTER
 from orchd.registry import ADMITTED, QUARANTINED, AdapterRow, AnnouncementRow, listing
@@ -69,8 +69,12 @@ class AttestationRow(Result, frozen=True, kw_only=True):
 
 
 class AdapterShown(AdapterRow, frozen=True, kw_only=True):
-    """`author_now` is the key that its author signs with today, `cosigners` are keys beside the author's."""
+    """`author_now` is the key that its author signs with today, `cosigners` are keys beside the author's.
 
+    `leaves` are the names of an average's leaves that are here.
+    """
+
+    leaves: list[LeafName]
     author_now: str
     cosigners: list[str]
     attestations: list[AttestationRow]
@@ -96,8 +100,13 @@ def _show(node: Node, text: str) -> AdapterShown:
         cosigners = list(registry.manifests.read(parse_id(row.id, ADAPTER)).cosigners)
     except ManifestGone:
         cosigners = []
+    leaves = list[LeafName]()
+    if row.lineage is not None:
+        known = registry.rows_of([leaf.id for leaf in row.lineage.leaves])
+        leaves = [LeafName(id=leaf.id, name=leaf.name) for leaf in known]
     return AdapterShown(
         **msgspec.structs.asdict(row),
+        leaves=leaves,
         author_now=view.newest(row.author),
         cosigners=cosigners,
         attestations=[_attestation(one, view.level(one.author)) for one in received],

@@ -185,9 +185,11 @@ class ChatDelta(Result, frozen=True, kw_only=True):
 @method("chat.complete", ChatComplete, ChatAnswer, "Ask a deployment in the embedded runtime.")
 async def chat_complete(node: Node, p: ChatComplete, session: Session) -> ChatAnswer:
     if not 1 <= p.max_tokens <= MAX_TOKENS:
-        raise ParamsInvalid(f"max_tokens {p.max_tokens} is not from 1 to {MAX_TOKENS}", field="max_tokens")
+        hint = f"Give `--max-tokens` a number from 1 to {MAX_TOKENS:,}."
+        raise ParamsInvalid(f"max_tokens {p.max_tokens} is not from 1 to {MAX_TOKENS:,}", hint=hint, field="max_tokens")
     if not 0 <= p.temperature <= 2:
-        raise ParamsInvalid(f"temperature {p.temperature} is not from 0 to 2", field="temperature")
+        hint = "Give `--temperature` a number from 0 (always the likeliest word) to 2."
+        raise ParamsInvalid(f"temperature {p.temperature} is not from 0 to 2", hint=hint, field="temperature")
     if not p.messages:
         hint = 'Give at least one message: {"role": "user", "content": "..."}.'
         raise ParamsInvalid("there is no message to answer", hint=hint, field="messages")

@@ -120,11 +120,11 @@ def _check_train(p: TrainStart) -> None:
                 f"{field} {value} is not from {_figure(low)} to {_figure(high)}", hint=hint, field=field
             )
     if not re.fullmatch(r"[A-Za-z0-9.+() -]{1,120}", p.licence):
-        raise ParamsInvalid(
-            f"licence {p.licence[:80]!r} is no SPDX expression, such as MIT or CC-BY-4.0", field="licence"
-        )
+        hint = "Give its short name, such as MIT or CC-BY-4.0: https://spdx.org/licenses lists them."
+        raise ParamsInvalid(f"licence {p.licence[:80]!r} is no SPDX expression", hint=hint, field="licence")
     if p.alpha is not None and not 0 < p.alpha <= 100_000:
-        raise ParamsInvalid(f"alpha {p.alpha} is not above 0 and at most 100000", field="alpha")
+        hint = "Give `--alpha` a number above 0, or leave it out: it is twice the rank then."
+        raise ParamsInvalid(f"alpha {p.alpha} is not above 0 and at most 100,000", hint=hint, field="alpha")
     _check_schedule(p)
 
 
