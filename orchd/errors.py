@@ -28,12 +28,11 @@ LIKENESS = 0.75
 
 
 class OrchdError(Exception):
-    """Base of every numbered error.
+    """Something went wrong that has no number of its own: a mistake in orchd, or an answer of a newer one."""
 
-    `code` is the stable number, `exit_code` what `orchctl` returns for it, `hint` the next step (one sentence;
-    the class gives a default, the place that raises may give a better one), `field` the parameter at fault.
-    """
-
+    # The base of every numbered error. `code` is the stable number, `exit_code` what `orchctl` returns for it, `hint`
+    # the next step (one sentence; the class gives a default, the place that raises may give a better one), `field` the
+    # parameter at fault.
     code: ClassVar[int] = 1000
     exit_code: ClassVar[int] = EXIT_FAILED
     default_hint: ClassVar[str] = "Run `orchctl status`; if it happens again, the log says more."
@@ -117,7 +116,7 @@ class ConfigInvalid(BadRequest):
     """A setting has an unknown name or a value of the wrong kind; the message says where it was read."""
 
     code = 1001
-    default_hint = 'Correct it where the message says it stands; README.md, "By hand", tells of the settings.'
+    default_hint = "Correct it where the message says it stands; docs/settings.md tells of them all."
 
 
 class HomeBusy(OrchdError):

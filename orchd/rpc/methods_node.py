@@ -97,6 +97,7 @@ class SettingRow(Result, frozen=True, kw_only=True):
     key: str
     value: Any
     origin: str
+    meaning: str
 
 
 class Settings(Result, frozen=True, kw_only=True):
@@ -105,7 +106,10 @@ class Settings(Result, frozen=True, kw_only=True):
 
 @method("config.show", NoParams, Settings, "Every setting, its value and where it comes from.")
 async def config_show(node: Node, _: NoParams) -> Settings:
-    rows = [SettingRow(key=s.key, value=msgspec.to_builtins(s.value), origin=s.origin) for s in node.settings]
+    rows = [
+        SettingRow(key=s.key, value=msgspec.to_builtins(s.value), origin=s.origin, meaning=s.meaning)
+        for s in node.settings
+    ]
     return Settings(settings=rows)
 
 

@@ -149,9 +149,9 @@ def test_no_bar_where_nobody_would_see_it(json: bool, quiet: bool, screen: bool)
 
 
 def test_scores_name_their_adapters() -> None:
-    row = {"loss": 0.5, "exact_match": 1.0, "examples": 3}
+    row = {"loss": 0.5, "loss_interval": 0.1, "exact_match": 1.0, "examples": 3}
     shown = human_scores({"rows": [{"id": None, "name": None, **row}, {"id": "adp_abc", "name": "mine", **row}]})
-    assert [line.split()[:2] for line in shown.splitlines()[1:]] == [["base", "0.500"], ["mine", "adp_abc"]]
+    assert [line.split()[:2] for line in shown.splitlines()[1:3]] == [["base", "0.500"], ["mine", "adp_abc"]]
 
 
 @pytest.mark.parametrize(("words", "noted"), [({}, True), ({"json": True}, False), ({"quiet": True}, False)])
@@ -181,8 +181,9 @@ def test_settings_are_shown_without_a_daemon(tmp_path: Path) -> None:
     context = Context(json=True, quiet=False, out=io.StringIO(), err=io.StringIO(), environ=environ)
     show_settings(context, argparse.Namespace(), {})
     shown = {row["key"]: row for row in loads(written(context.out))["settings"]}
-    assert shown["net.mdns"] == {"key": "net.mdns", "value": False, "origin": str(tmp_path / "config.toml")}
-    assert shown["jobs.threads"] == {"key": "jobs.threads", "value": 3, "origin": "$ORCHD_JOBS__THREADS"}
+    assert (shown["net.mdns"]["value"], shown["net.mdns"]["origin"]) == (False, str(tmp_path / "config.toml"))
+    assert (shown["jobs.threads"]["value"], shown["jobs.threads"]["origin"]) == (3, "$ORCHD_JOBS__THREADS")
+    assert all(row["meaning"] for row in shown.values())
     assert shown["net.bootstrap"]["value"] == []
     assert "not running" in written(context.err)
 
