@@ -118,7 +118,7 @@ class Gate:
 
     async def _refuse(self, old: AdapterRow, new: AdapterRow, tested: Tested) -> None:
         worse = (
-            f"worse on your data set {tested.dataset} than {old.id}, the newest version that is admitted:"
+            f"worse on your data set {tested.dataset} than {old.name} ({old.id}), the newest version that is admitted:"
             f" loss {tested.after:.3f}, before {tested.before:.3f}"
         )
         await trio.to_thread.run_sync(_settle, self._node, new.id, worse)

@@ -29,10 +29,12 @@ from orchd.net import Network
 from orchd.paths import Paths
 from orchd.records import Manifest, parse_id
 from orchd.records.ids import ADAPTER, DATASET
-from orchd.registry import AdapterRow, DatasetRow, Registry
+from orchd.registry import QUARANTINED, REMOVED, AdapterRow, DatasetRow, Registry
 from orchd.registry.local_rows import Deployment, Run
 from orchd.registry.own import Datasets, Deployments, Topics
-from orchd.rollback import Rollbacks
+from orchd.registry.revocation import named
+from orchd.registry.use import against_hint
+from orchd.rollback import ROLLED_BACK, ROLLING_BACK, Rollbacks
 from orchd.serve.embedded import EmbeddedRuntime
 from orchd.serve.specs import BuildResult, Golden
 from orchd.serve.targets import Artefact, DeployTarget
@@ -138,7 +140,7 @@ class AverageVerified(_Note, frozen=True, kw_only=True):
 class DeploymentRow(_Note, frozen=True, kw_only=True):
     """A deployment as it is shown. `adapter` is None for the plain base; `size` in bytes.
 
-    `was` is the adapter that it was rolled back from, and `reason` why.
+    `was` is the adapter that it was rolled back from, and `reason` why. `note` is what there is to know of who answers.
     """
 
     name: str
@@ -153,6 +155,7 @@ class DeploymentRow(_Note, frozen=True, kw_only=True):
     created_ms: int
     was: str = ""
     reason: str = ""
+    note: str = ""
 
 
 @dataclass
@@ -237,7 +240,26 @@ class Node:
             created_ms=deployment.created,
             was=deployment.was,
             reason=deployment.reason,
+            note=await in_thread(self._note, deployment, adapter),
         )
+
+    def _note(self, deployment: Deployment, adapter: AdapterRow | None) -> str:
+        """What is to be known of a deployment that does not answer as its name lets one think; else empty."""
+        index = self.registry.index
+        if deployment.state == ROLLING_BACK:
+            return f"falling back to the plain base: {deployment.reason}"
+        if deployment.was and deployment.state == ROLLED_BACK:
+            was, told = deployment.was, named(index, [deployment.was])[deployment.was]
+            if against := self.registry.people.against([was]):
+                return f"the plain base answers: {told} is out of use; {against[was]}"
+            again = f"`orchctl deploy {was} --name {deployment.name}` puts it back"
+            return f"the plain base answers: {told} was out of use when it was put here, and is no longer; {again}"
+        if deployment.adapter is not None and (adapter is None or adapter.state == REMOVED):
+            stays = f"it goes on answering until `orchctl deployment remove {deployment.name}`"
+            return f"{named(index, [deployment.adapter])[deployment.adapter]} was removed here; {stays}"
+        if adapter is not None and adapter.state == QUARANTINED:
+            return f"{adapter.name} is in quarantine now, and answers as before: {adapter.reason}"
+        return ""
 
     def drop_blob(self, blob: str) -> None:
         """Forget a deployment's file (hexadecimal SHA-256), unless another deployment has the same."""
@@ -369,7 +391,8 @@ class Node:
     def check_usable(self, adapter: str | None) -> None:
         """Raises `NotAdmitted` for what nobody should use any more, whatever is forced."""
         if adapter is not None and (against := self.registry.people.against([adapter])):
-            raise NotAdmitted(f"{adapter} may not be used: {against[adapter]}", field="adapter")
+            told, hint = named(self.registry.index, [adapter])[adapter], against_hint(self.registry, adapter)
+            raise NotAdmitted(f"{told} may not be used: {against[adapter]}", hint=hint, field="adapter")
 
     async def _put(self, note: DeployNote, artefact: Artefact, golden: tuple[Golden, ...]) -> None:
         """Into the target, then ask it for a proven answer. Raises `AnswerDiffers` and takes it out again."""

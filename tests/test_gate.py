@@ -145,7 +145,7 @@ async def test_each_version_is_compared_with_the_newest_admitted_one(house: Hous
     assert house.measured == [(first, second), (first, third), (first, fourth)]
     assert {house.row(one).state for one in (second, third, fourth)} == {QUARANTINED}
     assert "worse on your data set exam than" in house.row(fourth).reason
-    assert f"{first}, the newest version that is admitted: loss 7.028, before 6.639" in house.row(fourth).reason
+    assert f"style ({first}), the newest version that is admitted: loss 7.028, before 6.639" in house.row(fourth).reason
     fifth = house.version(6.0, fourth)
     await house.gate.pass_through(fifth)
     assert (house.row(fifth).state, house.row(fifth).reason) == (ADMITTED, "")

@@ -20,9 +20,9 @@ from typing import Any, Self
 
 import msgspec
 
-from orchd.errors import AdapterUnknown, AmbiguousId, BlobUnknown, DigestMismatch, NotReleasable
+from orchd.errors import AdapterUnknown, AmbiguousId, BlobUnknown, DigestMismatch, NothingToUndo, NotReleasable
 from orchd.records import Announcement, FileEntry, Manifest, Verified, parse_id, text_id, verify
-from orchd.records.ids import ADAPTER, BASE, SHORTEST, too_short
+from orchd.records.ids import ADAPTER, BASE, DATASET, SHORTEST, too_short
 from orchd.registry import admission, bounds, rebuild, restand, restore, versions
 from orchd.registry.admission import Candidate, Check, Known, judge
 from orchd.registry.bases import Base
@@ -31,7 +31,7 @@ from orchd.registry.index import Index
 from orchd.registry.journal import Journal
 from orchd.registry.known_bases import KnownBases
 from orchd.registry.local import Local, Undone, delete, put
-from orchd.registry.local_rows import Bound, Pin, Release, Rot, Trash, Verdict
+from orchd.registry.local_rows import Bound, Dataset, DatasetTrash, Pin, Release, Rot, Trash, Verdict
 from orchd.registry.manifest_files import ManifestFiles
 from orchd.registry.news import News
 from orchd.registry.people import People
@@ -40,6 +40,7 @@ from orchd.registry.rows import AdapterRow, AnnouncementRow, adapter_row
 from orchd.registry.standing import ADMITTED, QUARANTINED, REMOVED, StandingChange
 
 SELF, FOLLOWED = "self", "followed"
+SHOWN_KEY = 14  # characters of an author's key
 USED_EVERY_MS = 3_600_000
 MIN_PREFIX = len(ADAPTER) + SHORTEST
 WHOLE_ID = len(text_id(ADAPTER, bytes(32)))
@@ -312,8 +313,7 @@ class Registry:
         if not rows:
             raise self._unknown(name, "name = ?")
         if len(rows) > 1:
-            listed = ", ".join(f"{id} by {author}" for id, author in rows)
-            raise AmbiguousId(f"{len(rows)} adapters are called {name!r}: {listed}", hint="Say which by its id.")
+            raise _ambiguous(name, rows, {self.people.view().newest(author) for _, author in rows})
         return str(rows[0][0])
 
     def _unknown(self, text: str, condition: str) -> AdapterUnknown:
@@ -425,13 +425,27 @@ class Registry:
         def touches(key: str) -> bool:
             return not what or key in meant or (len(what) >= MIN_PREFIX and key.startswith(what))
 
-        undone = self.local.undo(touches, preview=preview)
+        try:
+            undone = self.local.undo(touches, preview=preview, gone=self._is_gone)
+        except NothingToUndo as error:
+            if not what:
+                raise
+            hint = "`orchctl undo --dry-run` says what was done last. What was thrown out of the trash is gone."
+            message = f"nothing that was done to {what[:80]!r} is left to be undone"
+            raise NothingToUndo(message, hint=hint) from error
         if preview:
             return undone
         rebuild.refresh_pins(self.index)
         self.people.forget()
         changes = tuple(change for change in self.restand() if change.before != change.after)
         return msgspec.structs.replace(undone, changes=changes)
+
+    def _is_gone(self, key: str) -> bool:
+        """Whether what has this key (an adapter or a data set) is neither here nor in the trash."""
+        if key.startswith(ADAPTER):
+            return not self.has_adapter(key)
+        rows = (Dataset, DatasetTrash)
+        return key.startswith(DATASET) and all(self.local.get(kind, key) is None for kind in rows)
 
     def trust(self, author: str) -> str:
         return self.people.level(author)
@@ -548,6 +562,20 @@ class Registry:
 
     def _base_of(self, manifest: Verified[Manifest]) -> Base | None:
         return self.known_bases.of(manifest.record.base.fingerprint)
+
+
+def _ambiguous(name: str, rows: Sequence[tuple[str, str]], people: Collection[str]) -> AmbiguousId:
+    """Several adapters have one name; `people` are who made them."""
+    by = f"{name}@{rows[0][1][:SHOWN_KEY]}"
+    if len(people) == 1:
+        hint = f"{by} is the newest that is admitted, and `orchctl adapter versions {by}` lists all."
+        ids = ", ".join(id for id, _ in rows)
+        return AmbiguousId(
+            f"{len(rows)} versions of {name!r} by one author are here: {ids}", hint=hint, field="adapter"
+        )
+    listed = ", ".join(f"{id} by {author[:SHOWN_KEY]}…" for id, author in rows)
+    hint = f"Say whose, as in {by}, or give the id."
+    return AmbiguousId(f"{len(rows)} adapters are called {name!r}: {listed}", hint=hint, field="adapter")
 
 
 def _is_same(link: Path, blob: Path) -> bool:

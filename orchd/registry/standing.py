@@ -13,7 +13,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What counts for one adapter. Texts are reasons, empty where there is none.
 
     `reasons` are admission's, `policy` is what the user's policies say of it; both can be released by hand.
-    `contains_revoked` are ids of revoked adapters that it was made from.
+    `contains_revoked` are revoked adapters that it was made from, each with its name where that is known, and its id.
     """
 
     reasons: tuple[str, ...] = ()

@@ -94,6 +94,19 @@ def subject_of(node: Node, text: str) -> tuple[str, str]:
         ) from None
 
 
+def heard_of(node: Node, subject: str) -> bool:
+    """Whether anything by an author, or told by a peer, came here."""
+    registry = node.registry
+    keys = sorted(registry.people.view().keys_of(subject))
+    found = registry.index.read(
+        "SELECT 1 FROM adapter WHERE author IN (SELECT unnest($1::VARCHAR[]))"
+        " UNION ALL SELECT 1 FROM announcement WHERE author IN (SELECT unnest($1::VARCHAR[])) OR peer = $2"
+        " UNION ALL SELECT 1 FROM received WHERE author IN (SELECT unnest($1::VARCHAR[])) LIMIT 1",
+        (keys, subject),
+    )
+    return bool(found)
+
+
 def _whole_key(node: Node, text: str) -> str:
     if len(text) < KEY_LENGTH:
         if len(text) < MIN_KEY:

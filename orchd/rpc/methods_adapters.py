@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from orchd.errors import AdapterUnknown, AmbiguousId, ManifestGone, NotAdmitted, OrchdError, ParamsInvalid
+from orchd.errors import AdapterUnknown, AmbiguousId, ManifestGone, OrchdError, ParamsInvalid
 from orchd.jobs import Job, LocalContext
 from orchd.node import LeafName, Node, in_thread
 from orchd.records import MICRO, Announcement, Attestation, Verified, parse_id, sign, verify
@@ -16,6 +16,7 @@ from orchd.registry.admission import CHECKS, Check
 from orchd.registry.local_rows import Received
 from orchd.registry.registry import MIN_PREFIX, WHOLE_ID
 from orchd.registry.trust import ATTESTATION
+from orchd.registry.use import not_admitted
 from orchd.rpc.methods_jobs import JobStarted
 from orchd.rpc.methods_network import check_topic
 from orchd.rpc.methods_training import AdapterNamed
@@ -151,7 +152,7 @@ async def adapter_publish(node: Node, p: AdapterPublish) -> Published:
     topics = tuple(dict.fromkeys(check_topic(topic) for topic in p.topics))
     row = await in_thread(node.registry.adapter, p.adapter)
     if row.state != ADMITTED:
-        raise NotAdmitted(f"{row.name} is quarantined: {row.reason}", field="adapter")
+        raise await in_thread(not_admitted, node.registry, row)
     for topic in topics:
         await in_thread(node.topics.add, topic)
         await node.network.join(topic)
@@ -279,11 +280,27 @@ def _verify(node: Node, id: str) -> list[AdapterCheck]:
 
 
 class Removed(Result, frozen=True, kw_only=True):
+    """`others`: how many more adapters of this name by this author are here. `deployments` go on answering with it."""
+
     adapter: str
+    name: str
+    others: int
+    deployments: list[str]
 
 
 @method("adapter.remove", AdapterNamed, Removed, "Move an adapter to the trash; for 30 days it can be had back.")
 async def adapter_remove(node: Node, p: AdapterNamed) -> Removed:
     row = await in_thread(node.registry.adapter, p.adapter)
     await in_thread(node.registry.remove, row.id)
-    return Removed(adapter=row.id)
+    deployments = await in_thread(node.deployments.list)
+    return Removed(
+        adapter=row.id,
+        name=row.name,
+        others=await in_thread(_of_this_name, node, row),
+        deployments=[one.name for one in deployments if one.adapter == row.id],
+    )
+
+
+def _of_this_name(node: Node, row: AdapterRow) -> int:
+    found = "SELECT count(*) FROM adapter WHERE name = ? AND author = ? AND state <> 'removed'"
+    return int(node.registry.index.read(found, (row.name, row.author))[0][0])

@@ -9,7 +9,6 @@ from orchd import room
 from orchd.errors import (
     AdapterNotMergeable,
     AnswerInterrupted,
-    NotAdmitted,
     ParamsInvalid,
     ServedElsewhere,
     TargetNameRefused,
@@ -19,6 +18,7 @@ from orchd.node import DeploymentRow, DeployNote, Node, in_thread
 from orchd.registry import ADMITTED
 from orchd.registry.local_rows import Deployment
 from orchd.registry.peft_config import SERVABLE
+from orchd.registry.use import not_admitted
 from orchd.rollback import ROLLING_BACK
 from orchd.rpc.connection import Session
 from orchd.rpc.methods_data import read_part
@@ -61,7 +61,7 @@ async def deploy_start(node: Node, p: DeployStart) -> JobStarted:
     if p.adapter is not None:
         row = await in_thread(node.registry.adapter, p.adapter)
         if row.state != ADMITTED and not p.force:
-            raise NotAdmitted(f"{row.name} is quarantined: {row.reason}", field="adapter")
+            raise await in_thread(not_admitted, node.registry, row)
         await in_thread(node.check_usable, row.id)
         if SERVABLE not in row.capabilities:
             raise AdapterNotMergeable(

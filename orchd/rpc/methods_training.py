@@ -16,7 +16,6 @@ from orchd.errors import (
     AdapterUnknown,
     AverageSpecInvalid,
     LeavesUnknown,
-    NotAdmitted,
     NotAverageable,
     ParamsInvalid,
 )
@@ -24,10 +23,11 @@ from orchd.measuring import evaluation
 from orchd.node import NO_LICENCE, AverageNote, Node, TrainNote, VerifyNote, in_thread
 from orchd.records import Manifest, Verified, text_id
 from orchd.records.ids import ADAPTER, BASE
-from orchd.registry import ADMITTED, AdapterRow, Base
+from orchd.registry import ADMITTED, AdapterRow, Base, Registry
 from orchd.registry.bases import FOLDER
 from orchd.registry.peft_config import AVERAGEABLE
 from orchd.registry.trust import SELF
+from orchd.registry.use import not_admitted
 from orchd.rpc.methods_jobs import JobStarted
 from orchd.rpc.table import Params, method
 from orchd.train.specs import TrainSpec
@@ -69,7 +69,7 @@ async def train_start(node: Node, p: TrainStart) -> JobStarted:
     base = await in_thread(node.registry.known_bases.folder, p.base)
     initial = None if p.initial is None else await in_thread(node.registry.adapter, p.initial)
     if initial is not None and initial.state != ADMITTED:
-        raise NotAdmitted(f"{initial.name} ({initial.id}) is {initial.state}: {initial.reason}", field="initial")
+        raise await in_thread(not_admitted, node.registry, initial, "initial")
     if initial is not None and initial.base not in node.registry.known_bases.same(base.fingerprint):
         hint = f"Go on from an adapter for {base.name}, or give the base of {initial.name}: {initial.base}."
         raise ParamsInvalid(f"{initial.name} is for another base than {base.name}", hint=hint, field="initial")
@@ -252,7 +252,7 @@ def _weighted(node: Node, leaves: Sequence[tuple[str, int]]) -> tuple[WeightedAd
     found = []
     for leaf, ppm in leaves:
         try:
-            _check_averageable(node.registry.adapter(leaf))
+            _check_averageable(node.registry, node.registry.adapter(leaf))
             folder = node.registry.adapter_folder(leaf)
         except AdapterUnknown:
             raise LeavesUnknown(f"the leaf {leaf} is not here", field="adapters") from None
@@ -260,9 +260,9 @@ def _weighted(node: Node, leaves: Sequence[tuple[str, int]]) -> tuple[WeightedAd
     return tuple(found)
 
 
-def _check_averageable(row: AdapterRow) -> None:
+def _check_averageable(registry: Registry, row: AdapterRow) -> None:
     if row.state != ADMITTED:
-        raise NotAdmitted(f"{row.name} ({row.id}) is {row.state}: {row.reason}", field="adapters")
+        raise not_admitted(registry, row, "adapters")
     if AVERAGEABLE not in row.capabilities:
         raise NotAverageable(
             f"{row.name} ({row.id}) has more than factors: DoRA, trained biases or saved modules", field="adapters"

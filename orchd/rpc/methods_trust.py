@@ -7,7 +7,7 @@ from functools import partial
 
 import msgspec
 
-from orchd.errors import KeyUnchanged, NotAdmitted, NotTheAuthor, ParamsInvalid, SubjectInvalid, SubjectUnknown
+from orchd.errors import AdapterRevoked, KeyUnchanged, NotTheAuthor, ParamsInvalid, SubjectInvalid, SubjectUnknown
 from orchd.identity import Identity
 from orchd.measuring import AttestNote, evaluation
 from orchd.node import Node, in_thread
@@ -28,7 +28,8 @@ from orchd.registry.trust import (
     Policies,
     View,
 )
-from orchd.rpc.deciding import Affected, Changed, of_rows, restand, subject_of, tell_trust_changed
+from orchd.registry.use import not_admitted
+from orchd.rpc.deciding import Affected, Changed, heard_of, of_rows, restand, subject_of, tell_trust_changed
 from orchd.rpc.methods_jobs import JobStarted
 from orchd.rpc.methods_training import AdapterNamed
 from orchd.rpc.table import NoParams, Params, Result, method
@@ -129,8 +130,11 @@ class Followed(Params, frozen=True, kw_only=True):
 
 class Decided(Result, frozen=True, kw_only=True):
     """`changed`: adapters that may do more or less than before, the first 50 of `changed_in_all`; `deployments` of
-    them fall back to the base."""
+    them fall back to the base. `heard_of`: something of theirs is or was here, announced or connected. `containing`:
+    how many other adapters here, that are admitted, contain one by a blocked author."""
 
+    heard_of: bool
+    containing: int
     subject: str
     kind: str
     verdict: str
@@ -167,7 +171,7 @@ async def _decide(node: Node, text: str, verdict: str, note: str, *, auto_update
     row = Trust(subject=subject, kind=kind, verdict=verdict, note=note, auto_update=auto_update, since=node.clock())
     before = await in_thread(_decided, node, subject)
     if [msgspec.structs.replace(one, since=row.since) for one in before] == [row]:  # nothing new, nothing to undo
-        return Decided(subject=subject, kind=kind, verdict=verdict, changed=[], changed_in_all=0, deployments=[])
+        return await _told(node, subject, kind, verdict, Changed([], 0), [])
     others = [delete(Trust, one.subject) for one in before if one.subject != subject]
     return await _carry_out(node, f"trust.{verdict}", [put(row), *others], subject, kind, verdict)
 
@@ -196,7 +200,14 @@ async def _carry_out(node: Node, act: str, changes: Sequence[Change], subject: s
     await in_thread(partial(node.registry.local.act, act, *changes, undoable=True))
     changed, deployments = await in_thread(restand, node)
     await tell_trust_changed(node, subject, kind, verdict)
+    return await _told(node, subject, kind, verdict, changed, deployments)
+
+
+async def _told(node: Node, subject: str, kind: str, verdict: str, changed: Changed, deployments: list[str]) -> Decided:
+    connected = kind == PEER and any(peer.peer == subject for peer in node.network.peers())
     return Decided(
+        heard_of=connected or await in_thread(heard_of, node, subject),
+        containing=await in_thread(_containing, node, subject) if (kind, verdict) == (AUTHOR, BLOCK) else 0,
         subject=subject,
         kind=kind,
         verdict=verdict,
@@ -204,6 +215,16 @@ async def _carry_out(node: Node, act: str, changes: Sequence[Change], subject: s
         changed_in_all=changed.in_all,
         deployments=deployments,
     )
+
+
+def _containing(node: Node, author: str) -> int:
+    """How many admitted adapters contain one by this author."""
+    registry = node.registry
+    keys = sorted(registry.people.view().keys_of(author))
+    rows = registry.index.read("SELECT digest FROM adapter WHERE author IN (SELECT unnest($1::VARCHAR[]))", (keys,))
+    above = sorted(registry.people.containing([id for (id,) in rows]))
+    found = "SELECT count(*) FROM adapter WHERE state = 'admitted' AND digest IN (SELECT unnest($1::VARCHAR[]))"
+    return int(registry.index.read(found, (above,))[0][0])
 
 
 class SubjectShown(Result, frozen=True, kw_only=True):
@@ -330,16 +351,19 @@ async def identity_rotate(node: Node, _: NoParams) -> Rotated:
 
 
 class Revoke(Params, frozen=True, kw_only=True):
-    """`reason` is signed and told to everybody."""
+    """`reason` is signed and told to everybody. `preview` only says what it would reach here."""
 
     adapter: str
     reason: str = ""
+    preview: bool = False
 
 
 class Revoked(Result, frozen=True, kw_only=True):
-    """`affected` and `deployments` are those of this node; others find their own."""
+    """`affected` and `deployments` are those of this node; others find their own. `revocation` is empty of a preview,
+    and `affected` stand as they did."""
 
     revocation: str
+    preview: bool
     adapter: AdapterRow
     affected: list[Affected]
     deployments: list[str]
@@ -351,12 +375,14 @@ async def adapter_revoke(node: Node, p: Revoke) -> Revoked:
         raise ParamsInvalid(f"a reason is at most {REASON_LIMIT} printable characters", field="reason")
     row = await in_thread(node.registry.adapter, p.adapter)
     signed = await in_thread(_sign_revocation, node, row, p.reason)
-    await node.network.tell(signed)
+    if not p.preview:
+        await node.network.tell(signed)
     ids = await in_thread(_reached, node, row.id)
     rows = await in_thread(node.registry.rows_of, ids)
     deployments = await in_thread(node.deployments.list)
     return Revoked(
-        revocation=signed.id,
+        revocation="" if p.preview else signed.id,
+        preview=p.preview,
         adapter=next(one for one in rows if one.id == row.id),
         affected=of_rows(rows),
         deployments=[one.name for one in deployments if {one.adapter, one.was} & set(ids)],
@@ -366,6 +392,9 @@ async def adapter_revoke(node: Node, p: Revoke) -> Revoked:
 def _sign_revocation(node: Node, row: AdapterRow, reason: str) -> Verified[Revocation]:
     if not node.registry.people.view().same(row.author, node.identity.author):
         raise NotTheAuthor(f"{row.name} was made by {row.author}, and only they can revoke it", field="adapter")
+    if said := node.registry.people.revocation(row.id, row.author):
+        hint = "Whoever has not heard of it does when their node meets one that has."
+        raise AdapterRevoked(f"{row.name} ({row.id}) is {said}, already", hint=hint, field="adapter")
     record = Revocation(
         manifest=node.registry.manifest(row.id).digest,
         reason=reason,
@@ -413,7 +442,7 @@ class Cosigned(Result, frozen=True, kw_only=True):
 async def adapter_cosign(node: Node, p: AdapterNamed) -> Cosigned:
     row = await in_thread(node.registry.adapter, p.adapter)
     if row.state != ADMITTED:
-        raise NotAdmitted(f"{row.name} is quarantined: {row.reason}", field="adapter")
+        raise await in_thread(not_admitted, node.registry, row)
     if await in_thread(node.registry.people.level, row.author) == SELF:
         hint = "Others co-sign it, if they want to."
         raise NotTheAuthor(f"{row.name} is signed by this node already, as its author", hint=hint, field="adapter")

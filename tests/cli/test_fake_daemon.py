@@ -84,15 +84,14 @@ class Named(Params, frozen=True, kw_only=True):
 class Deployed(Result, frozen=True, kw_only=True):
     name: str
     state: str
-    was: str
-    reason: str
+    note: str
 
 
 @method("deployment.show", Named, Deployed, "One that is there", TABLE)
 async def show(node: Node, p: Named) -> Deployed:
     if p.deployment == "fallen":
-        return Deployed(name="fallen", state="rolled_back", was="adp_x", reason="it was taken back")
-    return Deployed(name=p.deployment, state="ready", was="", reason="")
+        return Deployed(name="fallen", state="rolled_back", note="the plain base answers: it was taken back")
+    return Deployed(name=p.deployment, state="ready", note="")
 
 
 @pytest.fixture
@@ -246,7 +245,7 @@ async def test_chat_streams_and_reads_lines_from_a_pipe(house: House) -> None:
         assert (await orchctl(house, "chat", "m", input="one\n\ntwo\n")).stdout == "1:eno\n1:owt\n"
         fallen = await orchctl(house, "chat", "fallen", "hello")
         assert fallen.stdout == "1:olleh\n"
-        assert fallen.stderr == "(the plain base answers: adp_x is out of use; it was taken back)\n"
+        assert fallen.stderr == "(the plain base answers: it was taken back)\n"
 
 
 async def test_a_conversation_on_a_terminal(house: House) -> None:

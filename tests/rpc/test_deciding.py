@@ -54,6 +54,9 @@ class FakeNetwork:
     read: list[list[str]] = field(default_factory=list)
     lab: Any = None
 
+    def peers(self) -> list[Any]:
+        return []
+
     async def trust_changed(self) -> None:
         rows = self.lab.registry.local.all(Trust)
         self.read.append([row.subject for row in rows if row.verdict == BLOCK])

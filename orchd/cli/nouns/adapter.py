@@ -228,6 +228,16 @@ LIST: tuple[Argument, ...] = (
     opt("--limit", "so many of either, the newest (50, at most 500)", type=int, metavar="N"),
 )
 
+
+def human_removed(gone: dict[str, Any]) -> str:
+    told = [f"removed {gone['name']} ({gone['adapter']}); `orchctl undo {gone['adapter']}` brings it back"]
+    if gone["others"]:
+        told.append(f"{gone['others']} more of this name stay; `orchctl adapter versions {gone['name']}` lists them")
+    for name in gone["deployments"]:
+        told.append(f"{name} goes on answering with it, until `orchctl deployment remove {name}`")
+    return "\n".join(told)
+
+
 COMMANDS = (
     Command(
         "list",
@@ -325,7 +335,7 @@ COMMANDS = (
     Command(
         "remove",
         "Move an adapter to the trash, where `orchctl undo` finds it for 30 days",
-        lambda gone: f"removed; `orchctl undo {gone['adapter']}` brings it back",
+        human_removed,
         method="adapter.remove",
         changes=True,
         subject=("adapter.show", "adapter"),

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchd.cli.command import Command, opt
+from orchd.cli.command import Command, opt, switch
 from orchd.cli.nouns.adapter_search import ADAPTER
 from orchd.cli.text import fields, number, percent, table
 
 
 def human_revoked(shown: dict[str, Any]) -> str:
     rows = [(one["name"], one["state"], one["id"]) for one in shown["affected"]]
+    name, id = shown["adapter"]["name"], shown["adapter"]["id"]
+    done = f"revoked {name} ({id}) for good, and told its topics; {shown['revocation']}"
     return "\n".join(
         [
-            f"revoked {shown['adapter']['name']} for good, and told its topics; {shown['revocation']}",
+            f"would revoke {name} ({id}) for good, everywhere: there is no undo" if shown["preview"] else done,
             "",
             table(("here it reaches", "state", "id"), rows),
             f"deployments that fall back to the base: {', '.join(shown['deployments']) or 'none'}",
@@ -39,9 +41,11 @@ COMMANDS = (
         "Take an adapter of this node back, everywhere and for good",
         human_revoked,
         method="adapter.revoke",
-        changes=True,
-        subject=("adapter.show", "adapter"),
-        arguments=(ADAPTER, opt("--reason", "is signed and told to everybody")),
+        arguments=(
+            ADAPTER,
+            opt("--reason", "is signed and told to everybody"),
+            switch("--dry-run", "only say which adapters and deployments here it would reach", dest="preview"),
+        ),
         more="Whoever has it, or what was averaged or trained from it, puts that into quarantine and deploys the\n"
         "base instead. Nothing undoes it: whoever was wrong makes the adapter again, under another id.",
     ),

@@ -44,8 +44,8 @@ def chat(context: Context, options: argparse.Namespace, params: Params) -> None:
 
 def _warn(context: Context, deployment: dict[str, Any]) -> None:
     """Who answers may not be who is thought to answer."""
-    if deployment["was"] and deployment["state"] == "rolled_back":
-        context.note(f"(the plain base answers: {deployment['was']} is out of use; {deployment['reason']})")
+    if deployment["note"]:
+        context.note(f"({deployment['note']})")
 
 
 def _once(context: Context, params: Params, messages: list[Message]) -> None:

@@ -11,7 +11,7 @@ DEPLOYMENT = arg("deployment", "its name")
 
 
 def human_list(shown: dict[str, Any]) -> str:
-    return table(
+    rows = table(
         ("name", "adapter", "target", "state", "size", "same answers", "made"),
         [
             (
@@ -26,6 +26,7 @@ def human_list(shown: dict[str, Any]) -> str:
             for d in shown["deployments"]
         ],
     )
+    return "\n".join([rows, *(f"{d['name']}: {d['note']}" for d in shown["deployments"] if d["note"])])
 
 
 def human_row(row: dict[str, Any]) -> str:
@@ -38,7 +39,7 @@ def human_row(row: dict[str, Any]) -> str:
             ("target", f"{row['target']}, {_words(row['state'])}"),
             ("file", f"{row['quantize']}, {size(row['size'])}, sha256 {row['sha256']}"),
             ("same answers", f"{_held(parity)}: {parity['detail']}" if parity else None),
-            ("rolled back", f"from {row['was']}: {row['reason']}" if row["was"] else None),
+            ("note", row["note"] or None),
             ("made", when(row["created_ms"])),
         ]
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from orchd.cli.command import Command, arg, opt, switch
-from orchd.cli.text import fields, table, when
+from orchd.cli.text import counted, fields, table, when
 
 SUBJECT = arg(
     "subject", "an author's key or its beginning, a peer's id, or an adapter that is here, whose author is meant"
@@ -95,6 +95,13 @@ def human_decided(shown: dict[str, Any]) -> str:
     who = f"{shown['kind']} {shown['subject']}"
     said = SAID.get(shown["verdict"])
     told = [f"{who} is {said}" if said else f"nothing is decided about {who} any more", standing_now(shown)]
+    if said and not shown["heard_of"]:
+        told.append(f"nothing of this {shown['kind']} is here or was announced: is it written rightly?")
+    if shown["containing"]:
+        told.append(
+            f"what was made from theirs (averages, further training) stays in use, deployed too:"
+            f" {counted(shown['containing'], 'adapter')}; `orchctl adapter why ID` names what one was made from"
+        )
     if shown["deployments"]:
         told.append(f"deployments that fall back to the base: {', '.join(shown['deployments'])}")
     if shown["verdict"] == "block":
@@ -144,8 +151,9 @@ COMMANDS = (
         subject=("trust.show", "subject"),
         arguments=(SUBJECT, NOTE, switch("--auto-update", "fetch what supersedes an adapter of theirs that is here")),
         more="Peers that are followed are asked first when an adapter is fetched.\n"
-        "A newer version must do no worse than the old one on a data set of yours, where there is one with a\n"
-        "test part; else it stays in quarantine. The old one is kept.",
+        "A newer version waits in quarantine until it was tested on your newest data set that has a test part, and\n"
+        "stays there when it does worse than the newest version that is admitted. Without such a data set it is let\n"
+        "in. The old one is kept.",
     ),
     Command(
         "allow",
