@@ -62,17 +62,19 @@ class Context:
         if detach:
             self.show({"job": job}, lambda shown: str(shown["job"]))
             return 0
-        result = self.follow(job, command.method)
+        result = self.follow(job)
         self.show(result, command.human)
+        if command.then and not self.json:
+            self.note(f"\nnext: {command.then(result)}")
         return command.verdict(result) if command.verdict else 0
 
-    def follow(self, job: str, label: str) -> Any:
+    def follow(self, job: str) -> Any:
         """A job's result, once it is there; a bar is drawn meanwhile. Raises the job's error, or `Detached`."""
         from orchd.rpc.client import wait_job
 
         bar = None
         try:
-            bar = self.bar(label)
+            bar = self.bar(self.call("job.show", job=job)["title"])
             if bar is None:
                 self.note(f"job {job}")
             return wait_job(self.client, job, bar.update if bar else None)

@@ -83,6 +83,13 @@ def short(identifier: str | None) -> str:
     return f"{prefix}_{own[:ID_CHARACTERS]}" if underline else identifier[:ID_CHARACTERS]
 
 
+def word(text: str) -> str:
+    """As it is typed in a shell."""
+    import shlex
+
+    return shlex.quote(text)
+
+
 def size(count: float | None) -> str:
     """Bytes: 987 B, 1.5 MB."""
     if count is None:

@@ -195,6 +195,7 @@ async def test_ctrl_c_leaves_the_job_running(house: House, words: list[str]) -> 
             process.wait()
             os.close(primary)
         (job,), _ = await node.jobs.list()
+        assert "fake gated ..." in seen.decode(), "the bar bears the job's title"
         assert f"orchctl job cancel {job.id}" in seen.decode()
         assert job.state == "running"
         await trio.Path(marker).touch()

@@ -16,7 +16,7 @@ from orchd.cli.nouns.adapter import human_scores, list_adapters
 from orchd.cli.nouns.completion import script
 from orchd.cli.nouns.config import show as show_settings
 from orchd.cli.nouns.events import human
-from orchd.cli.nouns.job import human_row
+from orchd.cli.nouns.job import STARTED_BY, human_row
 from orchd.cli.progress import Bar
 from orchd.cli.run import load
 
@@ -88,10 +88,37 @@ def test_an_outline_shows_any_result_for_people() -> None:
 
 
 def test_a_job_shows_its_result_as_fields() -> None:
-    job = {"id": "job_1", "title": "evaluate", "kind": "evaluate", "state": "done", "progress": None, "error": None}
+    job = {"id": "job_1", "title": "evaluate", "kind": "other", "state": "done", "progress": None, "error": None}
     times = {"created_ms": None, "started_ms": None, "finished_ms": None}
     shown = human_row({**job, **times, "result": {"rows": [{"name": "x", "loss": 0.5}]}})
     assert shown.splitlines()[-3:] == ["result  rows", "          - name  x", "            loss  0.5"]
+
+
+def test_a_job_shows_its_result_as_its_command_does() -> None:
+    job = {"id": "job_1", "title": "keep", "kind": "rebuild", "state": "done", "progress": None, "error": None}
+    times = {"created_ms": None, "started_ms": None, "finished_ms": None}
+    shown = human_row({**job, **times, "result": {"put_back": 2, "taken_out": 0}})
+    assert shown.endswith("\n\n2 adapters put into the index, 0 taken out of it")
+    assert "result  put_back  2" in human_row({**job, **times, "result": {"put_back": 2}})
+
+
+def test_every_kind_of_job_has_its_command() -> None:
+    found = [command for noun, verb in STARTED_BY.values() for command in load(noun) if command.verb == verb]
+    assert len(found) == len(STARTED_BY)
+    assert all(command.job for command in found)
+
+
+def test_after_a_job_the_next_step_is_told() -> None:
+    row = {"name": "my style", "target": "embedded", "adapter": {"name": "my style"}, "rows": []}
+    told = {
+        command.method: command.then(row)
+        for noun in ("dataset", "train", "average", "deploy")
+        for command in load(noun)
+        if command.then
+    }
+    assert sorted(told) == ["average.start", "dataset.import", "deploy.start", "train.start"]
+    assert "`orchctl chat 'my style'`" in told["deploy.start"]
+    assert "`orchctl train start 'my style'`" in told["dataset.import"]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 
 from orchd.cli.command import Command, arg, opt
 from orchd.cli.nouns.adapter import ADAPTERS, human_row
-from orchd.cli.text import fields, percent, short, table
+from orchd.cli.text import fields, percent, short, table, word
 from orchd.errors import EXIT_REFUSED
 
 
@@ -63,6 +63,10 @@ COMMANDS = (
         human,
         method="average.start",
         job=True,
+        then=lambda result: (
+            f"`orchctl adapter evaluate {word(result['adapter']['name'])} ADAPTER --dataset DATASET` says whether\n"
+            "it is better than another one"
+        ),
         arguments=(
             ADAPTERS,
             opt("--weights", "one number for each adapter; only their ratio counts", type=weights, metavar="X,X,..."),

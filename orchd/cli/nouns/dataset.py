@@ -8,7 +8,7 @@ from typing import Any
 
 from orchd.cli.command import Command, Params, arg, opt
 from orchd.cli.context import Context
-from orchd.cli.text import fields, short, table, when
+from orchd.cli.text import fields, short, table, when, word
 
 DATASET = arg("dataset", "its name, or its id or the beginning of it")
 
@@ -63,6 +63,7 @@ IMPORT = Command(
     method="dataset.import",
     job=True,
     run=import_file,
+    then=lambda row: f"`orchctl train start {word(row['name'])}` trains an adapter on it",
     arguments=(
         arg("source", "the file"),
         opt("--name", "how to call it (default: the file's name, with a number where that is taken)"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from orchd.cli.command import Command, arg, opt, switch
 from orchd.cli.nouns.deployment import human_row
+from orchd.cli.text import word
 
 COMMANDS = (
     Command(
@@ -12,6 +13,11 @@ COMMANDS = (
         human_row,
         method="deploy.start",
         job=True,
+        then=lambda row: (
+            f"`orchctl chat {word(row['name'])}` talks with it"
+            if row["target"] == "embedded"
+            else f"`orchctl deployment show {word(row['name'])}` says where it is asked"
+        ),
         more="`orchctl chat NAME` asks it then. Without ADAPTER the plain base is deployed.",
         arguments=(
             arg("adapter", "its name, or its id or the beginning of it", nargs="?"),

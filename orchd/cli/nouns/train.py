@@ -6,7 +6,7 @@ from typing import Any
 
 from orchd.cli.command import Command, arg, opt
 from orchd.cli.nouns.adapter import human_row
-from orchd.cli.text import duration, number, percent, table
+from orchd.cli.text import duration, number, percent, table, word
 
 
 def human(result: dict[str, Any]) -> str:
@@ -37,6 +37,10 @@ COMMANDS = (
         human,
         method="train.start",
         job=True,
+        then=lambda result: (
+            f"`orchctl deploy {word(result['adapter']['name'])} --name NAME` makes it answer,\n"
+            f"`orchctl adapter publish {word(result['adapter']['name'])} --topic TOPIC` lets others fetch it"
+        ),
         more="It follows the job and draws its progress. Ctrl-C leaves the job running; --detach doesn't wait at all.",
         arguments=(
             arg("dataset", "its name, or its id or the beginning of it"),
