@@ -42,7 +42,12 @@ class RegistryGc(Params, frozen=True, kw_only=True):
     preview: bool = False
 
 
-@method("registry.gc", RegistryGc, Collected, "Throw away the old part of the trash, and bytes that nothing has.")
+@method(
+    "registry.gc",
+    RegistryGc,
+    Collected,
+    "Throw away the old part of the trash, and bytes that no adapter here needs any more.",
+)
 async def registry_gc(node: Node, p: RegistryGc) -> Collected:
     gone = await in_thread(keeping.collect, node.registry, dry_run=p.preview, empty_trash=p.empty_trash)
     purged = await in_thread(node.datasets.purge, dry_run=p.preview, empty_trash=p.empty_trash)

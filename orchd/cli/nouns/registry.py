@@ -97,7 +97,7 @@ COMMANDS = (
     ),
     Command(
         "gc",
-        "Throw away the old part of the trash, and bytes that nothing has",
+        "Throw away the old part of the trash, and bytes that no adapter here needs any more",
         human_collected,
         method="registry.gc",
         arguments=(
