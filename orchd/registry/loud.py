@@ -50,5 +50,6 @@ def warning(kind: str, data: Mapping[str, Any]) -> str:
             return f"{data['author']} has signed records that contradict each other; {ASK}"
         case "adapter.revoked" if data["affected"]:
             reason = f" ({data['reason']})" if data["reason"] else ""
-            return f"REVOKED by its author{reason}: {data['id']}; here it reaches {', '.join(data['affected'])}"
+            reached = ", ".join(data.get("names", data["affected"]))
+            return f"REVOKED by its author{reason}: {data['id']}; here it reaches {reached}"
     return ""

@@ -30,7 +30,7 @@ from orchd.records.ids import ADAPTER, BASE
 from orchd.registry.index import Cursor
 from orchd.registry.local import put
 from orchd.registry.local_rows import OwnAnnouncement, Received
-from orchd.registry.revocation import containing
+from orchd.registry.revocation import containing, named
 from orchd.registry.rows import TOPICS
 from orchd.registry.trust import ATTESTATION, EQUIVOCATION, MANIFEST, REVOCATION, ROTATION
 
@@ -200,12 +200,14 @@ class News:
         if item is None:
             return NOTHING
         self._changed([adapter, *above])
+        reached = self._here([adapter, *above]) if author is not None else []
         told = {
             "id": adapter,
             "author": revocation.author,
             "reason": revocation.record.reason,
             "known": author is not None,
-            "affected": self._here([adapter, *above]) if author is not None else [],
+            "affected": reached,
+            "names": sorted(named(self._index, reached).values()),
         }
         return Taken(True, (item,), (("adapter.revoked", told),))
 
@@ -227,8 +229,9 @@ class News:
         self._changed(concerned)
         if manifest.id not in self._registry.people.revoked():
             return Taken(True)
+        reached = self._here(concerned)
         told = {"id": manifest.id, "author": manifest.author, "reason": self._registry.people.revoked()[manifest.id],
-                "known": True, "affected": self._here(concerned)}  # fmt: skip
+                "known": True, "affected": reached, "names": sorted(named(self._index, reached).values())}  # fmt: skip
         return Taken(True, (), (("adapter.revoked", told),))
 
     def _attestation(self, attestation: Verified[Attestation], topics: Sequence[str]) -> Taken:

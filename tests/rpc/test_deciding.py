@@ -287,6 +287,7 @@ def test_two_heirs_are_told_as_a_contradiction(house: House) -> None:
 def test_log_lines(house: House) -> None:
     told = {"id": "adp_x", "reason": "a secret", "affected": ["adp_x", "adp_y"]}
     assert loud.warning("adapter.revoked", told).endswith("(a secret): adp_x; here it reaches adp_x, adp_y")
+    assert loud.warning("adapter.revoked", told | {"names": ["mine (adp_x)"]}).endswith("here it reaches mine (adp_x)")
     assert loud.warning("adapter.revoked", told | {"affected": []}) == ""
     assert "KEY CHANGED" in loud.warning("author.key_changed", {"old": "a", "new": "b", "trust": "followed"})
     assert "contradict" in loud.warning("author.equivocated", {"author": "a"})
