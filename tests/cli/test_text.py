@@ -12,7 +12,7 @@ import pytest
 
 from orchd.cli import text
 from orchd.cli.context import Context
-from orchd.cli.nouns.adapter import human_scores, list_adapters
+from orchd.cli.nouns.adapter import human_scan, human_scores, list_adapters
 from orchd.cli.nouns.completion import script
 from orchd.cli.nouns.config import show as show_settings
 from orchd.cli.nouns.events import human
@@ -85,6 +85,21 @@ def test_an_outline_shows_any_result_for_people() -> None:
     ]
     assert text.outline({"created_ms": 1_800_000_000_000}) == f"created_ms  {text.when(1_800_000_000_000)}"
     assert text.outline(None) == ""
+
+
+@pytest.mark.parametrize(("verdict", "lines"), [("unknown", 3), ("alike", 7)])
+def test_modules_of_which_nothing_is_known_take_one_line(verdict: str, lines: int) -> None:
+    module = {"verdict": verdict, "module": "q", "known": None, "unlike": [], "figures": {}}
+    figures = {"norm": 1.0, "largest": 1.0, "share": 1.0, "effective_rank": 1.0}
+    scan = {
+        "verdict": verdict,
+        "reason": "why",
+        "compared": [],
+        "note": "",
+        "modules": [{**module, "figures": figures}] * 3,
+    }
+    shown = human_scan({"scan": scan}).splitlines()
+    assert (len(shown), "3 modules" in shown[-1]) == (lines, verdict == "unknown")
 
 
 def test_a_job_shows_its_result_as_fields() -> None:

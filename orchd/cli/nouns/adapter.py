@@ -9,7 +9,7 @@ from orchd.cli.command import Argument, Command, Params, arg, opt, switch
 from orchd.cli.context import Context
 from orchd.cli.nouns import adapter_exchange, adapter_search, adapter_trust
 from orchd.cli.nouns.topic import ALONE
-from orchd.cli.text import fields, number, percent, short, size, table, when
+from orchd.cli.text import counted, fields, number, percent, short, size, table, when
 from orchd.errors import EXIT_REFUSED
 
 ADAPTER = adapter_search.ADAPTER
@@ -185,6 +185,8 @@ def human_scan(shown: dict[str, Any]) -> str:
             ("note", scan["note"]),
         ]
     )
+    if all(module["verdict"] == "unknown" for module in scan["modules"]):
+        return f"{about}\n{counted(len(rows), 'module')}; --json shows their figures"
     return f"{table(headers, rows)}\n\n{about}"
 
 

@@ -15,7 +15,7 @@ def human_status(status: dict[str, Any]) -> str:
     return fields(
         [
             ("orchd", f"{status['version']}, process {status['pid']}, up {duration(status['uptime_s'])}{memory}"),
-            ("home", status["home"]),
+            ("data", status["home"]),
             ("author", status["author"]),
             ("peer", status["peer_id"]),
             ("network", f"{status['network']}, {status['peers']} peers"),
