@@ -102,6 +102,11 @@ def test_a_data_set_from_file_to_bin(orchctl: Daemon) -> None:
     (job,) = orchctl.json("job", "list", "--state", "done")["jobs"]
     assert job["title"] == "import words"
     assert orchctl.json("job", "watch", job["id"])["state"] == "done"
+    first = orchctl.json("dataset", "import", "more.jsonl", "--name", "words")
+    orchctl("dataset", "delete", "words")
+    orchctl.json("dataset", "import", "rows.jsonl", "--name", "words")
+    assert f"words-2 ({first['id']})" in orchctl("undo", first["id"]), "its name was given away"
+    assert orchctl.json("dataset", "show", "words")["id"] == row["id"]
 
 
 def test_errors_have_their_exit_codes(orchctl: Daemon) -> None:
