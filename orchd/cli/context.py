@@ -125,6 +125,16 @@ class Context:
         if always or not self.quiet:
             print(text, file=self.err, flush=True)
 
+    def agreed(self, warning: str) -> bool:
+        """Whether the user goes on after a warning. Only a person at a terminal is asked."""
+        if self.json or not sys.stdin.isatty():
+            return True
+        print(f"{warning} Go on? [y/N] ", end="", file=self.err, flush=True)
+        if sys.stdin.readline().strip().lower() in ("y", "yes"):
+            return True
+        self.note("nothing was done", always=True)
+        return False
+
     def bar(self, label: str) -> Any:
         """A progress bar, or None where nobody would see it."""
         if self.json or self.quiet or not self.err.isatty():

@@ -67,6 +67,8 @@ def _carry_out(command: Command, context: Context, options: argparse.Namespace, 
     if command.changes and options.dry_run:
         context.show_plan(command, params)
         return 0
+    if command.for_good and not options.yes and not params.get("preview") and not context.agreed(command.for_good):
+        return EXIT_INTERRUPTED
     if command.run is not None:
         return command.run(context, options, params) or 0
     if command.job:
@@ -147,6 +149,8 @@ def _fill(made: argparse.ArgumentParser, command: Command) -> argparse.ArgumentP
         made.add_argument("--detach", action="store_true", help="print the job's id and leave at once")
     if command.changes:
         made.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    if command.for_good:
+        made.add_argument("--yes", action="store_true", help="do not ask")
     made.add_argument("--json", action="store_true", help="JSON on standard output")
     made.add_argument("--quiet", "-q", action="store_true", help="no progress, no notes")
     made.set_defaults(command=command)

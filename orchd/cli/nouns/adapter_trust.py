@@ -41,6 +41,7 @@ COMMANDS = (
         "Take an adapter of this node back, everywhere and for good",
         human_revoked,
         method="adapter.revoke",
+        for_good="Every node that hears of it takes the adapter out of use, and what contains it; nothing undoes that.",
         arguments=(
             ADAPTER,
             opt("--reason", "is signed and told to everybody"),

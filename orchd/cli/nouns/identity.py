@@ -35,6 +35,7 @@ COMMANDS = (
         human_rotated,
         method="identity.rotate",
         changes=True,
+        for_good="This node gets a new key for good; peers that have its address need the new one.",
         more="Others hear of it under the topics of this node's announcements, are warned loudly, and trust the new\n"
         "key as they did the old one. The old key is kept beside the new one, in a file of its own. There is no undo.",
     ),
