@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 import pytest
 
-from orchd.cli import text
+from orchd.cli import main, text
 from orchd.cli.context import Context
 from orchd.cli.nouns.adapter import human_scan, human_scores, list_adapters
 from orchd.cli.nouns.completion import script
@@ -89,7 +89,7 @@ def test_an_outline_shows_any_result_for_people() -> None:
 
 @pytest.mark.parametrize(("verdict", "lines"), [("unknown", 3), ("alike", 7)])
 def test_modules_of_which_nothing_is_known_take_one_line(verdict: str, lines: int) -> None:
-    module = {"verdict": verdict, "module": "q", "known": None, "unlike": [], "figures": {}}
+    module: dict[str, Any] = {"verdict": verdict, "module": "q", "known": None, "unlike": [], "figures": {}}
     figures = {"norm": 1.0, "largest": 1.0, "share": 1.0, "effective_rank": 1.0}
     scan = {
         "verdict": verdict,
@@ -253,3 +253,16 @@ def test_who_joins_a_topic_alone_is_told(peers: int) -> None:
     join = next(command for command in load("topic") if command.verb == "join")
     assert join.human({"topic": "ours", "peers": peers}).startswith("joined ours")
     assert ("orchctl net connect" in join.human({"topic": "ours", "peers": peers})) == (not peers)
+
+
+def test_ctrl_c_while_a_command_is_being_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(given: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main, "_main", interrupted)
+    assert main.main(["status"]) == 130
+
+
+def test_the_help_says_what_ctrl_c_does_at_the_prompt() -> None:
+    (chat,) = load("chat")
+    assert "leaves\nwhere no answer is being written" in chat.more
