@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 N ?= 20
 
-.PHONY: help demo test test-repeat lint bench errors clean install install-demo
+.PHONY: help demo test test-repeat lint bench errors settings clean install install-demo
 
 help:
 	@echo 'make demo            install, then train, share, average and deploy on this machine (./demo/report.html)'
@@ -11,6 +11,7 @@ help:
 	@echo 'make lint            ruff and mypy --strict'
 	@echo 'make bench           every benchmark; make bench-NAME one of them'
 	@echo 'make errors          write docs/errors.md anew from orchd/errors.py'
+	@echo 'make settings        write docs/settings.md anew from orchd/config.py'
 	@echo 'make clean           remove .venv and everything that these made'
 
 install-demo:
@@ -46,6 +47,9 @@ bench-%: install
 
 errors: install-demo
 	@$(PY) tools/error_pages.py --write
+
+settings: install-demo
+	@$(PY) tools/settings_page.py --write
 
 clean:
 	rm -rf .venv demo build dist orchd.egg-info benchmarks/results .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple, get_args
 
 import msgspec
 
@@ -19,56 +19,87 @@ from orchd.errors import ConfigInvalid, did_you_mean
 ENV_PREFIX = "ORCHD_"
 
 
+def _means(text: str) -> msgspec.Meta:
+    """What a setting is for: `orchctl config show` prints it, and docs/settings.md."""
+    return msgspec.Meta(description=text)
+
+
 class NetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The network. Addresses are multiaddrs."""
 
-    enabled: bool = True
-    listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/0", "/ip6/::/tcp/0")
-    bootstrap: tuple[str, ...] = ()
-    mdns: bool = True
-    #: Be found under the topic of each base that is here. It tells whoever asks the DHT which bases these are.
-    share_bases: bool = False
-    #: Re-announce every topic this often, in seconds (a provider record lives an hour on our servers).
-    announce_interval_s: int = 600
-    #: Look a joined topic up again this often, in seconds, after pauses that double from one. Who joins later finds
-    #: those who are there, so this is for the rare case that both missed each other.
-    lookup_interval_s: int = 1800
-    #: Give and take large files beside libp2p, over TLS on a port of its own (0: any free one), where that is reached.
-    bulk: bool = True
-    bulk_port: int = 0
-    #: Kilobytes (1000 bytes) a second that are given to peers and taken from them; 0: as many as there are.
-    upload_limit: int = 0
-    download_limit: int = 0
-    #: Answers with an adapter's bytes that are under way at once.
-    upload_slots: int = 8
-    #: Megabytes that one peer is given in an hour; 0: as many as it asks for.
-    upload_quota_mb: int = 20_000
-    #: Record every outbound byte before encryption into this folder (for tests and the suspicious).
-    capture: str | None = None
+    enabled: Annotated[bool, _means("take part in the network at all")] = True
+    listen: Annotated[
+        tuple[str, ...],
+        _means("addresses to listen on; port 0 is a new one at every start, so choose one that others can note"),
+    ] = ("/ip4/0.0.0.0/tcp/0", "/ip6/::/tcp/0")
+    bootstrap: Annotated[
+        tuple[str, ...],
+        _means("addresses of peers to connect to at every start, with /p2p/ and the peer's id"),
+    ] = ()
+    mdns: Annotated[bool, _means("find the nodes on this LAN without any address")] = True
+    share_bases: Annotated[
+        bool,
+        _means(
+            "be found under the topic of each base that is here; it tells whoever asks the DHT which bases these are"
+        ),
+    ] = False
+    announce_interval_s: Annotated[
+        int, _means("announce every joined topic again this often, in seconds; others forget it after an hour")
+    ] = 600
+    # Who joins later finds those who are there, so this is for the rare case that both missed each other.
+    lookup_interval_s: Annotated[
+        int,
+        _means("look for others in every joined topic this often, in seconds, after pauses that double from one"),
+    ] = 1800
+    bulk: Annotated[
+        bool, _means("give and take large files beside libp2p, over TLS on a port of its own, where that is reached")
+    ] = True
+    bulk_port: Annotated[int, _means("the port for large files; 0: any free one")] = 0
+    upload_limit: Annotated[
+        int, _means("kilobytes (1000 bytes) a second that peers are given, all together; 0: as many as there are")
+    ] = 0
+    download_limit: Annotated[
+        int, _means("kilobytes (1000 bytes) a second that are taken from peers, all together; 0: as many as there are")
+    ] = 0
+    upload_slots: Annotated[int, _means("answers with an adapter's bytes that are under way at once")] = 8
+    upload_quota_mb: Annotated[
+        int, _means("megabytes that one peer is given in an hour; 0: as many as it asks for")
+    ] = 20_000
+    capture: Annotated[
+        str | None,
+        _means("a folder that every byte sent is recorded in, before encryption, to look at; empty: none"),
+    ] = None
 
 
 class JobsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Background work."""
 
-    #: Worker processes at once.
-    parallel: int = 1
-    #: Threads of a worker's numeric libraries.
-    threads: int = 1
-    #: A worker that has loaded torch waits this long for the next job before it leaves, in seconds.
-    warm_seconds: int = 60
+    parallel: Annotated[int, _means("jobs that run at once, each in a process of its own")] = 1
+    threads: Annotated[int, _means("threads that a job counts with")] = 1
+    warm_seconds: Annotated[
+        int, _means("how long a process waits for the next job before it ends; a new one starts slower")
+    ] = 60
 
 
 class RegistryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is kept of adapters."""
 
-    #: Above this many megabytes, unpinned fetched adapters are thrown out, the longest unused first; 0: never.
-    quota_mb: int = 0
+    quota_mb: Annotated[
+        int,
+        _means(
+            "above so many megabytes, fetched adapters that are not pinned or deployed go, the longest unused first;"
+            " 0: none go"
+        ),
+    ] = 0
 
 
 class LogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    level: str = "info"
-    #: `auto` (journal priorities under systemd, plain text else), `text` or `json`.
-    format: str = "auto"
+    """What `orchd` writes to standard error."""
+
+    level: Annotated[str, _means("debug, info, warning or error: what is less than this is not logged")] = "info"
+    format: Annotated[
+        str, _means("text, json, or auto: as the systemd journal wants it where that reads along, else text")
+    ] = "auto"
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -84,6 +115,15 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     key: str
     value: Any
     origin: str
+    meaning: str
+
+
+class Known(NamedTuple):
+    """What is known of a setting before anybody sets it."""
+
+    type: Any
+    default: Any
+    meaning: str
 
 
 def load(
@@ -95,14 +135,14 @@ def load(
 
     `overrides` are flags, as dotted keys with text values. Raises `ConfigInvalid` naming origin, key and value.
     """
-    known = _known_keys()
+    known = known_settings()
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
 
     def put(key: str, value: Any, origin: str) -> None:
         if key not in known:
             raise ConfigInvalid(f"{origin}: no setting is called {key!r}", hint=did_you_mean(key, known), field=key)
-        values[key] = _convert(key, value, known[key], origin)
+        values[key] = _convert(key, value, known[key].type, origin)
         origins[key] = origin
 
     for key, value in _file_values(config_file).items():
@@ -121,17 +161,19 @@ def load(
     config = msgspec.convert(nested, Config)
     _check(config, origins)
     settings = tuple(
-        Setting(key=key, value=_get(config, key), origin=origins.get(key, "default")) for key in sorted(known)
+        Setting(key=key, value=_get(config, key), origin=origins.get(key, "default"), meaning=known[key].meaning)
+        for key in sorted(known)
     )
     return config, settings
 
 
-def _known_keys() -> dict[str, Any]:
-    """Dotted key → type of every setting."""
-    found: dict[str, Any] = {}
+def known_settings() -> dict[str, Known]:
+    """Every setting by its dotted key."""
+    found: dict[str, Known] = {}
     for section in msgspec.structs.fields(Config):
         for field in msgspec.structs.fields(section.type):
-            found[f"{section.name}.{field.name}"] = field.type
+            plain, meta = get_args(field.type)
+            found[f"{section.name}.{field.name}"] = Known(plain, field.default, meta.description)
     return found
 
 

@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any, NoReturn
@@ -31,7 +31,7 @@ from orchd.jobs import EventLog, Jobs
 from orchd.log import set_up_logging
 from orchd.net import Network
 from orchd.node import Node, in_thread
-from orchd.notify import READY, STOPPING, notify, status
+from orchd.notify import MORE_TIME, READY, STOPPING, notify, status
 from orchd.paths import Paths
 from orchd.registry import Registry
 from orchd.rollback import due
@@ -48,6 +48,7 @@ LOG = logging.getLogger("orchd")
 #: From the first signal to the end; what has not left by then is left behind.
 STOP_SECONDS = 8.0
 EMBEDDED_BASE = "demo"
+RESTORING_LOGGED_SECONDS = 5.0
 
 
 def now_ms() -> int:
@@ -132,8 +133,8 @@ def hold_home(paths: Paths) -> Iterator[None]:
             holder = file.read().strip() or "unknown"
             raise HomeBusy(f"another orchd (process {holder}) holds {paths.data}") from None
         file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        with suppress(OSError):  # a full disk; the lock holds all the same
+            os.write(file.fileno(), str(os.getpid()).encode())
         yield
 
 
@@ -148,7 +149,8 @@ async def run(paths: Paths, config: configuration.Config, settings: tuple[config
             await nursery.start(_watch_signals, node)
             await nursery.start(node.jobs.run)
             await nursery.start(node.runtime.run)
-            await nursery.start(Upkeep(node.registry, now_ms, config.registry.quota_mb * 1_000_000).run)
+            quota = config.registry.quota_mb * 1_000_000
+            await nursery.start(Upkeep(node.registry, node.datasets, now_ms, quota).run)
             await in_thread(_restore_deployments, node)
             await nursery.start(node.rollbacks.run)
             if config.net.enabled:
@@ -171,12 +173,27 @@ async def run(paths: Paths, config: configuration.Config, settings: tuple[config
     LOG.info("stopped")
 
 
+class Restoring:
+    """Says how far the index is, where it has to be made again: that may take longer than a start is given."""
+
+    def __init__(self) -> None:
+        self._logged_at = time.monotonic()
+
+    def tell(self, done: int, total: int) -> None:
+        """`done` of `total` adapters are in the index again."""
+        text = f"making the index again: {done:,} of {total:,} adapters"
+        notify(status(text), MORE_TIME)
+        if time.monotonic() >= self._logged_at + RESTORING_LOGGED_SECONDS:
+            self._logged_at = time.monotonic()
+            LOG.info("%s", text)
+
+
 def compose(
     stack: ExitStack, paths: Paths, config: configuration.Config, settings: tuple[configuration.Setting, ...]
 ) -> Node:
     """Open everything that lies on disk, and put the parts together. `stack` closes it."""
     identity = Identity.load_or_create(paths.identity_file)
-    registry = Registry.open(paths.data, now_ms, identity.author, {EMBEDDED_BASE: embedded_base()})
+    registry = Registry.open(paths.data, now_ms, identity.author, {EMBEDDED_BASE: embedded_base()}, Restoring().tell)
     stack.callback(registry.close)
     identity = finish_rotation(identity, registry, paths.identity_file)
     events = EventLog(paths.state, now_ms)

@@ -28,12 +28,11 @@ LIKENESS = 0.75
 
 
 class OrchdError(Exception):
-    """Base of every numbered error.
+    """Something went wrong that has no number of its own: a mistake in orchd, or an answer of a newer one."""
 
-    `code` is the stable number, `exit_code` what `orchctl` returns for it, `hint` the next step (one sentence;
-    the class gives a default, the place that raises may give a better one), `field` the parameter at fault.
-    """
-
+    # The base of every numbered error. `code` is the stable number, `exit_code` what `orchctl` returns for it, `hint`
+    # the next step (one sentence; the class gives a default, the place that raises may give a better one), `field` the
+    # parameter at fault.
     code: ClassVar[int] = 1000
     exit_code: ClassVar[int] = EXIT_FAILED
     default_hint: ClassVar[str] = "Run `orchctl status`; if it happens again, the log says more."
@@ -117,7 +116,7 @@ class ConfigInvalid(BadRequest):
     """A setting has an unknown name or a value of the wrong kind; the message says where it was read."""
 
     code = 1001
-    default_hint = 'Correct it where the message says it stands; README.md, "By hand", tells of the settings.'
+    default_hint = "Correct it where the message says it stands; docs/settings.md tells of them all."
 
 
 class HomeBusy(OrchdError):
@@ -135,7 +134,13 @@ class IdentityInvalid(OrchdError):
 
 
 class DiskFull(OrchdError):
-    """There was no space left while something was being written."""
+    """There is no space left on the disk, or too little above the *reserve*.
+
+    orchd leaves a reserve of 256 MiB (268 MB) of the disk free, so that its index and its journal can be written at
+    any time. Before a training, an average, an import, a fetch or a deployment begins it looks whether what they make
+    fits beside the reserve, estimated from above, and refuses them where it does not. Decisions (trust, pins, removing)
+    are still taken with less, down to 1 MiB.
+    """
 
     code = 1004
     default_hint = "Free some space on that file system and run it again; nothing was half-written."
@@ -174,7 +179,7 @@ class ParamsInvalid(BadRequest):
 
     def __init__(self, message: str, *, hint: str | None = None, field: str | None = None) -> None:
         """Without a `hint` the next step is to change what `field` names."""
-        changed = field and f"Give another `{field}`: the message says what is wrong with this one."
+        changed = field and f"Change `{field}`; `orchctl NOUN VERB --help` says what it takes."
         super().__init__(message, hint=hint or changed, field=field)
 
 
@@ -335,7 +340,7 @@ class NotAdmitted(Refused):
     """The adapter is in quarantine, and what was asked for takes admitted ones only."""
 
     code = 2116
-    default_hint = "`orchctl adapter show` says why it is in quarantine."
+    default_hint = "`orchctl adapter release` lets out what only a check or a policy of yours keeps in quarantine."
 
 
 class AuthorBlocked(Refused):
@@ -394,6 +399,13 @@ class OutputExists(BadRequest):
     default_hint = "Choose another name, or say --force to replace it."
 
 
+class OutputRefused(BadRequest):
+    """A file can't be written where it was asked for."""
+
+    code = 2144
+    default_hint = "Name a file in a folder that the daemon may write to."
+
+
 class BaseChanged(Refused):
     """The files of a base are not those that were added under its name."""
 
@@ -412,7 +424,10 @@ class NothingToUndo(NotFound):
     """There is no act left that can be undone."""
 
     code = 2123
-    default_hint = "Removing, pinning, releasing and what is decided about authors can be undone, newest first."
+    default_hint = (
+        "Removing, pinning, releasing and what was decided about authors and peers can be undone, newest first;"
+        " a revocation, a new key or a deployment can't."
+    )
 
 
 class UndoStale(OrchdError):
@@ -426,7 +441,10 @@ class NotReleasable(Refused):
     """An adapter is in quarantine for a reason that nobody here can overrule."""
 
     code = 2125
-    default_hint = "Only the verdicts of admission and of one's own policies can be overruled by hand."
+    default_hint = (
+        "Only the verdicts of admission and of one's own policies can be overruled by hand. `orchctl trust remove`"
+        " lifts a block; what an author has revoked stays out."
+    )
 
 
 class ManifestGone(NotFound):
@@ -437,10 +455,13 @@ class ManifestGone(NotFound):
 
 
 class SubjectInvalid(BadRequest):
-    """What is to be trusted or blocked is neither an author's key nor a peer's id."""
+    """What is to be trusted or blocked is no author's key, no peer's id and no adapter, or it is this node itself."""
 
     code = 2150
-    default_hint = "Authors read `key_…` (`orchctl adapter show` names them), peers `12D3Koo…` (`orchctl net peers`)."
+    default_hint = (
+        "Authors read `key_…` (`orchctl adapter list` shows them), peers `12D3Koo…` (`orchctl net peers`); an adapter"
+        " that is here stands for its author."
+    )
 
 
 class SubjectUnknown(NotFound):
@@ -545,6 +566,20 @@ class DatasetInUse(OrchdError):
 
     code = 3104
     default_hint = "Wait for that job, or cancel it with `orchctl job cancel`."
+
+
+class DatasetNameTaken(BadRequest):
+    """Another data set has this name already; a name stands for one data set."""
+
+    code = 3105
+    default_hint = "Give another name with `--name`; `orchctl dataset list` shows those that are taken."
+
+
+class DatasetHere(BadRequest):
+    """The same rows, divided in the same way, are here already as a data set of another name."""
+
+    code = 3106
+    default_hint = "Use it under the name that it has; `orchctl dataset list` shows it."
 
 
 # ---- 40xx network --------------------------------------------------------------------------------------------

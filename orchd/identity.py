@@ -7,6 +7,7 @@ about it, and it never leaves the machine.
 from __future__ import annotations
 
 import base64
+import errno
 import os
 import tempfile
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from orchd.errors import IdentityInvalid
+from orchd.errors import DiskFull, IdentityInvalid
 
 KEY_PREFIX = "key_"
 #: y of the points of small order (p and p + 1 are other forms of 0 and 1). With such a key anybody's bytes verify:
@@ -42,13 +43,18 @@ class Identity:
     def load_or_create(cls, path: Path) -> Identity:
         """The identity in `path`, made there first when nothing is.
 
-        Raises `IdentityInvalid` when the file can't be read as an Ed25519 key or others may read it.
+        Raises `IdentityInvalid` when the file can't be read as an Ed25519 key or others may read it, `DiskFull`.
         """
         try:
             return cls._load(path)
         except FileNotFoundError:
             pass
-        _write_key(path, Ed25519PrivateKey.generate())
+        try:
+            _write_key(path, Ed25519PrivateKey.generate())
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DiskFull(f"no room for the key file {path}") from None
+            raise
         try:
             return cls._load(path)
         except FileNotFoundError:

@@ -49,12 +49,14 @@ async def evaluation(
     if split not in SPLITS:
         raise ParamsInvalid(f"split {split!r} is not {', '.join(SPLITS)}", field="split")
     found = await trio.to_thread.run_sync(node.datasets.get, dataset)
-    if len({row.base for row in rows}) > 1:
+    known = node.registry.known_bases
+    if rows and not {row.base for row in rows} <= known.same(rows[0].base):
         hint = "Evaluate the adapters of each base by themselves; `orchctl adapter show` tells the base."
         raise ParamsInvalid("these adapters are for different bases", hint=hint, field="adapters")
     folders = [await trio.to_thread.run_sync(node.registry.adapter_folder, row.id) for row in rows]
+    model = await trio.to_thread.run_sync(known.folder, rows[0].base if rows else "demo")
     return EvaluateSpec(
-        base=str(node.registry.base(rows[0].base if rows else "demo").path),
+        base=str(model.path),
         adapters=tuple(
             AdapterPath(id=row.id, name=row.name, path=str(path)) for row, path in zip(rows, folders, strict=True)
         ),

@@ -31,10 +31,12 @@ from orchd.net.policy.names import BASE
 from orchd.paths import Paths
 from orchd.records import Manifest, parse_id
 from orchd.records.ids import ADAPTER, DATASET
-from orchd.registry import AdapterRow, DatasetRow, Registry
+from orchd.registry import QUARANTINED, REMOVED, AdapterRow, DatasetRow, Registry
 from orchd.registry.local_rows import Deployment, Run
 from orchd.registry.own import Datasets, Deployments, Topics
-from orchd.rollback import Rollbacks
+from orchd.registry.revocation import named
+from orchd.registry.use import against_hint
+from orchd.rollback import ROLLED_BACK, ROLLING_BACK, Rollbacks
 from orchd.serve.embedded import EmbeddedRuntime
 from orchd.serve.specs import BuildResult, Golden
 from orchd.serve.targets import Artefact, DeployTarget
@@ -54,6 +56,12 @@ async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
 
 class _Note(msgspec.Struct, frozen=True, kw_only=True):
     """What a job keeps for the time when its worker is done."""
+
+
+class ImportNote(_Note, frozen=True, kw_only=True):
+    """`named`: the user chose the data set's name; else it is the file's."""
+
+    named: bool
 
 
 class TrainNote(_Note, frozen=True, kw_only=True):
@@ -101,12 +109,23 @@ class Trained(_Note, frozen=True, kw_only=True):
     seconds: float
 
 
+class LeafName(_Note, frozen=True, kw_only=True):
+    id: str
+    name: str
+
+
 class Averaged(_Note, frozen=True, kw_only=True):
+    """`residual_ppm` is what the rank cut off, a share of the exact average's length (Frobenius norm).
+
+    `cosines[i][j]` are between the `leaves` i and j.
+    """
+
     adapter: AdapterRow
     recipe: str
     residual_ppm: int
     cosines: tuple[tuple[float, ...], ...]
     seconds: float
+    leaves: tuple[LeafName, ...] = ()
 
 
 class AverageVerified(_Note, frozen=True, kw_only=True):
@@ -124,7 +143,7 @@ class AverageVerified(_Note, frozen=True, kw_only=True):
 class DeploymentRow(_Note, frozen=True, kw_only=True):
     """A deployment as it is shown. `adapter` is None for the plain base; `size` in bytes.
 
-    `was` is the adapter that it was rolled back from, and `reason` why.
+    `was` is the adapter that it was rolled back from, and `reason` why. `note` is what there is to know of who answers.
     """
 
     name: str
@@ -139,6 +158,7 @@ class DeploymentRow(_Note, frozen=True, kw_only=True):
     created_ms: int
     was: str = ""
     reason: str = ""
+    note: str = ""
 
 
 @dataclass
@@ -163,7 +183,7 @@ class Node:
     rotating: trio.Lock = field(default_factory=trio.Lock)
 
     def __post_init__(self) -> None:
-        self.datasets = Datasets(self.registry.local, self.paths.data / "datasets")
+        self.datasets = Datasets(self.registry.local, self.paths.data / "datasets", self.clock)
         self.topics = Topics(self.registry.local, self.clock)
         self.deployments = Deployments(self.registry.local)
         self.rollbacks = Rollbacks(self)
@@ -214,6 +234,10 @@ class Node:
         """The manifests of adapters that must be here. Raises `AdapterUnknown` naming the first that is not."""
         return [self.registry.manifest(id).record for id in ids]
 
+    def leaf_names(self, ids: Sequence[str]) -> tuple[LeafName, ...]:
+        """Those that are here, in the order of `ids`."""
+        return tuple(LeafName(id=row.id, name=row.name) for row in self.registry.rows_of(ids))
+
     async def deployment_row(self, deployment: Deployment) -> DeploymentRow:
         adapter = None
         if deployment.adapter is not None:
@@ -234,7 +258,26 @@ class Node:
             created_ms=deployment.created,
             was=deployment.was,
             reason=deployment.reason,
+            note=await in_thread(self._note, deployment, adapter),
         )
+
+    def _note(self, deployment: Deployment, adapter: AdapterRow | None) -> str:
+        """What is to be known of a deployment that does not answer as its name lets one think; else empty."""
+        index = self.registry.index
+        if deployment.state == ROLLING_BACK:
+            return f"falling back to the plain base: {deployment.reason}"
+        if deployment.was and deployment.state == ROLLED_BACK:
+            was, told = deployment.was, named(index, [deployment.was])[deployment.was]
+            if against := self.registry.people.against([was]):
+                return f"the plain base answers: {told} is out of use; {against[was]}"
+            again = f"`orchctl deploy {was} --name {deployment.name}` puts it back"
+            return f"the plain base answers: {told} was out of use when it was put here, and is no longer; {again}"
+        if deployment.adapter is not None and (adapter is None or adapter.state == REMOVED):
+            stays = f"it goes on answering until `orchctl deployment remove {deployment.name}`"
+            return f"{named(index, [deployment.adapter])[deployment.adapter]} was removed here; {stays}"
+        if adapter is not None and adapter.state == QUARANTINED:
+            return f"{adapter.name} is in quarantine now, and answers as before: {adapter.reason}"
+        return ""
 
     def drop_blob(self, blob: str) -> None:
         """Forget a deployment's file (hexadecimal SHA-256), unless another deployment has the same."""
@@ -255,7 +298,8 @@ class Node:
             warnings=result.warnings,
             created_ms=self.clock(),
         )
-        return await in_thread(self.datasets.add, row, workdir / result.folder)
+        named = job.note is None or msgspec.convert(job.note, ImportNote).named
+        return await in_thread(self.datasets.add, row, workdir / result.folder, named=named)
 
     async def _trained(self, job: Job, result: TrainResult, workdir: Path) -> Trained:
         note = msgspec.convert(job.note, TrainNote)
@@ -275,7 +319,9 @@ class Node:
         )
         run = Run(adapter=admission.id, dataset=note.dataset, job=job.id, salt=salt)
         await in_thread(self.datasets.add_run, run)
-        self.events.emit("adapter.admitted", {"id": admission.id, "origin": "trained"}, job.id)
+        self.events.emit(
+            "adapter.admitted", {"id": admission.id, "origin": "trained", "state": admission.row.state}, job.id
+        )
         return Trained(
             adapter=admission.row, scores=result.heldout, train_loss=result.train_loss, seconds=result.seconds
         )
@@ -298,13 +344,16 @@ class Node:
             origin="averaged",
             lineage=lineage,
         )
-        self.events.emit("adapter.admitted", {"id": admission.id, "origin": "averaged"}, job.id)
+        self.events.emit(
+            "adapter.admitted", {"id": admission.id, "origin": "averaged", "state": admission.row.state}, job.id
+        )
         return Averaged(
             adapter=admission.row,
             recipe=lineage.recipe.hex(),
             residual_ppm=result.residual_ppm,
             cosines=result.cosines,
             seconds=result.seconds,
+            leaves=await in_thread(self.leaf_names, note.leaves),
         )
 
     async def _average_verified(self, job: Job, result: VerifyResult, workdir: Path) -> AverageVerified:
@@ -360,7 +409,8 @@ class Node:
     def check_usable(self, adapter: str | None) -> None:
         """Raises `NotAdmitted` for what nobody should use any more, whatever is forced."""
         if adapter is not None and (against := self.registry.people.against([adapter])):
-            raise NotAdmitted(f"{adapter} may not be used: {against[adapter]}", field="adapter")
+            told, hint = named(self.registry.index, [adapter])[adapter], against_hint(self.registry, adapter)
+            raise NotAdmitted(f"{told} may not be used: {against[adapter]}", hint=hint, field="adapter")
 
     async def _put(self, note: DeployNote, artefact: Artefact, golden: tuple[Golden, ...]) -> None:
         """Into the target, then ask it for a proven answer. Raises `AnswerDiffers` and takes it out again."""

@@ -10,6 +10,8 @@ import socket
 from collections.abc import Mapping
 
 READY, STOPPING = "READY=1", "STOPPING=1"
+#: A start that says so every two minutes is waited for.
+MORE_TIME = "EXTEND_TIMEOUT_USEC=120000000"
 
 
 def status(text: str) -> str:

@@ -92,7 +92,7 @@ class Rollbacks:
             await put_base(node, deployment, ready)
             return
         spec = BuildSpec(
-            base=str(node.registry.base(deployment.base).path),
+            base=str(node.registry.known_bases.folder(deployment.base).path),
             adapter=None,
             name=deployment.name,
             quantize=deployment.quantize,

@@ -1,8 +1,6 @@
 """What is fetched without asking: adapters of followed authors, and newer versions of what is here.
 
-A newer version passes the door like anything else, and then the gate: on the newest data set that has a test part it
-may do no worse than the one that it supersedes. If it does, it stays in quarantine with both figures. Deployments of
-the old one go over to the new one; the old one is kept, so that `orchctl deploy` brings it back.
+A newer version passes the door like anything else, and then the gate (`orchd/gate.py`).
 """
 
 from __future__ import annotations
@@ -10,28 +8,20 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import trio
 
 from orchd.errors import OrchdError
-from orchd.jobs import Job
-from orchd.measuring import evaluation
+from orchd.gate import Gate, ended_well, waits
 from orchd.records import Manifest, Verified, text_id
 from orchd.records.ids import ADAPTER
-from orchd.registry import ADMITTED, AdapterRow
-from orchd.registry.local import put
-from orchd.registry.local_rows import Verdict
-from orchd.registry.trust import FOLLOWED
+from orchd.registry.trust import FOLLOWED, View
+from orchd.registry.versions import Made, older
 from orchd.rpc.methods_adapters import start_fetch
-from orchd.rpc.methods_serving import DeployStart, deploy_start
-from orchd.train.specs import EvaluateResult
 
 if TYPE_CHECKING:
     from orchd.node import Node
 
 LOG = logging.getLogger(__name__)
-#: A newer version may lose this share of the old one's loss: two runs of one measurement differ by less.
-TOLERANCE = 0.01
 #: Adapters that are looked at, fetched or measured at once.
 AT_ONCE = 2
 
@@ -43,6 +33,7 @@ class Updates:
         self._node = node
         self._limiter = trio.CapacityLimiter(AT_ONCE)
         self._seen: set[str] = set()
+        self._gate = Gate(node)
 
     async def run(self, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled. What was announced before is looked at when somebody is followed or a policy is set."""
@@ -50,10 +41,12 @@ class Updates:
         try:
             async with trio.open_nursery() as nursery:
                 task_status.started()
+                nursery.start_soon(self._gate.finish)
                 nursery.start_soon(self._look_back, nursery)
                 async for event in heard:
                     if event.kind == "trust.changed":
                         self._seen.clear()
+                        nursery.start_soon(self._gate.finish)
                         nursery.start_soon(self._look_back, nursery)
                     else:
                         nursery.start_soon(self._consider, event.data["id"], event.data["author"])
@@ -91,73 +84,25 @@ class Updates:
         if view.level(manifest.author) != FOLLOWED:
             return
         opinion = view.opinion(manifest.author)
-        old = await self._superseded(manifest) if opinion is not None and opinion.auto_update else None
-        if old is None and view.policies.auto_fetch != "followed":
+        updates = opinion is not None and opinion.auto_update
+        newer = updates and await trio.to_thread.run_sync(_is_newer, node, view, manifest)
+        if not (newer and manifest.record.supersedes is not None) and view.policies.auto_fetch != "followed":
             return
-        await _done(node, await start_fetch(node, adapter))
-        row = await trio.to_thread.run_sync(node.registry.adapter, adapter)
-        if old is not None and row.state == ADMITTED:
-            await self._update(old, row)
-
-    async def _superseded(self, manifest: Verified[Manifest]) -> AdapterRow | None:
-        """The adapter here, by the same author, that a manifest supersedes."""
-        registry = self._node.registry
-        if manifest.record.supersedes is None:
-            return None
-        rows = await trio.to_thread.run_sync(registry.rows_of, [text_id(ADAPTER, manifest.record.supersedes)])
-        view = await trio.to_thread.run_sync(registry.people.view)
-        return rows[0] if rows and view.same(rows[0].author, manifest.author) else None
-
-    # ---- the gate --------------------------------------------------------------------------------------------
-
-    async def _update(self, old: AdapterRow, new: AdapterRow) -> None:
-        node = self._node
-        if (worse := await self._gate(old, new)) is not None:
-            await trio.to_thread.run_sync(_keep_out, node, new.id, worse)
-            node.events.emit("adapter.update_refused", {"id": new.id, "supersedes": old.id, "reason": worse})
-            return
-        node.events.emit("adapter.updated", {"id": new.id, "supersedes": old.id})
-        for deployment in await trio.to_thread.run_sync(node.deployments.list):
-            if deployment.adapter == old.id:
-                await deploy_start(
-                    node,
-                    DeployStart(
-                        name=deployment.name,
-                        adapter=new.id,
-                        target=deployment.target,
-                        quantize=deployment.quantize,
-                    ),
-                )
-
-    async def _gate(self, old: AdapterRow, new: AdapterRow) -> str | None:
-        """Why the new one is not taken, None when it may come: it does no worse, or there is no data to tell."""
-        node = self._node
-        own = [row for row in await trio.to_thread.run_sync(node.datasets.list) if row.test]
-        if not own or old.base != new.base:
-            return None
-        spec = await evaluation(node, [old, new], dataset=own[0].id, base=False)
-        job = await node.jobs.submit("evaluate", spec, title=f"gate {new.name}")
-        before, after = msgspec.convert((await _done(node, job)).result, EvaluateResult).rows
-        if after.loss <= before.loss * (1 + TOLERANCE):
-            return None
-        return (
-            f"worse on your data set {own[0].name} than {old.id}, which it supersedes:"
-            f" loss {after.loss:.3f}, before {before.loss:.3f}"
-        )
+        checks = (await trio.to_thread.run_sync(waits, node),) if newer else ()
+        await ended_well(node, await start_fetch(node, adapter, checks=checks))
+        if newer:
+            await self._gate.pass_through(adapter)
 
 
-def _keep_out(node: Node, adapter: str, reason: str) -> None:
-    """Into quarantine, with a reason that can be overruled by `orchctl adapter release`."""
-    verdict = node.registry.local.get(Verdict, adapter)
-    if verdict is not None:
-        kept = msgspec.structs.replace(verdict, reasons=(*verdict.reasons, reason))
-        node.registry.local.act("adapter.gate", put(kept))
-        node.registry.restand([adapter])
-
-
-async def _done(node: Node, job: Job) -> Job:
-    """The job when it has ended. Raises `OrchdError` unless it is done."""
-    ended = await node.jobs.wait(job.id)
-    if ended.result is None:
-        raise OrchdError(f"the job {job.title} ended as {ended.state}")
-    return ended
+def _is_newer(node: Node, view: View, manifest: Verified[Manifest]) -> bool:
+    """Whether an adapter that is not here comes after a version of it, by its author, that is here."""
+    record = manifest.record
+    new = Made(
+        id=manifest.id,
+        name=record.name,
+        supersedes=None if record.supersedes is None else text_id(ADAPTER, record.supersedes),
+        created=record.created_ms,
+        received=node.clock(),
+        admitted=False,
+    )
+    return bool(older(node.registry.index, view, new, manifest.author))

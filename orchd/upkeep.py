@@ -10,6 +10,7 @@ import trio
 
 from orchd.errors import OrchdError
 from orchd.registry import Registry, upkeep
+from orchd.registry.own import Datasets
 
 LOG = logging.getLogger(__name__)
 #: A look at the clock, and at the quota.
@@ -20,10 +21,13 @@ NIGHT_MS = 20 * 3_600_000  # between two rounds of upkeep
 class Upkeep:
     """`clock` gives milliseconds since 1970, `quota` is in bytes (0: none)."""
 
-    def __init__(self, registry: Registry, clock: Callable[[], int], quota: int) -> None:
+    def __init__(self, registry: Registry, datasets: Datasets, clock: Callable[[], int], quota: int) -> None:
         self._registry = registry
+        self._datasets = datasets
         self._clock = clock
         self._quota = quota
+        #: Bytes of blobs after the last look, where the quota could not be kept.
+        self._too_much = 0
         newest = upkeep.newest_backup(registry)
         #: A daemon that is started anew each morning has its nights too.
         self._last = newest.stat().st_mtime_ns // 1_000_000 if newest else 0
@@ -38,16 +42,42 @@ class Upkeep:
     def round(self) -> None:
         """What is due now. What fails is logged, and tried again the next time."""
         if self._quota:
-            self._try(lambda: upkeep.make_room(self._registry, self._quota))
+            self._try(self._make_room)
         if self._clock() - self._last >= NIGHT_MS:
-            self._try(lambda: upkeep.collect(self._registry))
-            if self._try(lambda: upkeep.backup(self._registry)):
+            self._try(self._collect)
+            self._try(self._purge)
+            if self._try(self._back_up):
                 self._last = self._clock()
 
-    def _try(self, work: Callable[[], object]) -> bool:
+    def _make_room(self) -> None:
+        made = upkeep.make_room(self._registry, self._quota)
+        if made.adapters:
+            LOG.info("thrown out to keep the quota, the longest unused first: %s", ", ".join(made.adapters))
+        if made.after > self._quota and made.after != self._too_much:
+            LOG.warning(
+                "blobs take %.1f MB, more than the quota of %.1f MB: what is left is pinned, deployed or not fetched",
+                made.after / 1e6,
+                self._quota / 1e6,
+            )
+        self._too_much = made.after
+
+    def _collect(self) -> None:
+        gone = upkeep.collect(self._registry)
+        if gone.adapters or gone.blobs:
+            adapters = ", ".join(gone.adapters) or "nothing"
+            LOG.info("gone for good from the trash: %s; and %d blobs, %d bytes", adapters, gone.blobs, gone.bytes)
+
+    def _purge(self) -> None:
+        if gone := self._datasets.purge().datasets:
+            LOG.info("data sets gone for good from the trash: %s", ", ".join(gone))
+
+    def _back_up(self) -> None:
+        LOG.info("the index was copied to %s", upkeep.backup(self._registry))
+
+    def _try(self, work: Callable[[], None]) -> bool:
         try:
-            LOG.info("upkeep: %s", work())
+            work()
         except (OrchdError, OSError) as error:
-            LOG.warning("upkeep: %s", error)
+            LOG.warning("%s; it is tried again in %.0f minutes", error, EVERY_SECONDS / 60)
             return False
         return True

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from orchd.config import Config, Setting, load
+from orchd.cli.nouns.config import human
+from orchd.config import Config, Setting, known_settings, load
 from orchd.errors import ConfigInvalid
 
 
@@ -130,3 +134,26 @@ def test_a_wrong_variable_is_named(tmp_path: Path) -> None:
         _load(tmp_path, environ={"ORCHD_JOBS__THREADS": "many"})
     with pytest.raises(ConfigInvalid, match=r"\$ORCHD_WHAT__X"):
         _load(tmp_path, environ={"ORCHD_WHAT__X": "1"})
+
+
+def test_what_is_shown_is_a_file_of_settings(tmp_path: Path) -> None:
+    config, settings = _load(tmp_path, "[net]\nmdns = false\nbootstrap = ['/ip4/1.2.3.4/tcp/5']")
+    shown = human({"settings": [msgspec.to_builtins(setting) for setting in settings.values()]})
+    assert "net.mdns = false  # " in shown
+    assert 'net.bootstrap = ["/ip4/1.2.3.4/tcp/5"]' in shown
+    assert _load(tmp_path, shown)[0] == config
+
+
+def test_each_setting_says_what_it_is_for() -> None:
+    meanings = [known.meaning for known in known_settings().values()]
+    assert all(meanings)
+    assert len(set(meanings)) == len(meanings)
+
+
+def test_the_page_of_settings_is_up_to_date() -> None:
+    """`make settings` writes it."""
+    root = Path(__file__).resolve().parent.parent
+    done = subprocess.run(
+        [sys.executable, "tools/settings_page.py"], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")

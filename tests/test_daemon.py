@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
-from orchd.daemon import main
+from orchd.daemon import hold_home, main
+from orchd.errors import HomeBusy
+from orchd.paths import Paths
 
 
 @pytest.mark.parametrize(
@@ -26,3 +30,13 @@ def test_wrong_words_are_a_numbered_error(
     assert first == f"orchd: {said} [E1109]"
     assert second.strip()
     assert not (tmp_path / "home").exists()
+
+
+def test_a_home_is_held_on_a_full_disk_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    paths = Paths.from_env({"ORCHD_HOME": str(tmp_path)})
+    monkeypatch.setattr(os, "write", full)
+    with hold_home(paths), pytest.raises(HomeBusy, match="process unknown"), hold_home(paths):
+        pass

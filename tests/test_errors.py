@@ -45,7 +45,7 @@ def test_an_error_comes_back_over_a_wire(cls: type[OrchdError]) -> None:
 
 
 def test_a_wrong_parameter_is_named_in_the_next_step() -> None:
-    assert ParamsInvalid("rank 0 is not from 1 to 256", field="rank").hint.startswith("Give another `rank`")
+    assert ParamsInvalid("rank 0 is not from 1 to 256", field="rank").hint.startswith("Change `rank`")
     assert ParamsInvalid("no such file", field="source", hint="Check the path.").hint == "Check the path."
     assert ParamsInvalid("not an object").hint == ParamsInvalid.default_hint
 

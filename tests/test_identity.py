@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from pathlib import Path
@@ -11,7 +12,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from orchd.errors import IdentityInvalid
+from orchd.errors import DiskFull, IdentityInvalid
 from orchd.identity import SMALL_ORDER, Identity, verify
 
 ED25519_ORDER = 2**252 + 27742317777372353535851937790883648493
@@ -115,6 +116,18 @@ def test_what_a_crashed_creator_left_is_not_in_the_way(tmp_path: Path) -> None:
     # In a container each start has the same process id.
     (tmp_path / f".identity.pem.{os.getpid()}").write_bytes(b"half")
     assert Identity.load_or_create(tmp_path / "identity.pem").author
+
+
+def test_without_room_there_is_no_key_and_none_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(DiskFull):
+            Identity.load_or_create(tmp_path / "key")
+    assert list(tmp_path.iterdir()) == []
+    Identity.load_or_create(tmp_path / "key")
 
 
 def test_the_private_half_does_not_show() -> None:

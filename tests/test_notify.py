@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from orchd.daemon import Restoring
 from orchd.notify import READY, STOPPING, notify, status
 
 
@@ -50,3 +51,11 @@ def test_the_abstract_namespace() -> None:
 def test_nobody_to_tell_is_no_error(address: str) -> None:
     assert not notify(READY, environ={"NOTIFY_SOCKET": address})
     assert not notify(READY, environ={})
+
+
+def test_a_long_start_asks_for_more_time(manager: tuple[str, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
+    path, receiver = manager
+    monkeypatch.setenv("NOTIFY_SOCKET", path)
+    Restoring().tell(2_000, 100_000)
+    told = receiver.recv(4096).decode().splitlines()
+    assert told == ["STATUS=making the index again: 2,000 of 100,000 adapters", "EXTEND_TIMEOUT_USEC=120000000"]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.report import Row, machine, publish
 
-MODULES = ("door", "receive")
+MODULES = ("door", "receive", "rebuilding", "search", "show", "memory", "killing", "full_disk")
 
 
 def main(wanted: list[str]) -> None:

@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -92,7 +92,7 @@ class Adapter:
         data = os.pread(self._file.fileno(), size, tensor.start)
         if len(data) != size:
             raise TensorsRefused(f"the file ends inside tensor {name}")
-        values = weights.values(memoryview(data), replace(tensor, start=0, end=size))
+        values = weights.values(memoryview(data), tensor._replace(start=0, end=size))
         if not np.isfinite(values).all():
             raise TensorsRefused(f"tensor {name} holds NaN or infinity")
         return values

@@ -24,7 +24,9 @@ class Command(NamedTuple):
 
     Without `run` it calls `method` with its arguments as the parameters and shows the result through `human`. With
     `job` the method starts a job, which is followed to its end; with `changes` it can be tried with --dry-run, which
-    shows what `subject` (a method and its parameter) finds. `verdict` makes the exit code from the result.
+    shows what `subject` (a method and its parameter) finds. `verdict` makes the exit code from the result, `then` a
+    note for people on what may come next, from the result of a job.
+    `for_good` says what nothing takes back; a user at a terminal is asked then, unless --yes is given.
     """
 
     verb: str
@@ -38,6 +40,8 @@ class Command(NamedTuple):
     subject: tuple[str, str] | None = None
     verdict: Callable[[Any], int] | None = None
     more: str = ""
+    for_good: str = ""
+    then: Callable[[Any], str] | None = None
 
 
 def arg(name: str, help: str, **options: Any) -> Argument:

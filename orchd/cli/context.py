@@ -62,17 +62,19 @@ class Context:
         if detach:
             self.show({"job": job}, lambda shown: str(shown["job"]))
             return 0
-        result = self.follow(job, command.method)
+        result = self.follow(job)
         self.show(result, command.human)
+        if command.then and not self.json:
+            self.note(f"\nnext: {command.then(result)}")
         return command.verdict(result) if command.verdict else 0
 
-    def follow(self, job: str, label: str) -> Any:
+    def follow(self, job: str) -> Any:
         """A job's result, once it is there; a bar is drawn meanwhile. Raises the job's error, or `Detached`."""
         from orchd.rpc.client import wait_job
 
         bar = None
         try:
-            bar = self.bar(label)
+            bar = self.bar(self.call("job.show", job=job)["title"])
             if bar is None:
                 self.note(f"job {job}")
             return wait_job(self.client, job, bar.update if bar else None)
@@ -115,12 +117,23 @@ class Context:
             method, name = command.subject
             subject = self.call(method, **{name: params[name]})
         plan: dict[str, Any] = {"dry_run": True, "method": command.method, "params": params, "subject": subject}
-        self.show(plan, lambda _: f"would {_lowered(command.summary)}: {_named(subject, params)}")
+        told = ": ".join(filter(None, [f"would {_lowered(command.summary)}", _named(subject, params)]))
+        self.show(plan, lambda _: told)
 
     def note(self, text: str, *, always: bool = False) -> None:
         """A line for people, beside the result."""
         if always or not self.quiet:
             print(text, file=self.err, flush=True)
+
+    def agreed(self, warning: str) -> bool:
+        """Whether the user goes on after a warning. Only a person at a terminal is asked."""
+        if self.json or not sys.stdin.isatty():
+            return True
+        print(f"{warning} Go on? [y/N] ", end="", file=self.err, flush=True)
+        if sys.stdin.readline().strip().lower() in ("y", "yes"):
+            return True
+        self.note("nothing was done", always=True)
+        return False
 
     def bar(self, label: str) -> Any:
         """A progress bar, or None where nobody would see it."""
@@ -150,4 +163,7 @@ def _lowered(summary: str) -> str:
 def _named(subject: Any, params: Params) -> str:
     if isinstance(subject, dict) and subject.get("id"):
         return f"{subject.get('name') or subject.get('title')} ({subject['id']})"
-    return ", ".join(f"{name} {value}" for name, value in params.items()) or "the daemon"
+    if isinstance(subject, dict) and subject.get("subject"):
+        here = ", ".join(one["name"] for one in subject["adapters"])
+        return f"{subject['kind']} {subject['subject']} ({subject['level']} now{here and f'; here: {here}'})"
+    return ", ".join(f"{name} {value}" for name, value in params.items())

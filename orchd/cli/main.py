@@ -12,7 +12,13 @@ HELP = frozenset({"-h", "--help", "help"})
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command line. Returns the exit code."""
-    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        return _main(sys.argv[1:] if arguments is None else arguments)
+    except KeyboardInterrupt:  # while this was still being loaded; `run` answers for what comes after
+        return 130
+
+
+def _main(given: list[str]) -> int:
     if not given or given[0] in HELP:
         from orchd.cli.table import overview
 
@@ -23,12 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
 
         print(f"orchctl {__version__}")
         return 0
-    try:
-        from orchd.cli.run import run
+    from orchd.cli.run import run
 
-        return run(given)
-    except KeyboardInterrupt:
-        return 130
+    return run(given)
 
 
 if __name__ == "__main__":

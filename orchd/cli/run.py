@@ -57,7 +57,7 @@ def _run(words: Sequence[str], context: Context) -> int:
         from orchd.demo import main
 
         return main(list(words[1:]))
-    options = parser(noun).parse_args(words[1:])
+    options = _parsed(noun, words[1:])
     command: Command = options.command
     params = {name: value for name, value in vars(options).items() if name not in OWN and value is not None}
     return _carry_out(command, context, options, params)
@@ -67,6 +67,8 @@ def _carry_out(command: Command, context: Context, options: argparse.Namespace, 
     if command.changes and options.dry_run:
         context.show_plan(command, params)
         return 0
+    if command.for_good and not options.yes and not params.get("preview") and not context.agreed(command.for_good):
+        return EXIT_INTERRUPTED
     if command.run is not None:
         return command.run(context, options, params) or 0
     if command.job:
@@ -76,15 +78,40 @@ def _carry_out(command: Command, context: Context, options: argparse.Namespace, 
     return command.verdict(result) if command.verdict else 0
 
 
+def _parsed(noun: str, words: Sequence[str]) -> argparse.Namespace:
+    """Options may stand anywhere, also between the arguments: argparse does that for one command, not below verbs."""
+    words, verbs = _leading_to_the_end(words), NOUNS[noun][1]
+    if not verbs:
+        return parser(noun).parse_intermixed_args(words)
+    if words and words[0] in verbs:
+        command = next(one for one in load(noun) if one.verb == words[0])
+        return _fill(Parser(prog=f"orchctl {noun} {command.verb}", **_words(command)), command).parse_intermixed_args(
+            words[1:]
+        )
+    if words and not words[0].startswith("-"):
+        hint = did_you_mean(words[0], verbs) or f"`orchctl {noun} --help` lists what it knows."
+        raise UsageInvalid(f"`orchctl {noun}` knows no {words[0]!r}", hint=hint)
+    return parser(noun).parse_args(words)
+
+
 class Parser(argparse.ArgumentParser):
     """Raises instead of printing and leaving, so that --json holds for wrong words too."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageInvalid(message, hint=f"`{self.prog} --help` shows how it goes.")
+        left_over, _, words = message.partition("unrecognized arguments: ")
+        hint = None if left_over or not words else self._about(words)
+        raise UsageInvalid(message, hint=hint or f"`{self.prog} --help` shows how it goes.")
+
+    def _about(self, words: str) -> str | None:
+        """What may have been meant by words that are left over."""
+        first = words.split()[0]
+        if first.startswith("-"):
+            return did_you_mean(first.partition("=")[0], self._option_string_actions)
+        return f"Words that belong together stand in quotes, 'like these'; `{self.prog} --help` shows how it goes."
 
 
 def parser(noun: str) -> argparse.ArgumentParser:
-    """The parser of one noun, with all its verbs."""
+    """The parser of one noun, with all its verbs, for its help."""
     commands = load(noun)
     if not NOUNS[noun][1]:
         return _fill(Parser(prog=f"orchctl {noun}", **_words(commands[0])), commands[0])
@@ -122,6 +149,8 @@ def _fill(made: argparse.ArgumentParser, command: Command) -> argparse.ArgumentP
         made.add_argument("--detach", action="store_true", help="print the job's id and leave at once")
     if command.changes:
         made.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    if command.for_good:
+        made.add_argument("--yes", action="store_true", help="do not ask")
     made.add_argument("--json", action="store_true", help="JSON on standard output")
     made.add_argument("--quiet", "-q", action="store_true", help="no progress, no notes")
     made.set_defaults(command=command)

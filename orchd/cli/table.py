@@ -31,7 +31,7 @@ NOUNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "events": ("what happens, as it happens", ()),
     "config": ("settings", ("show",)),
     "identity": ("who this node is", ("show", "rotate")),
-    "trust": ("whom this node trusts", ("list", "follow", "allow", "block", "remove", "policy")),
+    "trust": ("whom this node trusts", ("list", "show", "follow", "allow", "block", "remove", "policy")),
     "daemon": ("the daemon itself", ("status", "stop")),
     "service": ("orchd under systemd or launchd", ("install", "status", "uninstall")),
     "rpc": ("the daemon's methods themselves", ("discover", "call")),
@@ -59,7 +59,8 @@ def overview() -> str:
     lines += [
         "",
         "`orchctl NOUN --help` and `orchctl NOUN VERB --help` tell more. ORCHD_HOME=DIR talks to the daemon of that",
-        "home. Ids may be shortened as long as they stay unique. NO_COLOR is respected.",
+        "home. Ids may be shortened to a beginning that is unique: `adp_` and four characters or more, `key_` and",
+        "eight for `orchctl trust`. NO_COLOR is respected.",
         "",
         JSON_NOTE,
         "",

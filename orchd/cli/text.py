@@ -21,7 +21,7 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]], empty: str =
     if not cells:
         return empty
     widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
-    numeric = [all(_is_number(row[at]) for row in cells) for at in range(len(headers))]
+    numeric = [all(not row[at] or _is_number(row[at]) for row in cells) for at in range(len(headers))]
     lines = [_line([header.upper() for header in headers], widths, numeric)]
     lines += [_line(row, widths, numeric) for row in cells]
     return "\n".join(lines)
@@ -83,6 +83,13 @@ def short(identifier: str | None) -> str:
     return f"{prefix}_{own[:ID_CHARACTERS]}" if underline else identifier[:ID_CHARACTERS]
 
 
+def word(text: str) -> str:
+    """As it is typed in a shell."""
+    import shlex
+
+    return shlex.quote(text)
+
+
 def size(count: float | None) -> str:
     """Bytes: 987 B, 1.5 MB."""
     if count is None:
@@ -111,6 +118,11 @@ def duration(seconds: float | None) -> str:
 def when(milliseconds: int | None) -> str:
     """A time on this machine's clock."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(milliseconds / 1000)) if milliseconds else ""
+
+
+def counted(count: int, word: str) -> str:
+    """1 blob, 2 blobs."""
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -96,7 +96,7 @@ class Node:
         status = self.call("daemon.status")
         self.author: str = status["author"]
         self.peer_id: str = status["peer_id"]
-        self.address: str = status["addresses"][0]
+        self.address: str = next(iter(status["addresses"]), "")  # none without a network
 
     def call(self, method: str, **params: Any) -> Any:
         """The result of one method. Raises the daemon's numbered error, or `NodeEnded`."""

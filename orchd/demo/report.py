@@ -285,13 +285,15 @@ def _revoked(results: Results) -> str:
             "A's own" if took.id == revoked.id else "contains it",
             f'<span class="{"good" if took.state == "quarantined" else "bad"}">{escape(took.state)}</span>',
         )
-        for took in revoked.affected
+        for took in sorted(revoked.affected, key=lambda took: took.id != revoked.id)
     ]
     rows += [(f"deployment <code>{escape(name)}</code>", "served it", "the plain base") for name in revoked.rolled_back]
     mark = '<span class="good">✓</span>' if revoked.after == revoked.base else '<span class="bad">✗</span>'
+    spared = " The average of the rounds does not contain that adapter, and stayed in use." if revoked.spared else ""
     return (
-        f"<p>In the end A revoked the adapter that it had trained alone (“{escape(revoked.reason)}”). C had merged it "
-        f"with B's and served the result. {revoked.seconds:.1f} s after A's word, at C:</p>"
+        f"<p>In the end A took back, for good, the adapter that it had trained alone (“{escape(revoked.reason)}”). C "
+        f"had merged it with B's and served the result. {revoked.seconds:.1f} s after A's word, with nobody doing "
+        f"anything at C, it stood there as below.{spared}</p>"
         f'<div class="scroll">{_table(("", "", "now"), rows)}</div>'
         f'<article class="answer"><p class="asked">{escape(revoked.question)}</p><dl>'
         f"<dt>before</dt><dd>{escape(revoked.before)}</dd>"

@@ -181,6 +181,11 @@ class Revocation:
         quarantined = {took.id for took in self.affected if took.state == "quarantined"}
         return {self.id, self.contained} <= quarantined and bool(self.rolled_back) and self.after == self.base
 
+    @property
+    def spared(self) -> bool:
+        """Nothing else was reached: the average of the rounds, which does not contain it, is in use as before."""
+        return {took.id for took in self.affected} <= {self.id, self.contained}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Check:

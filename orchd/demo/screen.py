@@ -149,10 +149,10 @@ class Screen:
         self._blank()
         self._heading("A changes its mind")
         self._tell(
-            f"C had merged what A and B trained alone, and served that. Now A revokes its part "
-            f"(“{revocation.reason}”). C hears of it, and {revocation.seconds:.1f} s later:"
+            f"C has merged what A and B trained alone, and serves that too. Now A takes its part back for good "
+            f"(“{revocation.reason}”). Nobody does anything at C, and {revocation.seconds:.1f} s later there:"
         )
-        for took in revocation.affected:
+        for took in sorted(revocation.affected, key=lambda took: took.id != revocation.id):
             word = self.terminal.paint(took.state, "good" if took.state == "quarantined" else "bad")
             why = "A's own" if took.id == revocation.id else "contains it"
             self._line(f"  {word}  {took.name} ({short(took.id)}, {why})")
@@ -161,6 +161,8 @@ class Screen:
         right = revocation.after == revocation.base
         self._line(f"  {self._bold(revocation.question)}   before: {revocation.before}")
         self._line(f"  {self._verdict(right)} after: {revocation.after}   (the plain base says: {revocation.base})")
+        if revocation.spared:
+            self._line("  The average of the rounds does not contain what A took back, and stays in use.")
 
     def left(self, departure: Departure) -> None:
         self._blank()

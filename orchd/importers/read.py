@@ -31,6 +31,8 @@ KINDS: Final[dict[str, tuple[str, _Parser]]] = {
     "alpaca": ("instruction", flat.parse_alpaca),
 }
 
+NO_RIGHTS: Final = "Check who may read it: the daemon opens it itself."
+
 _MEMBER: Final = re.compile(r"(^|/)conversations(-\d+)?\.json$|\.jsonl$")
 
 
@@ -66,8 +68,10 @@ def read_conversations(
     """
     if kind != "auto" and kind not in KINDS:
         known = ", ".join(("auto", *KINDS))
-        raise ImportUnreadable(f"no such kind: {kind} (known: {known})", field="kind")
-    found = 0
+        hint = f"Give one of {known}; auto, the default, finds it out."
+        raise ImportUnreadable(f"no such kind: {kind[:80]} (known: {known})", hint=hint, field="kind")
+    found = readable = 0
+    others = dict[str, None]()
     for record in _records(path, log):
         log.records += 1
         where = f"record {log.records}"
@@ -75,10 +79,13 @@ def read_conversations(
         if isinstance(record, BadRecord):
             log.skip(f"{where}: {record}")
             continue
+        readable += 1
         for one in _unwrapped(record):
-            this_kind = kind if kind != "auto" else detect(one)
-            if this_kind is None:
-                log.skip(f"{where}: no known shape")
+            seen = detect(one)
+            this_kind = seen if kind == "auto" or KINDS[kind][0] not in one else kind
+            if this_kind is None or kind not in ("auto", this_kind):
+                log.skip(f"{where}: no known shape" if seen is None else f"{where}: {seen}, not {kind}")
+                others.update({seen: None} if seen else {})
                 continue
             log.kind = log.kind or this_kind
             conversation = KINDS[this_kind][1](one)
@@ -88,8 +95,35 @@ def read_conversations(
             found += 1
             yield conversation
     if not found and not log.kind:
-        reason = log.warnings[0] if log.warnings else "no records"
-        raise ImportUnreadable(f"{path.name}: nothing to import ({reason})", field="source")
+        raise _nothing(path, log, kind, readable, list(others))
+
+
+def _nothing(path: Path, log: ImportLog, kind: str, readable: int, others: list[str]) -> ImportUnreadable:
+    """Why nothing came of a file."""
+    if others:
+        hint = f"Leave `--kind` out, or give `--kind {others[0]}`."
+        return ImportUnreadable(f"{path.name} is {' and '.join(others)}, not {kind}", hint=hint, field="kind")
+    if log.records and not readable:
+        return ImportUnreadable(f"{path.name}: nothing to import, this is not JSON", field="source")
+    reason = log.warnings[0] if log.warnings else "no records"
+    return ImportUnreadable(f"{path.name}: nothing to import ({reason})", field="source")
+
+
+def _unreadable(path: Path, error: Exception) -> ImportUnreadable:
+    detail = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    hint = NO_RIGHTS if isinstance(error, PermissionError) else None
+    return ImportUnreadable(f"{path.name}: {detail}", hint=hint, field="source")
+
+
+def content_size(path: Path) -> int:
+    """Bytes of what would be read of a file: of a zip, what its conversations unpack to."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                return sum(one.file_size for one in archive.infolist() if _MEMBER.search(one.filename))
+        return path.stat().st_size
+    except (OSError, zipfile.BadZipFile) as error:
+        raise _unreadable(path, error) from error
 
 
 def detect(record: dict[str, Any]) -> str | None:
@@ -119,8 +153,7 @@ def _records(path: Path, log: ImportLog) -> Iterator[dict[str, Any] | BadRecord]
             counted = cast(IO[bytes], _Counted(source, log, log.bytes_total, path.name))
             yield from records(counted, lines=path.suffix == ".jsonl")
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-        detail = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise ImportUnreadable(f"{path.name}: {detail}", field="source") from error
+        raise _unreadable(path, error) from error
 
 
 def _zip_records(path: Path, log: ImportLog) -> Iterator[dict[str, Any] | BadRecord]:

@@ -55,14 +55,12 @@ class EventFiles:
         owner = job or NODE
         with suppress(OSError):
             part = self._newest.get(owner)
-            if part is not None:
-                with open(part, "ab") as file:
-                    if file.tell() + len(line) <= PART_BYTES:
-                        file.write(line)
-                        return
-            self._newest[owner] = part = self._folder / f"{owner}-{seq:016d}{SUFFIX}"
-            part.write_bytes(line)
-            self._make_room(owner)
+            if part is not None and files.append_whole(part, line, PART_BYTES):
+                return
+            part = self._folder / f"{owner}-{seq:016d}{SUFFIX}"
+            if files.append_whole(part, line, PART_BYTES):
+                self._newest[owner] = part
+                self._make_room(owner)
 
     def read(self, after: int, until: int, job: str | None = None) -> Iterator[bytes]:
         """The lines with `after` < seq <= `until`, in order over all files (or those of one job)."""

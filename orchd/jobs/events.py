@@ -28,6 +28,7 @@ KINDS = (
     "adapter.released",
     "adapter.revoked",
     "adapter.update_refused",
+    "adapter.update_untested",
     "adapter.updated",
     "author.equivocated",
     "author.key_changed",

@@ -6,6 +6,7 @@ most the limit and always the newest half of it.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,23 @@ def append(path: Path, data: bytes, limit: int) -> None:
         os.replace(path, older(path))
     with open(path, "ab") as file:
         file.write(data[-(limit // 2) :])
+
+
+def append_whole(path: Path, line: bytes, limit: int) -> bool:
+    """Append a line if the file stays within `limit` bytes then; whether it did. Raises OSError; nothing of it is
+    there then."""
+    with open(path, "ab", buffering=0) as file:
+        size = file.tell()
+        if size and size + len(line) > limit:
+            return False
+        try:
+            written = file.write(line)
+            if written != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            os.ftruncate(file.fileno(), size)
+            raise
+    return True
 
 
 def older(path: Path) -> Path:

@@ -43,7 +43,7 @@ class JobRows:
             started=job.started_ms,
             finished=job.finished_ms,
         )
-        self._local.act(f"job.{row.state}", put(row))
+        self._local.act(f"job.{row.state}", put(row), urgent=job.state is not State.QUEUED)
 
     def get(self, id_or_prefix: str) -> Job:
         """One job by its id or the unique beginning of it. Raises `JobUnknown`, `AmbiguousId`."""

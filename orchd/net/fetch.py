@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from functools import partial as partial_call
 from pathlib import Path
 
 import trio
 from libp2p.peer.id import ID
 
-from orchd.errors import DiskFull, NoProvider, OrchdError, PeerBlocked, Refused
+from orchd.errors import AdapterRevoked, DiskFull, NoProvider, OrchdError, PeerBlocked, Refused
 from orchd.identity import KEY_PREFIX
 from orchd.net import exchange
 from orchd.net.context import Context
@@ -23,6 +23,7 @@ from orchd.net.partial import Partial
 from orchd.net.policy.plan import Plan, Shape, Span
 from orchd.records import Manifest, Verified, parse_id, text_id
 from orchd.records.ids import ADAPTER
+from orchd.registry.admission import Check
 from orchd.registry.registry import Admission, Registry
 
 log = logging.getLogger(__name__)
@@ -31,17 +32,24 @@ log = logging.getLogger(__name__)
 PEERS_ASKED, MORE_PEERS_S = 32, 0.5
 
 
-async def fetch(node: Node, context: Context, adapter: bytes, peers: Sequence[ID], progress: Progress) -> Admission:
-    """The adapter, admitted. With `peers` only those are asked.
+async def fetch(
+    node: Node,
+    context: Context,
+    adapter: bytes,
+    peers: Sequence[ID],
+    progress: Progress,
+    checks: Sequence[Check] = (),
+) -> Admission:
+    """The adapter, admitted. With `peers` only those are asked; `checks` come after the door's own.
 
     Raises `NoProvider`, what the last peer did (`DigestMismatch`, `PeerTimeout`, …), or the door's refusal.
     """
     id = text_id(ADAPTER, adapter)
     context.events.emit("adapter.fetching", {"id": id, "peers": [str(peer) for peer in peers]})
     manifest, providers = await _find(node, context, adapter, peers)
-    with _door(context, id):
+    async with _door(context, manifest):
         await trio.to_thread.run_sync(context.registry.check_record, manifest)
-    return await _fetch_files(node, context, manifest, providers, progress)
+    return await _fetch_files(node, context, manifest, providers, progress, checks)
 
 
 async def peek(node: Node, context: Context, adapter: bytes) -> Verified[Manifest]:
@@ -51,7 +59,12 @@ async def peek(node: Node, context: Context, adapter: bytes) -> Verified[Manifes
 
 
 async def _fetch_files(
-    node: Node, context: Context, manifest: Verified[Manifest], providers: Sequence[ID], progress: Progress
+    node: Node,
+    context: Context,
+    manifest: Verified[Manifest],
+    providers: Sequence[ID],
+    progress: Progress,
+    checks: Sequence[Check],
 ) -> Admission:
     """Two fetches of one adapter come one after the other, and the second finds it here."""
 
@@ -78,8 +91,8 @@ async def _fetch_files(
                     context.count,
                 )
                 await download.run(providers)
-                with _door(context, manifest.id):
-                    admission = await trio.to_thread.run_sync(_admit, registry, manifest, partial, here)
+                async with _door(context, manifest):
+                    admission = await trio.to_thread.run_sync(_admit, registry, manifest, partial, here, checks)
             except DiskFull:
                 partial.discard()
                 raise
@@ -90,12 +103,18 @@ async def _fetch_files(
     return admission
 
 
-def _admit(registry: Registry, manifest: Verified[Manifest], partial: Partial, here: Mapping[int, Path]) -> Admission:
+def _admit(
+    registry: Registry,
+    manifest: Verified[Manifest],
+    partial: Partial,
+    here: Mapping[int, Path],
+    checks: Sequence[Check],
+) -> Admission:
     """Through the door; whatever it says, the unfinished files are not needed any more."""
     entries = manifest.record.files
     try:
         files = {entry.path: here[n] if n in here else partial.path(n) for n, entry in enumerate(entries)}
-        return registry.admit(manifest.envelope, files, origin="fetched")
+        return registry.admit(manifest.envelope, files, origin="fetched", checks=checks)
     finally:
         partial.discard()
 
@@ -134,13 +153,15 @@ def staging(data: Path) -> Path:
     return data / "fetching"
 
 
-@contextmanager
-def _door(context: Context, id: str) -> Iterator[None]:
+@asynccontextmanager
+async def _door(context: Context, manifest: Verified[Manifest]) -> AsyncIterator[None]:
     """What the door refuses is told; it is nobody's fault in particular."""
     try:
         yield
     except Refused as error:
-        _tell_refused(context, id, "", error)
+        if isinstance(error, AdapterRevoked):  # whose it is, is known now: the next time nobody has to ask
+            await trio.to_thread.run_sync(context.registry.news.prove, manifest)
+        _tell_refused(context, manifest.id, "", error)
         raise
 
 

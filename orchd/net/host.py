@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 
 #: Bytes of one write: 65,519 of a Noise message less 12 of a Yamux header.
 WRITE_SIZE = 65_507
+LISTEN_HINT = "`net.listen` takes addresses such as /ip4/0.0.0.0/tcp/4001: no /p2p/ in them, and a port up to 65535."
 READ_SIZE = 1 << 20
 #: How long one address may take to be reached, and how long before the next one is tried beside it, in seconds.
 DIAL_TIMEOUT_S, DIAL_STAGGER_S = 10.0, 1.0
@@ -229,18 +230,20 @@ def ban_subject(text: str) -> str:
 
 def listen_address(text: str) -> Multiaddr:
     """A multiaddr to listen on. Raises `AddressInvalid`."""
-    address = _parse(text)
+    address = _parse(text, LISTEN_HINT, "net.listen")
     names = [protocol.name for protocol in address.protocols()]
     if names not in (["ip4", "tcp"], ["ip6", "tcp"]):
-        raise AddressInvalid(f"can't listen on {text[:120]!r}: only /ip4/…/tcp/… and /ip6/…/tcp/…", field="net.listen")
+        raise AddressInvalid(
+            f"can't listen on {text[:120]!r}: only /ip4/…/tcp/… and /ip6/…/tcp/…", hint=LISTEN_HINT, field="net.listen"
+        )
     return address
 
 
-def _parse(text: str) -> Multiaddr:
+def _parse(text: str, hint: str | None = None, field: str = "address") -> Multiaddr:
     try:
         return Multiaddr(text)
     except Exception as error:
-        raise AddressInvalid(f"{text[:120]!r} is no address: {str(error)[:200]}", field="address") from None
+        raise AddressInvalid(f"{text[:120]!r} is no address: {str(error)[:200]}", hint=hint, field=field) from None
 
 
 def _host_and_port(address: Multiaddr) -> tuple[int, str, int]:

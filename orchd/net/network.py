@@ -14,7 +14,7 @@ from libp2p.peer.id import ID
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from orchd.config import NetConfig
-from orchd.errors import ListenFailed, NetworkDown, NotBanned, OrchdError, TopicInvalid
+from orchd.errors import ListenFailed, NetworkDown, NotBanned, OrchdError
 from orchd.identity import Identity
 from orchd.net import doctor, hardening, messages, remembering
 from orchd.net import fetch as fetching
@@ -29,11 +29,12 @@ from orchd.net.news import Events
 from orchd.net.node import Node
 from orchd.net.partial import tidy
 from orchd.net.policy.book import Banned, Book
-from orchd.net.policy.names import INVITE_ADDRESSES, Kind, kind_of, label_of, private_name
+from orchd.net.policy.names import INVITE_ADDRESSES, Kind, check_secret, kind_of
 from orchd.net.records import freshness
 from orchd.net.upload import Transfers
 from orchd.records import Manifest, Record, Verified, parse_id
 from orchd.records.ids import ADAPTER
+from orchd.registry import admission
 from orchd.registry.news import Taken
 from orchd.registry.registry import Admission, Registry
 from orchd.registry.trust import BLOCK, FOLLOW
@@ -193,9 +194,7 @@ class Network:
         key = messages.topic_key(name)
         if key in self._context.topics:
             return
-        if kind_of(name) is Kind.PRIVATE and (secret is None or private_name(label_of(name), secret) != name):
-            hint = "Join it with the line that `orchctl topic invite` printed on a member's node."
-            raise TopicInvalid(f"{name[:80]!r} is private: its name is not enough", hint=hint, field="topic")
+        check_secret(name, secret)
         topic = self._context.topics[key] = Topic(name, secret=secret)
         self._context.events.emit("topic.joined", {"topic": name})
         if self._node is not None:
@@ -272,12 +271,19 @@ class Network:
         """The signed manifest of an adapter, without its files. Raises `NetworkDown` or `NoProvider`."""
         return await fetching.peek(self._running(), self._context, parse_id(adapter_id, ADAPTER))
 
-    async def fetch(self, adapter_id: str, *, peers: Sequence[str] = (), progress: Progress | None = None) -> Admission:
+    async def fetch(
+        self,
+        adapter_id: str,
+        *,
+        peers: Sequence[str] = (),
+        progress: Progress | None = None,
+        checks: Sequence[admission.Check] = (),
+    ) -> Admission:
         """Bring an adapter here and through the door; `progress` is told how far it is.
 
-        With `peers` (peer ids) only those are asked. Raises `NetworkDown`, `NoProvider`, `DigestMismatch` and the
-        other refusals. An adapter that is here already is not fetched; of one with a
-        damaged file, that file is.
+        With `peers` (peer ids) only those are asked; `checks` come after the door's own. Raises `NetworkDown`,
+        `NoProvider`, `DigestMismatch` and the other refusals. An adapter that is here already is not fetched; of one
+        with a damaged file, that file is.
         """
         adapter = parse_id(adapter_id, ADAPTER)
         registry = self._context.registry
@@ -287,7 +293,7 @@ class Network:
         node = self._running()
         for peer in asked:
             node.company.forgive(peer)
-        return await fetching.fetch(node, self._context, adapter, asked, progress or _no_progress)
+        return await fetching.fetch(node, self._context, adapter, asked, progress or _no_progress, checks)
 
     # ---- peers --------------------------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from orchd.net.members import Members
 from orchd.net.messages import Done, GetRecords, Hello, Push, RecordsAre, Reply, Request
 from orchd.net.policy.gossip import Shares, may_keep, to_gossip, to_push
 from orchd.records import Announcement, Federation, Record, Verified, verify_any
-from orchd.registry import told
+from orchd.registry import loud, told
 from orchd.registry.news import Item, Taken
 from orchd.registry.registry import Registry
 
@@ -189,7 +189,7 @@ class News:
                 if item.envelope == record.envelope:
                     self._known.came(record.digest, record.author, item.topics)
             for kind, data in taken.events:
-                self._events.emit(kind, data)
+                tell(self._events, kind, data)
                 unproven |= kind == "adapter.revoked" and not data["known"]
         return items, unproven
 
@@ -233,6 +233,13 @@ class News:
         names = self._members.visible(peer, request.topics)
         found = await trio.to_thread.run_sync(self._library.records, request.ids, names)
         return RecordsAre(records=next(iter(messages.batches(found)), ()))
+
+
+def tell(events: Events, kind: str, data: dict[str, Any]) -> None:
+    """An event, and a line in the log for what the user should hear of without asking."""
+    events.emit(kind, data)
+    if text := loud.warning(kind, data):
+        log.warning("%s", text)
 
 
 def check(peer: ID, envelopes: Iterable[bytes]) -> list[Verified[Record]]:

@@ -34,6 +34,7 @@ from orchd.net.messages import (
     Reply,
     Request,
 )
+from orchd.net.news import tell
 from orchd.net.policy.names import Kind, kind_of
 from orchd.net.policy.scores import Offence
 from orchd.net.records import Records
@@ -240,7 +241,7 @@ class Node:
                 log.info("whose %s is: %s", id, error)
                 continue
             for kind, data in (await trio.to_thread.run_sync(registry.news.prove, manifest)).events:
-                self._context.events.emit(kind, data)
+                tell(self._context.events, kind, data)
 
     async def prove_everywhere(self) -> None:
         """An adapter has come: it may contain one that was revoked before."""

@@ -24,6 +24,15 @@ def text_id(prefix: str, digest: bytes) -> str:
     return prefix + base64.b32encode(digest).decode().lower().rstrip("=")
 
 
+SHORTEST = 4
+"""Characters after the `adp_` (and so on) of a shortened id."""
+
+
+def too_short(text: str, prefix: str, shortest: int = SHORTEST) -> str:
+    """What is said of a beginning that would fit too much."""
+    return f"{text[:80]!r} is too short: {shortest} characters after `{prefix}` are the least"
+
+
 def parse_id(text: str, prefix: str) -> bytes:
     """The 32 digest bytes of a whole id. Raises `ParamsInvalid` naming the text."""
     body = text.removeprefix(prefix)

@@ -13,7 +13,7 @@ once on the way in and once where it lies, and what is passed on to peers in chu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +30,7 @@ from orchd.errors import (
 )
 from orchd.records import Manifest, Verified, text_id
 from orchd.records.ids import BASE
-from orchd.registry import bounds, figures, parts, peft_config, weights
+from orchd.registry import bounds, figures, grams, parts, peft_config, weights
 from orchd.registry.bases import Base
 from orchd.registry.local_rows import Bound
 from orchd.registry.peft_config import PeftConfig
@@ -70,18 +70,42 @@ class Candidate:
         entries = {self.files[entry.path]: entry for entry in self.manifest.record.files}
         return figures.look(entries, self.files[WEIGHTS])
 
-    @cached_property
+    @property
     def tensors(self) -> dict[str, weights.Tensor]:
-        return weights.read_header(self.files[WEIGHTS])
+        if self.figures.unreadable:
+            raise TensorsRefused(self.figures.unreadable)
+        return self.figures.tensors
 
     @cached_property
     def config(self) -> PeftConfig:
         return peft_config.read(self.files[CONFIG])
 
+    @cached_property
+    def by_part(self) -> parts.Parts:
+        return parts.sort(self.tensors, self.config)
+
+    @property
+    def norms_at_most(self) -> dict[str, float]:
+        """What ‖s·B A‖ (Frobenius) is at most, by module: s ‖B‖ ‖A‖, without another look at the numbers."""
+        lengths = self.figures.lengths
+        return {
+            module: self.config.scale_of(module) * lengths.get(a.name, math.inf) * lengths.get(b.name, math.inf)
+            for module, (a, b) in self._products().items()
+        }
+
     @property
     def norms(self) -> dict[str, float]:
-        """‖s·B A‖ (Frobenius) by module, with the scale that the settings give it."""
-        return {module: self.config.scale_of(module) * norm for module, norm in self.figures.products.items()}
+        """‖s·B A‖ (Frobenius) by module, with the scale s that the settings give it."""
+        return self.norms_of(self._products())
+
+    def norms_of(self, modules: Collection[str]) -> dict[str, float]:
+        """As `norms`, of these modules alone."""
+        wanted = {name: pair for name, pair in self._products().items() if name in modules}
+        found = grams.norms(self.files[WEIGHTS], wanted) if wanted else {}
+        return {module: self.config.scale_of(module) * norm for module, norm in found.items()}
+
+    def _products(self) -> dict[str, parts.Pair]:
+        return {module: pair for module, pair in self.by_part.pairs.items() if grams.makes_product(*pair)}
 
 
 Check = Callable[[Candidate], str | None]
@@ -98,12 +122,12 @@ def judge(candidate: Candidate, checks: Sequence[Check]) -> list[str]:
 
 def check_author(candidate: Candidate) -> None:
     if candidate.known.blocked:
-        raise AuthorBlocked(f"{candidate.manifest.author} is blocked here: {candidate.known.blocked}")
+        raise AuthorBlocked(f"{candidate.manifest.id} is kept out: {candidate.known.blocked}")
 
 
 def check_revocation(candidate: Candidate) -> None:
     if candidate.known.revoked:
-        raise AdapterRevoked(f"{candidate.manifest.id} is revoked: {candidate.known.revoked}")
+        raise AdapterRevoked(f"{candidate.manifest.id} was {candidate.known.revoked}")
 
 
 def check_clock(candidate: Candidate) -> None:
@@ -156,8 +180,7 @@ def check_config(candidate: Candidate) -> None:
 
 def check_tensors(candidate: Candidate) -> None:
     """Names, pairs, ranks and shapes are what the settings say, and what the base has."""
-    config = candidate.config
-    found = parts.sort(candidate.tensors, config)
+    config, found = candidate.config, candidate.by_part
     parts.check_settings(found, config)
     parts.check_shapes(found, config, None if candidate.base is None else candidate.base.shapes)
 
@@ -170,7 +193,8 @@ def check_finite(candidate: Candidate) -> None:
 def check_norms(candidate: Candidate) -> str | None:
     """Quarantines what is far stronger than the adapters seen for this base."""
     base = text_id(BASE, candidate.manifest.record.base.fingerprint)
-    return bounds.outside(candidate.known.bounds, base, candidate.norms) or None
+    near = bounds.perhaps_outside(candidate.known.bounds, base, candidate.norms_at_most)
+    return bounds.outside(candidate.known.bounds, base, candidate.norms_of(near)) or None
 
 
 def check_claims(candidate: Candidate) -> None:

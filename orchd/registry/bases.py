@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +32,8 @@ ARCHITECTURE_FIELDS = (
 )  # fmt: skip
 SAMPLE = 64  # numbers a tensor, evenly spread
 FOLDER, GGUF = "folder", "gguf"
+FORMS = "A base is a Hugging Face folder (config.json, tokenizer.json, safetensors weights) or a GGUF file."
+TEXT_LIMIT = 256 << 20  # bytes of a tokenizer or a config
 HEADER_LIMIT = 32 << 20  # bytes of a base's safetensors header
 
 
@@ -108,17 +112,20 @@ def part_digests(**parts: bytes) -> dict[str, str]:
 def _shards(folder: Path) -> list[Path]:
     """The files that transformers would load, and none that lies beside them."""
     whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if whole.exists():
+    if whole.is_file():
         return [whole]
     if index.exists():
-        names = {Path(str(name)).name for name in _json(index).get("weight_map", {}).values()}
+        placed = _json(index).get("weight_map")
+        if not isinstance(placed, dict):
+            raise TensorsRefused(f"{index} holds no weight_map")
+        names = {Path(str(name)).name for name in placed.values()}
     else:
         names = {path.name for path in folder.glob("*.safetensors")}
     shards = [folder / name for name in sorted(names)]
     if missing := [path.name for path in shards if not path.is_file()]:
-        raise BaseUnknown(f"{folder}: {missing[0]!r} is missing")
+        raise BaseUnknown(f"{folder}: {missing[0]!r} is missing", hint=FORMS)
     if not shards:
-        raise BaseUnknown(f"{folder} holds no safetensors weights")
+        raise BaseUnknown(f"{folder} holds no safetensors weights", hint=FORMS)
     return shards
 
 
@@ -166,7 +173,7 @@ def _tokenizer(folder: Path) -> list[Any]:
     tree = _json(folder / "tokenizer.json")
     settings = _json(folder / "tokenizer_config.json")
     template_file = folder / "chat_template.jinja"
-    template = template_file.read_text("utf-8") if template_file.exists() else settings.get("chat_template", "")
+    template = _text(template_file) if template_file.exists() else settings.get("chat_template", "")
     parts = {part: tree.get(part) for part in ("normalizer", "pre_tokenizer", "added_tokens")}
     return [parts, _model(tree), template.strip() if isinstance(template, str) else template]
 
@@ -185,11 +192,27 @@ def canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
 
 
+def _text(path: Path) -> str:
+    """What a file holds. A pipe or device is refused, not waited for."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise BaseUnknown(f"{path.parent} is no base: {path.name} is missing", hint=FORMS) from None
+    try:
+        told = os.fstat(descriptor)
+        if not stat.S_ISREG(told.st_mode) or told.st_size > TEXT_LIMIT:
+            raise TensorsRefused(f"{path} is no file of at most {TEXT_LIMIT >> 20} MB")
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(TEXT_LIMIT).decode()
+    except UnicodeDecodeError as error:
+        raise TensorsRefused(f"{path} is no UTF-8: {error}") from None
+    finally:
+        os.close(descriptor)
+
+
 def _json(path: Path) -> dict[str, Any]:
     try:
-        tree = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise BaseUnknown(f"{path.parent} is no base: {path.name} is missing") from None
+        tree = json.loads(_text(path))
     except (ValueError, RecursionError) as error:
         raise TensorsRefused(f"{path} is no JSON: {error}") from None
     if not isinstance(tree, dict):

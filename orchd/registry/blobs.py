@@ -20,7 +20,7 @@ from typing import Self
 
 from orchd.errors import BlobUnknown, DigestMismatch, DiskFull
 
-#: Free bytes that stay free on the file system: the index needs room to close its log.
+#: The reserve: free bytes that stay free on the file system. The index and the journal need room to write at any time.
 DISK_RESERVE = 256 << 20
 COPY_SIZE = 1 << 20  # bytes read at a time
 FOLDER, NAME = re.compile(r"\A[0-9a-f]{2}\Z"), re.compile(r"\A[0-9a-f]{64}\Z")
@@ -38,16 +38,20 @@ class BlobStore:
 
     def path(self, digest: bytes) -> Path:
         """Where the blob is, or would be."""
+        return Path(self._name(digest))
+
+    def _name(self, digest: bytes) -> str:
+        """As `path`, without the microseconds that a `Path` takes: all blobs are gone through at times."""
         name = digest.hex()
-        return self.root / name[:2] / name
+        return f"{self.root}/{name[:2]}/{name}"
 
     def has(self, digest: bytes) -> bool:
-        return self.path(digest).exists()
+        return os.path.exists(self._name(digest))
 
     def size(self, digest: bytes) -> int:
         """Bytes. Raises `BlobUnknown`."""
         try:
-            return self.path(digest).stat().st_size
+            return os.stat(self._name(digest)).st_size
         except FileNotFoundError:
             raise BlobUnknown(f"the blob {digest.hex()} is not here") from None
 
@@ -93,6 +97,12 @@ class BlobStore:
         rotten.mkdir(exist_ok=True)
         os.replace(self.path(digest), rotten / digest.hex())
 
+    def rotten(self) -> Iterator[Path]:
+        """The damaged blobs that are kept, named by what they should be."""
+        for entry in sorted((self.root / "rotten").glob("*")):
+            if NAME.match(entry.name):
+                yield entry
+
     def remove(self, digest: bytes) -> None:
         self.path(digest).unlink(missing_ok=True)
 
@@ -109,9 +119,11 @@ class BlobStore:
     def check_room(self, needed: int) -> None:
         """Raises `DiskFull` when `needed` bytes would eat into the reserve."""
         free = shutil.disk_usage(self.root).free
-        if free - needed < DISK_RESERVE:
+        if (short := needed + DISK_RESERVE - free) > 0:
             raise DiskFull(
-                f"{needed / 1e6:.1f} MB are wanted, {free / 1e6:.0f} MB are free, {DISK_RESERVE / 1e6:.0f} MB stay free"
+                f"this needs {_told(needed)} on the disk of {self.root}, where {_told(free)} are free; orchd leaves"
+                f" {_told(DISK_RESERVE)} of that free for its index and journal",
+                hint=f"Free {_told(short + short // 100)} there, or move ORCHD_HOME to a larger disk; then try again.",
             )
 
 
@@ -167,6 +179,24 @@ class BlobWriter:
             os.replace(self._path, target)
             sync_directory(target.parent)
         return digest
+
+
+def check_room(place: Path, reserve: int) -> None:
+    """Raises `DiskFull` when less than `reserve` bytes are free below `place`."""
+    facts = os.statvfs(place)
+    if (free := facts.f_bavail * facts.f_frsize) < reserve:
+        raise DiskFull(
+            f"{_told(free)} are free on the disk of {place}; orchd decides nothing with less than {_told(reserve)},"
+            " for what follows from it wants to be written down too"
+        )
+
+
+def _told(count: int) -> str:
+    """Bytes for people."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count} bytes"
 
 
 @contextmanager

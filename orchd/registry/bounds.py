@@ -32,6 +32,15 @@ def largest(bound: Bound) -> float:
     return math.exp(bound.mean_log + max(math.log(LEAST_FACTOR), DEVIATIONS * deviation))
 
 
+def perhaps_outside(known: Mapping[str, Bound], base: str, at_most: Mapping[str, float]) -> list[str]:
+    """The modules whose norms have to be known, when each is at most so much."""
+    return [
+        module
+        for module, norm in at_most.items()
+        if (bound := known.get(key(base, module))) is not None and not norm <= largest(bound)
+    ]
+
+
 def outside(known: Mapping[str, Bound], base: str, norms: Mapping[str, float]) -> str:
     """The module furthest outside with its figure and how many others are; empty when all are inside."""
     beyond = {

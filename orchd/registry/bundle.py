@@ -8,9 +8,11 @@ written. Members are named by their SHA-256; no name of a bundle ever becomes a 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
+import stat
 import struct
 import tempfile
 import zlib
@@ -20,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from orchd.errors import BundleRefused, DigestMismatch, OutputExists
+from orchd.errors import BundleRefused, DigestMismatch, OutputExists, OutputRefused
 from orchd.identity import author_text
 from orchd.records import Attestation, KeyRotation, Manifest, Record, Revocation, Verified, verify_any
 from orchd.records.envelope import LARGEST
@@ -90,10 +92,18 @@ class Bundle:
 @contextmanager
 def opened(path: Path) -> Iterator[Bundle]:
     """The bundle in `path`, read strictly. Raises `BundleRefused`, or what a record in it is refused for."""
-    if not path.is_file():  # to open a pipe would wait
-        raise BundleRefused(f"{path} is no file")
-    with path.open("rb") as file:
-        yield _bundle(file)
+    try:
+        if not path.is_file():  # to open a pipe would wait
+            raise BundleRefused(f"{path} is no file")
+        file = path.open("rb")
+    except OSError as error:
+        raise BundleRefused(f"{path} can't be read: {error.strerror}") from None
+    with file:
+        try:
+            found = _bundle(file)
+        except OSError as error:
+            raise BundleRefused(f"{path} can't be read: {error.strerror}") from None
+        yield found
 
 
 def _bundle(file: BinaryIO) -> Bundle:
@@ -294,10 +304,10 @@ def write(
 ) -> int:
     """Write a bundle of these records and blobs; its size in bytes. There is the whole file or none.
 
-    Raises `OutputExists`, `DigestMismatch` for a blob that has rotted, `BundleRefused` for more than a bundle can hold.
+    Raises `OutputExists`, `OutputRefused`, `DigestMismatch` for a blob that has rotted, `BundleRefused` for more than
+    a bundle can hold.
     """
-    if path.exists() and not replace:
-        raise OutputExists(f"{path} is there already", field="path")
+    _check_target(path, replace=replace)
     distinct = {record.digest: record for record in records}.values()
     sources: list[tuple[str, bytes, bytes | Path]] = [
         (MANIFESTS if record.of(Manifest) else RECORDS, record.digest, record.envelope) for record in distinct
@@ -305,7 +315,7 @@ def write(
     sources += [(BLOBS, digest, source) for digest, source in blobs.items()]
     sources.sort(key=lambda source: (FOLDERS.index(source[0]), source[1]))
     with full_disk_told(path.parent):
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        descriptor, temporary = _beside(path)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 size = _write_all(file, sources)
@@ -317,6 +327,29 @@ def write(
             raise
         sync_directory(path.parent)
     return size
+
+
+def _check_target(path: Path, *, replace: bool) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise OutputRefused(f"{path} can't be written: {error.strerror}", field="path") from None
+    if not replace:
+        raise OutputExists(f"{path} is there already", field="path")
+    if not stat.S_ISREG(mode):
+        raise OutputRefused(f"{path} is no file that could be replaced", field="path")
+
+
+def _beside(path: Path) -> tuple[int, str]:
+    """A new file in the folder of `path`."""
+    try:
+        return tempfile.mkstemp(dir=path.parent, prefix=".orchpack-")
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OutputRefused(f"{path.parent} takes no file: {error.strerror}", field="path") from None
 
 
 def _write_all(file: BinaryIO, sources: Sequence[tuple[str, bytes, bytes | Path]]) -> int:

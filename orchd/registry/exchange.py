@@ -20,6 +20,7 @@ from orchd.records import Attestation, KeyRotation, Manifest, Record, Revocation
 from orchd.records.ids import ADAPTER
 from orchd.registry import bundle
 from orchd.registry.admission import CONTENT_CHECKS, check_base, judge
+from orchd.registry.describe import file_entries
 from orchd.registry.local import put
 from orchd.registry.local_rows import Received, Verdict
 from orchd.registry.news import receive
@@ -158,6 +159,25 @@ def staging(registry: Registry) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def imported_before(
+    registry: Registry, folder: Path, *, name: str, description: str, licence: str, base: bytes
+) -> Admission | None:
+    """The adapter of this node that has the same files and says the same about them; None when there is none yet."""
+    rows = registry.index.read(
+        "SELECT digest FROM adapter WHERE name = ? AND author = ? ORDER BY created DESC", (name, registry.author)
+    )
+    if not rows:
+        return None
+    files = file_entries(folder)
+    for (id,) in rows:
+        record = (manifest := registry.manifest(id)).record
+        told = record.description, record.licence, record.base.fingerprint, record.files
+        if told == (description, licence, base, files):
+            places = {entry.path: folder / entry.path for entry in files}
+            return registry.admit(manifest.envelope, places, origin=IMPORTED)
+    return None
 
 
 def judge_again(registry: Registry, fingerprint: str) -> list[str]:

@@ -1,14 +1,14 @@
 """One pass over an adapter's bytes: one thread hashes the chunks while another looks at the numbers.
 
 Both need the same cached pages, and neither holds Python's lock while it works, so that on two cores the pass takes as
-long as its hashes. A product's norm comes from its factors' Gram matrices, ‖B A‖² = Σ (A Aᵀ) ∘ (Bᵀ B), so B A is never
-formed; a NaN or infinity in a factor is one on the diagonal of its Gram matrix, so that it is seen without another
-look at the numbers.
+long as its hashes. A NaN or infinity in a tensor is one in the sum of its squares, and ‖B A‖ is at most ‖B‖ ‖A‖: this
+one sum answers what is asked of an honest adapter, and Gram matrices are made only of what might be too strong.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +19,7 @@ import numpy as np
 
 from orchd.errors import TensorsRefused
 from orchd.records import FileEntry
-from orchd.registry import grams, parts, weights
+from orchd.registry import weights
 from orchd.registry.weights import Tensor
 
 
@@ -27,14 +27,16 @@ from orchd.registry.weights import Tensor
 class Figures:
     """What the pass found.
 
-    `damage` says which bytes are not those that were signed, `not_finite` names the first tensor with a NaN or an
-    infinity; both are empty when all is well. `products` is ‖B A‖ (Frobenius, without the scale) by module, of the
-    modules whose A and B make a product.
+    `damage` says which bytes are not those that were signed, `unreadable` why the weights are no tensors, and
+    `not_finite` names the first tensor with a NaN or an infinity; each is empty when all is well. `tensors` are the
+    header's, `lengths` their Frobenius norms by name when all are finite: up to 1 % too large, never too small.
     """
 
     damage: str
+    unreadable: str
+    tensors: dict[str, Tensor]
     not_finite: str
-    products: dict[str, float]
+    lengths: dict[str, float]
 
 
 def look(entries: Mapping[Path, FileEntry], weights_file: Path) -> Figures:
@@ -42,10 +44,11 @@ def look(entries: Mapping[Path, FileEntry], weights_file: Path) -> Figures:
     with ThreadPoolExecutor(1, "hash") as pool:
         hashing = pool.submit(_damages, entries)
         try:
-            not_finite, products = _numbers(weights_file)
-        except TensorsRefused:
-            not_finite, products = "", {}
-        return Figures(hashing.result(), not_finite, products)
+            tensors, unreadable = weights.read_header(weights_file), ""
+        except TensorsRefused as error:
+            tensors, unreadable = {}, error.message
+        not_finite, lengths = _numbers(weights_file, tensors) if tensors else ("", {})
+        return Figures(hashing.result(), unreadable, tensors, not_finite, lengths)
 
 
 def _damages(entries: Mapping[Path, FileEntry]) -> str:
@@ -77,28 +80,15 @@ def _read_into(descriptor: int, target: memoryview) -> int:
 # ---- the numbers -------------------------------------------------------------------------------------------------
 
 
-def _numbers(path: Path) -> tuple[str, dict[str, float]]:
-    """The first tensor that is not finite, and the products' norms. Raises `TensorsRefused` for a bad header."""
-    tensors = weights.read_header(path)
-    products: dict[str, float] = {}
-    with weights.mapped(path) as view, np.errstate(over="ignore", invalid="ignore"):
-        factors = set[str]()
-        for module, pair in parts.pairs(tensors.values()).items():
-            if not _make_a_product(pair):
-                continue
-            factors.update(tensor.name for tensor in pair.values())
-            a, b = grams.gram(view, pair["A"]), grams.gram(view, pair["B"])
-            if not np.isfinite(np.trace(a) + np.trace(b)):
-                if bad := next((t.name for t in pair.values() if weights.find_not_finite(view, t)), ""):
-                    return bad, {}
-                a, b = grams.gram(view, pair["A"], np.float64), grams.gram(view, pair["B"], np.float64)
-            products[module] = grams.norm(a, b)
-        for tensor in tensors.values():
-            if tensor.name not in factors and weights.find_not_finite(view, tensor):
-                return tensor.name, {}
-    return "", products
-
-
-def _make_a_product(pair: Mapping[str, Tensor]) -> bool:
-    shapes = [pair[half].shape for half in "AB" if half in pair]
-    return [len(shape) for shape in shapes] == [2, 2] and shapes[0][0] == shapes[1][1] and 0 not in shapes[0]
+def _numbers(path: Path, tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, float]]:
+    """The first tensor that is not finite, and all lengths."""
+    lengths, room = dict[str, float](), weights.scratch()
+    with weights.mapped(path) as view, np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        for name, tensor in tensors.items():
+            squares = weights.squares_at_most(view, tensor, room)
+            if not math.isfinite(squares):
+                if weights.find_not_finite(view, tensor):
+                    return name, {}
+                squares = math.inf  # the numbers are, their squares are beyond float32
+            lengths[name] = math.sqrt(squares)
+    return "", lengths

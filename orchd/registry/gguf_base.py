@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from orchd.errors import BaseUnknown, TensorsRefused
-from orchd.registry.bases import GGUF, Base, canonical, part_digests
+from orchd.registry.bases import FORMS, GGUF, Base, canonical, part_digests
 
 MAGIC = b"GGUF"
 SAMPLE = 256  # bytes a tensor, evenly spread
@@ -77,7 +77,7 @@ def load(name: str, path: Path) -> Base:
     size = path.stat().st_size
     with path.open("rb") as file:
         if file.read(4) != MAGIC:
-            raise BaseUnknown(f"{path} is no GGUF file")
+            raise BaseUnknown(f"{path} is no GGUF file", hint=FORMS)
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             try:
                 keys, tensors = _read(_Reader(data), size)

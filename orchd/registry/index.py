@@ -29,14 +29,19 @@ Cursor = duckdb.DuckDBPyConnection
 NO_SPACE = "No space left on device"
 SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     # Blocks that were read stay in memory up to this much.
-    "memory_limit": "96MB",
+    "memory_limit": "80MB",
     "threads": 1,
+    # When the log is folded into the file, which takes as long as the file is large; until then what is in it takes
+    # memory. To replay so much at start takes a second at most.
+    "wal_autocheckpoint": "32MB",
+    "wal_autocheckpoint_entries": 5_000,
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
     # Files stay readable by DuckDB 1.5, so that there is a way back.
     "storage_compatibility_version": "v1.5.0",
 }
 BACKUPS = "backups"  # the folder beside the database that holds its copies
+UNFINISHED_BACKUP = ".unfinished"  # ends the name of one that is being made
 DAMAGE_MARK = ".is-damaged"  # ends the name of an empty file
 #: How DuckDB says that a block's checksum is wrong.
 CORRUPT = "Corrupt database file"
@@ -45,6 +50,7 @@ CORRUPT = "Corrupt database file"
 KEYS_CHECKED = 1_000
 INTERRUPT_SECONDS = 0.005  # between two interrupts of a read that goes on
 FETCHED = 2_000  # rows at a time
+COPIED = 20_000  # rows of one transaction when a copy is made
 #: What DuckDB says when not the file is at fault but its surroundings; anything else means damage.
 _SURROUNDINGS: tuple[tuple[str, type[OrchdError]], ...] = (
     ("Could not set lock", HomeBusy),
@@ -56,6 +62,7 @@ _SURROUNDINGS: tuple[tuple[str, type[OrchdError]], ...] = (
     ("Too many open files", IndexUnavailable),
     ("Is a directory", IndexUnavailable),
     ("Out of Memory", IndexUnavailable),
+    ("failed to allocate", IndexUnavailable),
 )
 
 
@@ -117,8 +124,22 @@ class Index:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._writer_lock = threading.Lock()
+        self._backing_up = threading.Lock()
+        self._opening = threading.Lock()
+        #: Whether a database that had died could not be opened again; the next one who wants it tries.
+        self._shut = self._closed = False
         self._waiting: deque[_Write] = deque()
-        self._open()
+        new = not path.exists()
+        try:
+            self._open()
+            self._prepare()
+        except BaseException:
+            if new:  # half a database, with nothing in it yet, would be taken for a damaged one
+                path.unlink(missing_ok=True)
+                path.with_name(path.name + ".wal").unlink(missing_ok=True)
+            raise
+
+    def _prepare(self) -> None:
         try:
             self._migrate()
             self._read_through()
@@ -138,6 +159,17 @@ class Index:
         except duckdb.Error as error:
             raise self._refusal(error) from None
 
+    def _open_again(self, dead: Cursor) -> None:
+        """Where `dead` is still the database: close it, and open it anew. Raises what opening raises."""
+        with self._opening:
+            if dead is not self._root or self._closed:
+                return
+            with suppress(duckdb.Error):
+                self._root.close()
+            self._shut = True
+            self._open()
+            self._shut = False
+
     def _refusal(self, error: duckdb.Error) -> OrchdError:
         said = str(error).replace(str(self.path), self.path.name)
         kind = next((kind for words, kind in _SURROUNDINGS if words in said), IndexDamaged)
@@ -145,6 +177,7 @@ class Index:
 
     def close(self) -> None:
         with self._writer_lock:
+            self._closed = True
             self._root.close()
 
     def _lock_down(self) -> tuple[str, ...]:
@@ -165,18 +198,21 @@ class Index:
 
         Raises `ReadCancelled` when `cancel` was used; the cursor is not used again then.
         """
-        readers = self._readers  # opening again makes another queue, and a dead cursor does not belong there
+        if self._shut:
+            self._open_again(self._root)
+        # Opening again makes another queue, and a dead cursor does not belong there.
+        root, readers = self._root, self._readers
         try:
             cursor = readers.get_nowait()
         except queue.Empty:
-            cursor = self._root.cursor()
+            cursor = root.cursor()
         try:
             rows = _fetch(cursor, sql, params, cancel)
         except duckdb.InterruptException:
             self._drop(cursor)
             raise ReadCancelled from None
         except duckdb.Error as error:
-            self._after(error, cursor)
+            self._after(error, root, cursor)
             raise
         except BaseException:
             self._drop(cursor)
@@ -223,15 +259,18 @@ class Index:
                 write.done = True
 
     def _commit(self, writes: Sequence[_Write]) -> None:
+        if self._shut:
+            self._open_again(self._root)
+        root = self._root
         try:
-            self._root.execute("BEGIN TRANSACTION")
-            results = [write.change(self._root) for write in writes]
-            self._root.execute("SELECT 1")  # raises in an aborted transaction, where COMMIT would say nothing
-            self._root.execute("COMMIT")
+            root.execute("BEGIN TRANSACTION")
+            results = [write.change(root) for write in writes]
+            root.execute("SELECT 1")  # raises in an aborted transaction, where COMMIT would say nothing
+            root.execute("COMMIT")
         except BaseException as error:
             with suppress(duckdb.Error):
-                self._root.execute("ROLLBACK")
-            self._after(error, None)
+                root.execute("ROLLBACK")
+            self._after(error, root)
             if isinstance(error, duckdb.Error) and NO_SPACE in str(error):
                 raise DiskFull(f"no room for the index {self.path}: the change was not made") from None
             raise
@@ -250,7 +289,11 @@ class Index:
 
         Raises `IndexDamaged` when a part can't be read, `DiskFull`; there is no copy then.
         """
-        unfinished = target.with_name(target.name + ".unfinished")
+        with self._backing_up:
+            self._backup(target, target.with_name(target.name + UNFINISHED_BACKUP))
+
+    def _backup(self, target: Path, unfinished: Path) -> None:
+        root = self._root
         try:
             with self._writer_lock:
                 self._copy(unfinished)
@@ -258,7 +301,7 @@ class Index:
             os.replace(unfinished, target)
             _sync(target.parent)
         except duckdb.Error as error:
-            self._after(error, None)
+            self._after(error, root)
             raise self._refusal(error) from None
         finally:
             for left in (unfinished, unfinished.with_name(unfinished.name + ".wal")):
@@ -270,9 +313,18 @@ class Index:
         [(name,)] = self._root.execute("SELECT current_database()").fetchall()
         self._root.execute(f"ATTACH {_literal(str(target))} AS copy_of_it (STORAGE_VERSION 'v1.5.0')")
         try:
-            self._root.execute(f'COPY FROM DATABASE "{name}" TO copy_of_it')
+            self._root.execute(f'COPY FROM DATABASE "{name}" TO copy_of_it (SCHEMA)')
+            for (table,) in self.read("SELECT table_name FROM duckdb_tables() WHERE database_name = ?", (name,)):
+                self._copy_rows(f'"{table}"')
         finally:
             self._root.execute("DETACH copy_of_it")
+
+    def _copy_rows(self, table: str) -> None:
+        """Some at a time: all in one transaction do not fit in the memory that the database may take."""
+        [(last,)] = self.read(f"SELECT coalesce(max(rowid), -1) FROM {table}")
+        for start in range(0, last + 1, COPIED):
+            some = f"rowid >= {start} AND rowid < {start + COPIED}"
+            self._root.execute(f"INSERT INTO copy_of_it.{table} SELECT * FROM {table} WHERE {some}")
 
     def execute(self, sql: str, params: Sequence[Any] = ()) -> None:
         """One statement in a transaction of its own."""
@@ -283,16 +335,15 @@ class Index:
         with suppress(duckdb.Error):
             cursor.close()
 
-    def _after(self, error: BaseException, cursor: Cursor | None) -> None:
+    def _after(self, error: BaseException, root: Cursor, cursor: Cursor | None = None) -> None:
         if cursor is not None:
             self._drop(cursor)
         if isinstance(error, duckdb.Error) and CORRUPT in str(error):
             with suppress(OSError):
                 self._damage_mark.touch()
         if isinstance(error, duckdb.FatalException):  # every cursor is dead; opening again loses nothing
-            with suppress(duckdb.Error):
-                self._root.close()
-            self._open()
+            with suppress(OrchdError):  # then it is tried again when it is wanted
+                self._open_again(root)
 
     def _migrate(self) -> None:
         """Run the numbered files that have not run yet, one transaction each."""

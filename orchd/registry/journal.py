@@ -20,6 +20,9 @@ from orchd.registry.blobs import full_disk_told, sync_directory, write_durably
 
 LOG = logging.getLogger(__name__)
 CHECK = 16  # hexadecimal digits before each line
+#: The act of the first line, where everything was written anew: what was deleted before is not told any more.
+ANEW = "anew"
+UNFINISHED_COPY = ".new"  # ends the name of the one that is being written anew
 #: (table, key, the row as JSON or null).
 Entry = tuple[str, str, Any]
 
@@ -38,12 +41,14 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Journal:
     """The file at `path`, made when it is not there. One thread at a time.
 
-    `last` is the number of the last whole line, `count` how many there are, `damaged` how many were left out.
+    `last` is the number of the last whole line, `count` how many there are, `damaged` how many were left out. An index
+    that has not got the act number `anew` must be made again from nothing.
     """
 
     def __init__(self, path: Path, now_ms: int) -> None:
         self.path = path
-        self.last = self.count = self.damaged = 0
+        self.last = self.count = self.damaged = self.anew = 0
+        path.with_name(path.name + UNFINISHED_COPY).unlink(missing_ok=True)
         if not path.exists():
             write_durably(path, b"")
         with full_disk_told(path.parent):
@@ -90,14 +95,15 @@ class Journal:
 
     def rewrite(self, lines: Iterable[Line]) -> None:
         """Put `lines` in the place of all, atomically. Raises `DiskFull`; the old ones are there then."""
-        unfinished = self.path.with_name(self.path.name + ".new")
-        last = count = 0
+        unfinished = self.path.with_name(self.path.name + UNFINISHED_COPY)
+        last = count = anew = 0
         with full_disk_told(self.path.parent):
             try:
                 with unfinished.open("wb") as file:
                     for line in lines:
                         file.write(_encode(line))
                         last, count = max(last, line.seq), count + 1
+                        anew = line.seq if line.act == ANEW else anew
                     file.flush()
                     os.fsync(file.fileno())
                 os.replace(unfinished, self.path)
@@ -107,7 +113,7 @@ class Journal:
             sync_directory(self.path.parent)
             self._file.close()
             self._file = self.path.open("r+b", buffering=0)
-        self.last, self.count, self.size = last, count, self.path.stat().st_size
+        self.last, self.count, self.size, self.anew = last, count, self.path.stat().st_size, anew
 
     def _check_all(self, now_ms: int) -> int:
         """Look at every line; the size in bytes without a torn end, which is cut off."""
@@ -117,6 +123,7 @@ class Journal:
                 body = _body(raw)
                 if body is not None:
                     self.last, self.count = max(self.last, _seq(body)), self.count + 1
+                    self.anew = self.anew or _anew(body, end)
                 elif raw.endswith(b"\n"):
                     bad.append(raw)
                 else:
@@ -152,6 +159,14 @@ def _body(raw: bytes) -> bytes | None:
 def _seq(body: bytes) -> int:
     """The number of a line, which stands first in its JSON, without reading the rest."""
     return int(body[len(b'{"seq":') : body.index(b",")])
+
+
+def _anew(body: bytes, place: int) -> int:
+    """The number of the line that begins a journal written anew; 0 for any other."""
+    if place:
+        return 0
+    line = msgspec.json.decode(body, type=Line)
+    return line.seq if line.act == ANEW else 0
 
 
 def _write_all(descriptor: int, data: bytes, offset: int) -> None:

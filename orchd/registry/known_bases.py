@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,13 +18,15 @@ from orchd.errors import BaseChanged, BaseLinkRefused, BaseUnknown, OrchdError, 
 from orchd.records import parse_id, text_id
 from orchd.records.ids import BASE
 from orchd.registry import bases, gguf_base
-from orchd.registry.bases import FOLDER, Base
+from orchd.registry.bases import FOLDER, FORMS, Base
 from orchd.registry.local import Local, delete, put
 from orchd.registry.local_rows import BaseHere, BaseLink
 
 MIN_PREFIX = len(BASE) + 4
 MAX_NAME = 120
+NO_RIGHTS = "Check who may read it, and all files in it: the daemon opens them itself."
 LOG = logging.getLogger(__name__)
+_Stamp = tuple[tuple[str, int, int], ...]
 
 
 class Absent(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,11 +48,15 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
 
 def read(name: str, path: Path) -> Base:
     """The base in a Hugging Face folder or a GGUF file. Raises `BaseUnknown` or `TensorsRefused`."""
-    if path.is_dir():
-        return bases.load(name, path)
-    if path.is_file():
-        return gguf_base.load(name, path)
-    raise BaseUnknown(f"there is nothing at {path}")
+    try:
+        if path.is_dir():
+            return bases.load(name, path)
+        if path.is_file():
+            return gguf_base.load(name, path)
+    except OSError as error:
+        hint = NO_RIGHTS if isinstance(error, PermissionError) else FORMS
+        raise BaseUnknown(f"{error.filename or path} can't be read: {error.strerror}", hint=hint) from None
+    raise BaseUnknown(f"{path} is no folder and no file", hint=FORMS)
 
 
 class KnownBases:
@@ -59,7 +65,9 @@ class KnownBases:
     def __init__(self, local: Local, clock: Callable[[], int]) -> None:
         self._local, self._clock = local, clock
         self._built_in: dict[str, Base] = {}
-        self._loaded: dict[tuple[str, str], Base | Absent] = {}
+        self._loaded: dict[tuple[str, str], tuple[_Stamp, Base | Absent]] = {}
+        #: By path and fingerprint: what was read when it was still what it is here as.
+        self._known: dict[tuple[str, str], Base] = {}
         self._loading = threading.Lock()
 
     # ---- adding -------------------------------------------------------------------------------------------------
@@ -72,20 +80,30 @@ class KnownBases:
     def add(self, name: str, path: Path) -> Base:
         """Make a base known, at each start from now on. Raises `BaseUnknown`, `TensorsRefused`, `ParamsInvalid`."""
         if not 1 <= len(name) <= MAX_NAME or name.startswith(BASE) or not name.isprintable():
-            raise ParamsInvalid(f"{name[:80]!r} can't be a base's name", field="name")
+            raise ParamsInvalid(
+                f"{name[:80]!r} can't be a base's name: 1 to {MAX_NAME} characters, not beginning with {BASE}",
+                hint="Give another with `--name`.",
+                field="name",
+            )
         if name in self._built_in:
-            raise ParamsInvalid(f"{name!r} is the name of a base that orchd brings along", field="name")
-        base = read(name, path.resolve())
+            hint = "Give another with `--name`."
+            raise ParamsInvalid(f"{name!r} is the name of a base that orchd brings along", hint=hint, field="name")
+        stamp, base = _stamp(path.resolve()), read(name, path.resolve())
         row = BaseHere(name=name, path=str(base.path), since=self._clock(), fingerprint=base.fingerprint)
         with self._loading:
-            self._local.act("base.add", put(row), undoable=True)
-            self._loaded[row.path, row.fingerprint] = base
+            if (here := self._local.get(BaseHere, name)) is None or _place(here) != _place(row):
+                self._local.act("base.add", put(row), undoable=True)
+            self._loaded[_place(row)], self._known[_place(row)] = (stamp, base), base
         return base
 
     def remove(self, name: str) -> None:
         """Forget a base that was added; its files stay. Raises `BaseUnknown`."""
+        if name in self._built_in:
+            hint = "It stays; what `orchctl base add` made known can be removed."
+            raise ParamsInvalid(f"the base {name} comes with orchd and can't be removed", hint=hint, field="base")
         if self._local.get(BaseHere, name) is None:
-            raise BaseUnknown(f"no base {name[:80]!r} was added here", field="base")
+            hint = "`orchctl base list` shows the bases that are here; they are removed by their names."
+            raise BaseUnknown(f"no base {name[:80]!r} was added here", hint=hint, field="base")
         self._local.act("base.remove", delete(BaseHere, name), undoable=True)
 
     # ---- asking -------------------------------------------------------------------------------------------------
@@ -99,7 +117,10 @@ class KnownBases:
         return [base for base in self._rows() if isinstance(base, Absent)]
 
     def get(self, text: str) -> Base:
-        """By name, by fingerprint or its beginning, or by a fingerprint that is linked. Raises `BaseUnknown`."""
+        """By name, by fingerprint or its beginning, or by a fingerprint that is linked.
+
+        Raises `BaseUnknown`, or `BaseChanged` for one that was added and is gone or another one now.
+        """
         here = self._rows()
         for base in here:
             if text == base.name:
@@ -112,24 +133,44 @@ class KnownBases:
             same = self.same(whole.pop() if len(whole) == 1 else text)
             if found := _best((base for base in usable if base.fingerprint in same), text):
                 return found
+            for base in here:
+                if isinstance(base, Absent) and base.fingerprint in same:
+                    raise BaseChanged(base.reason, field="base")
         raise BaseUnknown(f"no base {text[:80]!r} is here", field="base")
+
+    def folder(self, text: str) -> Base:
+        """As `get`, but in the form that can be trained on: for a GGUF file the folder that is linked to it."""
+        base = self.get(text)
+        same = self.same(base.fingerprint)
+        found = [base, *(twin for twin in self.all() if twin.fingerprint in same)]
+        for one in found:
+            if one.form == FOLDER:
+                return one
+        hint = f"`orchctl base add` the folder that it was made from, then `orchctl base link {base.name} NAME`."
+        raise BaseUnknown(
+            f"{base.name} is a GGUF file, and this needs the Hugging Face folder", hint=hint, field="base"
+        )
 
     def of(self, digest: bytes) -> Base | None:
         """The base with this fingerprint, or with one that is linked to it."""
         try:
             return self.get(text_id(BASE, digest))
-        except BaseUnknown:
+        except (BaseUnknown, BaseChanged):
             return None
 
     def _rows(self) -> list[Base | Absent]:
         return [*self._built_in.values(), *map(self._load, self._local.all(BaseHere))]
 
     def _load(self, row: BaseHere) -> Base | Absent:
+        """As it lies there now: its files are read again when one of them has another time or size."""
         with self._loading:
-            key = row.path, row.fingerprint
-            if key not in self._loaded:
-                self._loaded[key] = _read_again(row)
-            found = self._loaded[key]
+            place, stamp = _place(row), _stamp(Path(row.path))
+            if place not in self._loaded or self._loaded[place][0] != stamp:
+                found = _read_again(row)
+                self._loaded[place] = stamp, found
+                if isinstance(found, Base):
+                    self._known[place] = found
+            _, found = self._loaded[place]
         return msgspec.structs.replace(found, name=row.name) if isinstance(found, Absent) else _named(found, row.name)
 
     # ---- looking again ------------------------------------------------------------------------------------------
@@ -143,9 +184,7 @@ class KnownBases:
             now = read(before.name, path)
         except (OrchdError, OSError) as error:
             return before, [Part(name="readable", ok=False, detail=str(error))]
-        if isinstance(before, Absent):
-            self._forget(before)
-        known = before.parts if isinstance(before, Base) else {}
+        known = self._parts(before)
         parts = [
             Part(name=part, ok=digest == known.get(part, digest), detail=digest[:16])
             for part, digest in now.parts.items()
@@ -154,10 +193,12 @@ class KnownBases:
         detail = now.fingerprint if same else f"{now.fingerprint}, not {before.fingerprint}"
         return before, [*parts, Part(name="fingerprint", ok=same, detail=detail)]
 
-    def _forget(self, absent: Absent) -> None:
-        """Files may have come back."""
-        with self._loading:
-            self._loaded.pop((absent.path, absent.fingerprint), None)
+    def _parts(self, base: Base | Absent) -> Mapping[str, str]:
+        """The digests of its parts when it was added or last started with; empty when it was not here since."""
+        if isinstance(base, Base):
+            return base.parts
+        known = self._known.get((base.path, base.fingerprint))
+        return {} if known is None else known.parts
 
     # ---- links --------------------------------------------------------------------------------------------------
 
@@ -177,7 +218,7 @@ class KnownBases:
         """Say that two bases (names or fingerprints) are one. Raises `BaseLinkRefused`, `BaseUnknown`."""
         first, second = self._fingerprint(one), self._fingerprint(other)
         if first == second or second in self.same(first):
-            raise BaseLinkRefused("these are one base already")
+            raise BaseLinkRefused("these are one base already", hint="`orchctl base show` tells what is linked.")
         self._check_alike(self.of(parse_id(first, BASE)), self.of(parse_id(second, BASE)))
         taken = {link.fingerprint for link in self.links()}
         while first in taken:  # one row for each fingerprint: the chain's end is linked
@@ -206,6 +247,19 @@ class KnownBases:
                 raise BaseLinkRefused(
                     f"{name} is {_shape(first)} in {one.name}, {_shape(second)} in {other.name}", field="other"
                 )
+
+
+def _place(row: BaseHere) -> tuple[str, str]:
+    return row.path, row.fingerprint
+
+
+def _stamp(path: Path) -> _Stamp:
+    """What tells that a base's files were written since: names, sizes, times. Empty when it can't be looked at."""
+    try:
+        files = [path] if path.is_file() else sorted(path.iterdir())
+        return tuple((file.name, facts.st_size, facts.st_mtime_ns) for file in files for facts in [file.stat()])
+    except OSError:
+        return ()
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:

@@ -198,10 +198,10 @@ def _runs(index: Index, ids: Iterable[str]) -> dict[str, list[Line]]:
 
 
 def _deployments(index: Index, ids: Iterable[str]) -> dict[str, list[Line]]:
-    """By adapter: what it is deployed as."""
+    """By adapter: what it is deployed as, and what fell back from it to the base."""
     sql = (
-        "SELECT p.adapter, p.name, p.target, p.state FROM unnest(?::VARCHAR[]) u(d)"
-        " JOIN deployment p ON p.adapter = u.d WHERE p.state <> 'removed' ORDER BY p.name"
+        "SELECT u.d, p.name, p.target, p.state FROM unnest(?::VARCHAR[]) u(d)"
+        " JOIN deployment p ON p.adapter = u.d OR p.was = u.d WHERE p.state <> 'removed' ORDER BY p.name"
     )
     found = defaultdict(list)
     for adapter, name, target, state in index.read(sql, (sorted(ids),)):

@@ -7,6 +7,7 @@ journal itself is lost, it is written again from the index.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,15 +18,19 @@ from typing import Any, NamedTuple, TypeVar
 import duckdb
 import msgspec
 
-from orchd.errors import NothingToUndo, UndoStale
+from orchd.errors import DiskFull, NothingToUndo, UndoStale
+from orchd.registry.blobs import check_room
 from orchd.registry.index import Cursor, Index
-from orchd.registry.journal import Entry, Journal, Line
+from orchd.registry.journal import ANEW, Entry, Journal, Line
 from orchd.registry.local_rows import TABLES, LocalRow
+from orchd.registry.standing import StandingChange
 
+LOG = logging.getLogger(__name__)
 Clock = Callable[[], int]
 Row = TypeVar("Row", bound=LocalRow)
 BATCH = 5_000  # acts that become one transaction when the journal is read
 COMPACT_SIZE = 4 << 20  # bytes below which a journal is left as long as it is
+RESERVE = 1 << 20  # bytes that must be free for an act: its consequences want to be written down too
 UNDO_KEPT = 100  # acts that can still be undone after the journal was written anew
 
 
@@ -38,11 +43,17 @@ class Change(NamedTuple):
 
 
 class Undone(msgspec.Struct, frozen=True, kw_only=True):
-    """The act that was taken back, when it was done, and the keys that it had changed."""
+    """The act that was taken back, when it was done, and the keys that it had changed.
+
+    `passed_over` are newer acts that can't be taken back any more: what they changed was changed again since.
+    `changes` are adapters whose state is another through it, where that was looked at.
+    """
 
     act: str
     done_ms: int
     keys: tuple[str, ...]
+    passed_over: tuple[str, ...] = ()
+    changes: tuple[StandingChange, ...] = ()
 
 
 def put(row: LocalRow) -> Change:
@@ -150,12 +161,16 @@ class Local:
         undoable: bool = False,
         then: Callable[[Cursor], object] | None = None,
         undoes: int | None = None,
+        urgent: bool = False,
     ) -> None:
         """Do all `changes` or none: a line in the journal, synced, then the rows, and `then` with them.
 
         `then` runs in the same transaction, and again when the transaction has to be repeated. Acts that wait for one
         another share a sync and a transaction. Raises `DiskFull`, or what `then` raises; nothing was changed then.
+        `urgent`: it may use the last room, since it makes some, or ends what was begun.
         """
+        if not urgent:
+            check_room(self._journal.path.parent, RESERVE)
         act = _Act(name, changes, undoable, undoes, then)
         self._waiting.append(act)
         with self._lock:
@@ -176,7 +191,8 @@ class Local:
                 return
         for act in group:
             try:
-                self._commit([act])
+                if not (act.undoable and self._stands(act)):
+                    self._commit([act])
             except BaseException as error:
                 act.error = error
             act.done = True
@@ -210,6 +226,10 @@ class Local:
         except duckdb.Error:
             return False
 
+    def _stands(self, act: _Act) -> bool:
+        """Whether everything is already as the act would make it: then there is nothing to take back either."""
+        return all(self.get(kind, key) == row for kind, key, row in act.changes)
+
     def _line(self, number: int, act: _Act) -> Line:
         undo = None
         if act.undoable:
@@ -225,34 +245,55 @@ class Local:
 
     # ---- undo ---------------------------------------------------------------------------------------------------
 
-    def undo(self) -> Undone:
-        """Take back the newest act that can be and was not. Raises `NothingToUndo`, or `UndoStale`."""
-        taken_back, found = set[int](), None
-        for line in self._journal.lines():
-            if line.undoes is not None:
-                taken_back.add(line.undoes)
-        for line in self._journal.lines():
-            if line.undo is not None and line.seq not in taken_back:
-                found = line
-        if found is None or found.undo is None:
-            raise NothingToUndo("nothing that was done here is left to be undone")
-        for now in map(_change, found.changes):
-            if self.get(now.kind, now.key) != now.row:
-                raise UndoStale(f"{now.key} was changed again after {found.act}")
-        self.act(f"undo {found.act}", *map(_change, found.undo), undoes=found.seq)
-        return Undone(act=found.act, done_ms=found.at, keys=tuple(key for _, key, _ in found.undo))
+    def undo(
+        self,
+        touches: Callable[[str], bool] = lambda key: True,
+        *,
+        preview: bool = False,
+        gone: Callable[[str], bool] = lambda key: False,
+    ) -> Undone:
+        """Take back the newest act that can be, among those with a key that `touches`; `preview`: only say which.
+
+        Raises `NothingToUndo`, or `UndoStale` where all that is left was changed again since; `gone` knows the keys of
+        what was in the trash and was thrown away with it.
+        """
+        left = [
+            line for line in _still_undoable(self._journal.lines()) if any(touches(key) for _, key, _ in line.changes)
+        ]
+        passed, lost = list[str](), ""
+        for line in reversed(left):
+            keys = tuple(dict.fromkeys(key for _, key, _ in line.changes))
+            if all(self.get(now.kind, now.key) == now.row for now in map(_change, line.changes)):
+                if not preview:
+                    self.act(f"undo {line.act}", *map(_change, line.undo or ()), undoes=line.seq)
+                return Undone(act=line.act, done_ms=line.at, keys=keys, passed_over=tuple(passed))
+            passed.append(f"{line.act} {', '.join(keys)}")
+            lost = lost or next((key for key in keys if gone(key)), "")
+        if lost:
+            hint = "`orchctl adapter fetch` gets an adapter again from whoever has it; a data set is imported again."
+            raise UndoStale(f"{lost} was removed, and the trash was emptied since: it is gone for good", hint=hint)
+        if passed:
+            raise UndoStale(f"what it changed was changed again after {passed[0]}")
+        raise NothingToUndo("nothing that was done here is left to be undone")
 
     # ---- at start -----------------------------------------------------------------------------------------------
 
     def _open(self) -> None:
         applied = self._applied()
         self.lost = self._journal.damaged if applied < self._journal.last else 0
-        self._catch_up()
+        if applied < self._journal.anew:
+            self._refold()
+        else:
+            self._catch_up()
         new = self._journal.count == 0 and self._row_count() > 0
         if new or self._journal.damaged or applied > self._journal.last:
             self._journal.rewrite(self._snapshot(max(applied, self._journal.last)))
         elif self._journal.size > COMPACT_SIZE and self._journal.count > 2 * self._row_count():
-            self._journal.rewrite(self._snapshot(self._journal.last))
+            try:
+                self._journal.rewrite(self._snapshot(self._journal.last))
+            except DiskFull as error:
+                LOG.warning("the journal stays as long as it is: %s", error)
+                return
         else:
             return
         self.index.write(lambda cursor: _mark(cursor, self._journal.last))
@@ -260,7 +301,8 @@ class Local:
     def _catch_up(self) -> None:
         """Give the index the acts that it has not got."""
         self._behind = True
-        waiting = self._journal.lines(self._applied())
+        applied = self._applied()
+        waiting = self._journal.lines(applied) if applied < self._journal.last else iter(())
         while lines := list(islice(waiting, BATCH)):
             newest = {(name, key): value for line in lines for name, key, value in line.changes}
             self.index.write(lambda cursor, n=newest, s=lines[-1].seq: _apply_all(cursor, n, s))  # type: ignore[misc]
@@ -268,6 +310,10 @@ class Local:
 
     def refold(self) -> None:
         """Make every row again from the journal alone, in one transaction."""
+        with self._lock:
+            self._refold()
+
+    def _refold(self) -> None:
 
         def change(cursor: Cursor) -> None:
             for table in _TABLES.values():
@@ -277,8 +323,7 @@ class Local:
                 newest = {(name, key): value for line in lines for name, key, value in line.changes}
                 _apply_all(cursor, newest, lines[-1].seq)
 
-        with self._lock:
-            self.index.write(change)
+        self.index.write(change)
 
     def _applied(self) -> int:
         rows = self.index.read("SELECT seq FROM applied")
@@ -291,6 +336,8 @@ class Local:
     def _snapshot(self, last: int) -> Iterator[Line]:
         """Every row as a line, and the acts that can still be undone; the newest line has a number above `last`."""
         kept, now = _still_undoable(self._journal.lines()), self._clock()
+        last += 1
+        yield Line(seq=last, at=now, act=ANEW, changes=())
         yield from kept
         if gone := {(table, key) for line in kept for table, key, _ in line.changes}:  # what is there follows
             last += 1
@@ -303,6 +350,7 @@ class Local:
 
 
 def _still_undoable(lines: Iterable[Line]) -> list[Line]:
+    """The acts that can be undone and were not, oldest first."""
     found: dict[int, Line] = {}
     for line in lines:
         if line.undoes is not None:

@@ -73,6 +73,13 @@ class Dataset(LocalRow, frozen=True, kw_only=True):
     created: int
 
 
+class DatasetTrash(LocalRow, frozen=True, kw_only=True):
+    """A data set that the user has deleted and may have back: its files are still there."""
+
+    dataset: str
+    since: int
+
+
 class TopicJoined(LocalRow, frozen=True, kw_only=True):
     name: str
     joined: int
@@ -181,6 +188,14 @@ class Bound(LocalRow, frozen=True, kw_only=True):
     m2_log: float
 
 
+class Succession(LocalRow, frozen=True, kw_only=True):
+    """A newer version that was let in. Deployments of `was`, the one before it, are still to go over to it."""
+
+    adapter: str
+    was: str
+    since: int
+
+
 TABLES: dict[type[LocalRow], str] = {
     Verdict: "verdict",
     Pin: "pin",
@@ -189,6 +204,7 @@ TABLES: dict[type[LocalRow], str] = {
     Rot: "rot",
     Run: "run",
     Dataset: "dataset",
+    DatasetTrash: "dataset_trash",
     TopicJoined: "topic",
     JobRow: "job",
     Deployment: "deployment",
@@ -199,5 +215,6 @@ TABLES: dict[type[LocalRow], str] = {
     BaseHere: "base_here",
     BaseLink: "base_link",
     Bound: "bound",
+    Succession: "succession",
 }
 """The table of each."""

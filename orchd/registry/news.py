@@ -30,7 +30,8 @@ from orchd.records.ids import ADAPTER, BASE
 from orchd.registry.index import Cursor
 from orchd.registry.local import put
 from orchd.registry.local_rows import OwnAnnouncement, Received
-from orchd.registry.revocation import containing
+from orchd.registry.revocation import containing, named
+from orchd.registry.rows import TOPICS
 from orchd.registry.trust import ATTESTATION, EQUIVOCATION, MANIFEST, REVOCATION, ROTATION
 
 if TYPE_CHECKING:
@@ -199,12 +200,14 @@ class News:
         if item is None:
             return NOTHING
         self._changed([adapter, *above])
+        reached = self._here([adapter, *above]) if author is not None else []
         told = {
             "id": adapter,
             "author": revocation.author,
             "reason": revocation.record.reason,
             "known": author is not None,
-            "affected": self._here([adapter, *above]) if author is not None else [],
+            "affected": reached,
+            "names": sorted(named(self._index, reached).values()),
         }
         return Taken(True, (item,), (("adapter.revoked", told),))
 
@@ -226,8 +229,9 @@ class News:
         self._changed(concerned)
         if manifest.id not in self._registry.people.revoked():
             return Taken(True)
+        reached = self._here(concerned)
         told = {"id": manifest.id, "author": manifest.author, "reason": self._registry.people.revoked()[manifest.id],
-                "known": True, "affected": self._here(concerned)}  # fmt: skip
+                "known": True, "affected": reached, "names": sorted(named(self._index, reached).values())}  # fmt: skip
         return Taken(True, (), (("adapter.revoked", told),))
 
     def _attestation(self, attestation: Verified[Attestation], topics: Sequence[str]) -> Taken:
@@ -347,6 +351,7 @@ class News:
     def fill(self) -> None:
         """Put back what the journal knows and the index lacks. Under which topics a record came is not journalled:
         it goes to all that are joined."""
+        self._journal_own()
         own = self._index.read(
             "SELECT o.envelope FROM own_announcement o"
             " WHERE NOT EXISTS (SELECT 1 FROM announcement n WHERE n.digest = o.digest) ORDER BY o.seq"
@@ -370,6 +375,17 @@ class News:
                 _insert_news(cursor, one, ANNOUNCEMENT, adapter, one.record.topics, now)
 
         self._index.write(insert)
+
+    def _journal_own(self) -> None:
+        """Announcements of this node that an orchd without a journal has made, so that no number is used again."""
+        rows = self._index.read(
+            "SELECT digest, seq, envelope FROM announcement n WHERE author = ?"
+            " AND NOT EXISTS (SELECT 1 FROM own_announcement o WHERE o.digest = n.digest) ORDER BY seq",
+            (self._registry.author,),
+        )
+        if rows:
+            own = [OwnAnnouncement(digest=id, seq=seq, envelope=bytes(envelope)) for id, seq, envelope in rows]
+            self._local.act("announced before", *map(put, own))
 
 
 def receive(registry: Registry, record: Verified[Record], peer: str = "") -> bool:
@@ -398,10 +414,7 @@ def _insert_announcement(cursor: Cursor, announcement: Verified[Announcement], p
         announcement.envelope,
     ]
     cursor.execute(f"INSERT INTO announcement VALUES ({', '.join('?' * len(values))}) ON CONFLICT DO NOTHING", values)
-    cursor.execute(
-        "UPDATE adapter SET topics = list_sort(list_distinct(list_concat(topics, $2))) WHERE digest = $1",
-        [values[1], values[2]],
-    )
+    cursor.execute(f"UPDATE adapter SET topics = {TOPICS} WHERE digest = $1", [text_id(ADAPTER, record.manifest)])
 
 
 def _insert_news(

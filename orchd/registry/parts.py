@@ -20,6 +20,8 @@ from orchd.registry.weights import Tensor
 PREFIX = "base_model.model."
 _PLACE = re.compile(r"\A[A-Za-z0-9_.]{1,200}\Z")
 _FACTOR = re.compile(r"\Abase_model\.model\.(?P<module>[A-Za-z0-9_.]{1,200})\.lora_(?P<half>[AB])\.weight\Z")
+MOST_DOTS = 32
+"""In a tensor's name; honest ones have a dozen. Looking for a saved module above one takes as many squared steps."""
 _MAGNITUDE, _FACTOR_BIAS = ".lora_magnitude_vector", ".lora_B.bias"
 _BIASES = (".base_layer.bias", ".bias")
 _SHARED = ("lm_head.weight", "model.embed_tokens.weight")
@@ -58,22 +60,23 @@ def sort(tensors: Mapping[str, Tensor], config: PeftConfig) -> Parts:
         if pair.keys() != {"A", "B"}:
             raise TensorsRefused(f"module {module} has only its lora_{next(iter(pair))}")
     parts = Parts({module: (pair["A"], pair["B"]) for module, pair in halves.items()}, {}, {}, {}, {})
+    saved = frozenset(config.saved)
     for tensor in tensors.values():
         if not _FACTOR.match(tensor.name):
-            _place(tensor, parts, config)
+            _place(tensor, parts, config, saved)
     return parts
 
 
-def _place(tensor: Tensor, parts: Parts, config: PeftConfig) -> None:
+def _place(tensor: Tensor, parts: Parts, config: PeftConfig, saved: AbstractSet[str]) -> None:
     name = tensor.name.removeprefix(PREFIX)
-    if name != tensor.name and _PLACE.match(name):
+    if name != tensor.name and _PLACE.match(name) and name.count(".") <= MOST_DOTS:
         if config.dora and name.endswith(_MAGNITUDE):
             parts.magnitudes[name.removesuffix(_MAGNITUDE)] = tensor
             return
         if config.factor_bias and name.endswith(_FACTOR_BIAS):
             parts.factor_biases[name.removesuffix(_FACTOR_BIAS)] = tensor
             return
-        if _is_saved(name, frozenset(config.saved)):
+        if saved and _saved_above(name, saved):
             parts.saved[name] = tensor
             return
         bias = _bias_of(name, parts, config)
@@ -94,11 +97,11 @@ def _bias_of(name: str, parts: Parts, config: PeftConfig) -> str:
     return module + ".bias"
 
 
-def _is_saved(name: str, saved: AbstractSet[str]) -> bool:
-    """Whether a module above the tensor is one of the saved ones. PEFT names a module by the end of its name."""
+def _saved_above(name: str, saved: AbstractSet[str]) -> set[str]:
+    """Which of the saved modules' names is that of a module above the tensor. PEFT names one by the end of its name."""
     names = name.split(".")
     above = (".".join(names[:count]) for count in range(1, len(names)))
-    return any(not saved.isdisjoint(suffixes(module)) for module in above)
+    return {end for module in above for end in suffixes(module) if end in saved}
 
 
 def check_settings(parts: Parts, config: PeftConfig) -> None:
@@ -125,9 +128,9 @@ def check_settings(parts: Parts, config: PeftConfig) -> None:
     ):
         if wanted and (odd := sorted(found.keys() ^ parts.pairs.keys())):
             raise TensorsRefused(f"module {odd[0]} has a {what} without factors, or factors without a {what}")
-    for name in config.saved:
-        if not any(_is_saved(tensor, {name}) for tensor in parts.saved):
-            raise TensorsRefused(f"the saved module {name} is not in the file")
+    saved = frozenset(config.saved)
+    if lost := sorted(saved.difference(*(_saved_above(tensor, saved) for tensor in parts.saved))):
+        raise TensorsRefused(f"the saved module {lost[0]} is not in the file")
 
 
 def check_shapes(parts: Parts, config: PeftConfig, base: Shapes | None) -> None:

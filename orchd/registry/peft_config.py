@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import NoneType
-from typing import Any, TypeVar
+from typing import Any
 
 from orchd.errors import AdapterConfigRefused
 
@@ -72,7 +74,6 @@ READ = {
 #: Whose biases were trained: nobody's, all of the model's, or those of the target modules.
 BIASES = ("none", "all", "lora_only")
 AVERAGEABLE, SERVABLE = "averageable", "servable_as_lora"
-N = TypeVar("N", int, float)
 MODULE_NAME = re.compile(r"\A[A-Za-z0-9_.]{1,120}\Z")
 #: `name` or `organisation/name` on a hub; never a path of somebody's machine.
 HUB_NAME = re.compile(r"\A[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,95})?\Z")
@@ -119,10 +120,20 @@ class PeftConfig:
         return self.alpha_of(module) / (math.sqrt(rank) if self.rslora else rank)
 
     def rank_of(self, module: str) -> int:
-        return _by_pattern(self.rank_pattern, module, self.rank)
+        key = _first_fitting(self._rank_places, module)
+        return self.rank if key is None else self.rank_pattern[key]
 
     def alpha_of(self, module: str) -> float:
-        return _by_pattern(self.alpha_pattern, module, self.alpha)
+        key = _first_fitting(self._alpha_places, module)
+        return self.alpha if key is None else self.alpha_pattern[key]
+
+    @cached_property
+    def _rank_places(self) -> dict[str, int]:
+        return {key: place for place, key in enumerate(self.rank_pattern)}
+
+    @cached_property
+    def _alpha_places(self) -> dict[str, int]:
+        return {key: place for place, key in enumerate(self.alpha_pattern)}
 
 
 def suffixes(module: str) -> list[str]:
@@ -131,12 +142,13 @@ def suffixes(module: str) -> list[str]:
     return [".".join(parts[start:]) for start in range(len(parts))]
 
 
-def _by_pattern(pattern: dict[str, N], module: str, default: N) -> N:
-    """PEFT takes the first key that is the module's name or the end of it after a dot."""
-    names = [name for name in suffixes(module) if name in pattern]
-    if len(names) > 1:
-        return next(value for key, value in pattern.items() if key in names)
-    return pattern[names[0]] if names else default
+def _first_fitting(places: Mapping[str, int], module: str) -> str | None:
+    """PEFT takes the first key that is the module's name or the end of it after a dot.
+
+    No walk over all keys for each module: a stranger's thousands of both would keep the node busy for minutes.
+    """
+    fitting = (name for name in suffixes(module) if name in places) if places else ()
+    return min(fitting, key=places.__getitem__, default=None)
 
 
 def read_plain(path: Path) -> PeftConfig:

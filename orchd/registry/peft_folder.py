@@ -23,8 +23,8 @@ def prepare(source: Path, target: Path, *, readme: bool) -> None:
     `FileListRefused`, `SizeRefused`, `AdapterConfigRefused`.
     """
     for name in (CONFIG, WEIGHTS):
-        if not (source / name).exists():
-            raise FileListRefused(f"{source} holds no {name}", field="path")
+        if not os.path.lexists(source / name):
+            raise FileListRefused(f"{source} holds no {name}, or may not be read", field="path")
     for name in (CONFIG, WEIGHTS, *((README,) if readme and (source / README).exists() else ())):
         _copy(source / name, target / name)
     _leave_out_paths(target / CONFIG)
@@ -32,21 +32,27 @@ def prepare(source: Path, target: Path, *, readme: bool) -> None:
 
 def _copy(source: Path, target: Path) -> None:
     """A file that is none (a link, a pipe) or too large is refused before its bytes are read."""
-    try:
-        descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as error:
-        raise FileListRefused(f"{source} can't be read: {error.strerror}", field="path") from None
     limit = SIZE_LIMITS[source.name]
+    descriptor = _opened(source)
     with os.fdopen(descriptor, "rb") as file, full_disk_told(target.parent), target.open("xb") as out:
-        told = os.fstat(file.fileno())
-        if not stat.S_ISREG(told.st_mode):
-            raise FileListRefused(f"{source} is no file", field="path")
         left = limit
         while block := file.read(min(COPY_SIZE, left + 1)):
             left -= len(block)
             if left < 0:
                 raise SizeRefused(f"{source.name} is more than {limit} bytes", field="path")
             out.write(block)
+
+
+def _opened(source: Path) -> int:
+    try:
+        descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        why = "it is a link" if source.is_symlink() else error.strerror
+        raise FileListRefused(f"{source} can't be taken: {why}", field="path") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise FileListRefused(f"{source} is no file", field="path")
+    return descriptor
 
 
 def _leave_out_paths(path: Path) -> None:

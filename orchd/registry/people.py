@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from orchd.registry import revocation
 from orchd.registry.index import Index
 from orchd.registry.local import Local
+from orchd.registry.standing import EQUIVOCATES
 from orchd.registry.trust import TrustBook, View, read_view
 
 
@@ -52,9 +53,12 @@ class People:
         """Why adapters may not be used, whatever is released or forced: revoked, or of a blocked or lying author."""
         revoked = self.revoked()
         found = {id: revoked[id] for id in ids if id in revoked}
-        for id, sources in self.containing(revoked.keys()).items():
-            if id in ids:
-                found.setdefault(id, f"it contains {', '.join(sources)}, which its author has revoked")
+        containing = self.containing(revoked.keys())
+        told = revocation.named(self._index, {one for id in ids for one in containing.get(id, ())})
+        for id in ids:
+            if sources := containing.get(id):
+                told_of = ", ".join(told[one] for one in sources)
+                found.setdefault(id, f"it contains {told_of}, which its author has revoked")
         rows = self._index.read(
             "SELECT digest, author FROM adapter WHERE digest IN (SELECT unnest($1::VARCHAR[]))", (list(ids),)
         )
@@ -63,5 +67,5 @@ class People:
             if blocked := view.blocked(author):
                 found.setdefault(id, blocked)
             elif view.equivocated(author):
-                found.setdefault(id, "its author has signed two different records with one number")
+                found.setdefault(id, EQUIVOCATES)
         return found

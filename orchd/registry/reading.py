@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from orchd.errors import OrchdError
+from orchd.records import text_id
+from orchd.records.ids import ADAPTER
 from orchd.registry.manifest_files import ManifestFiles
 from orchd.registry.rows import Edge, edges, manifest_values
 
@@ -35,6 +37,10 @@ class Read(NamedTuple):
     files: tuple[tuple[bytes, int], ...] = ()
     error: str = ""
     unreadable: bool = False
+
+    @property
+    def id(self) -> str:
+        return str(self.values[0]) if self.values else text_id(ADAPTER, self.digest)
 
 
 def read_all(root: Path, batches: Sequence[Sequence[bytes]]) -> Iterator[list[Read]]:

@@ -13,35 +13,36 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 import msgspec
 
-from orchd.errors import AdapterUnknown, AmbiguousId, BlobUnknown, DigestMismatch, NotReleasable
+from orchd.errors import AdapterUnknown, AmbiguousId, BlobUnknown, DigestMismatch, NothingToUndo, NotReleasable
 from orchd.records import Announcement, FileEntry, Manifest, Verified, parse_id, text_id, verify
-from orchd.records.ids import ADAPTER, BASE
+from orchd.records.ids import ADAPTER, BASE, DATASET, SHORTEST, too_short
 from orchd.registry import admission, bounds, rebuild, restand, restore, versions
 from orchd.registry.admission import Candidate, Check, Known, judge
 from orchd.registry.bases import Base
-from orchd.registry.blobs import BlobStore
+from orchd.registry.blobs import BlobStore, sync_directory
 from orchd.registry.index import Index
 from orchd.registry.journal import Journal
 from orchd.registry.known_bases import KnownBases
 from orchd.registry.local import Local, Undone, delete, put
-from orchd.registry.local_rows import Bound, Pin, Release, Rot, Trash, Verdict
+from orchd.registry.local_rows import Bound, Dataset, DatasetTrash, Pin, Release, Rot, Trash, Verdict
 from orchd.registry.manifest_files import ManifestFiles
 from orchd.registry.news import News
 from orchd.registry.people import People
 from orchd.registry.rebuild import insert_adapter
 from orchd.registry.rows import AdapterRow, AnnouncementRow, adapter_row
-from orchd.registry.standing import ADMITTED, QUARANTINED, StandingChange
+from orchd.registry.standing import ADMITTED, QUARANTINED, REMOVED, StandingChange
 
 SELF, FOLLOWED = "self", "followed"
+SHOWN_KEY = 14  # characters of an author's key
 USED_EVERY_MS = 3_600_000
-MIN_PREFIX = len(ADAPTER) + 4
+MIN_PREFIX = len(ADAPTER) + SHORTEST
 WHOLE_ID = len(text_id(ADAPTER, bytes(32)))
 LOG = logging.getLogger(__name__)
 
@@ -80,18 +81,28 @@ class Registry:
         self.known_bases = KnownBases(self.local, clock)
         #: Held while an adapter's blobs are kept or thrown away: two adapters may share one.
         self.keeping = threading.Lock()
+        #: Held while all rows are made again, or adapters thrown out for good: the one would bring back the other's.
+        #: Taken before `keeping`.
+        self.tidying = threading.RLock()
         self._announcing = threading.Lock()
+        #: Whether something was decided whose consequences were not written down, for want of room.
+        self._unsettled = False
         self._folders.mkdir(parents=True, exist_ok=True)
         for unfinished in self._folders.glob(".*"):
             shutil.rmtree(unfinished, ignore_errors=True)
 
     @classmethod
     def open(
-        cls, data: Path, clock: Callable[[], int], author: str = "", bases: Mapping[str, Path] | None = None
+        cls,
+        data: Path,
+        clock: Callable[[], int],
+        author: str = "",
+        bases: Mapping[str, Path] | None = None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Self:
         """The registry below `data`, made there when nothing is. What the index lacks is put back.
 
-        `bases` are folders by name.
+        `bases` are folders by name. `progress` is told of adapters that are put back: how many were, and are in all.
         """
         data.mkdir(parents=True, exist_ok=True)
         index, rebuilt = restore.open_index(data / "registry.db", clock())
@@ -101,9 +112,12 @@ class Registry:
                 registry.add_base(name, folder)
             if registry.local.lost:
                 registry.notices.append(
-                    f"{registry.local.lost} lines of the journal were damaged; they lie in journal.log.damaged-*"
+                    f"{registry.local.lost} decisions made here could not be read (they lie in journal.log.damaged-*)"
+                    " and may be lost: look at `orchctl trust list` and at what is pinned"
                 )
-            rebuild.reconcile(registry)
+            rebuild.reconcile(registry, progress=progress)
+            for folder in (data, data.parent):  # what was made in them stays, also when the power goes
+                sync_directory(folder)
         except BaseException:
             index.close()
             raise
@@ -129,8 +143,10 @@ class Registry:
         `origin` is trained, averaged, fetched or imported; `checks` come after the built-in ones.
         """
         manifest = verify(envelope, Manifest)
-        if self.has_adapter(manifest.id):
-            wanted = self._take_from_trash(manifest.id)
+        with self.keeping:  # or it is thrown out for good at this moment
+            known = self.has_adapter(manifest.id)
+            wanted = known and self._take_from_trash(manifest.id)
+        if known:
             mended = self._mend(manifest, files)
             self.restand([manifest.id])  # the disk may have been full when it came first
             return self._admission(manifest.id, new=mended or wanted)
@@ -202,9 +218,12 @@ class Registry:
             undo.callback(self.manifests.remove, manifest.digest)
             self.manifests.write(manifest)
             verdict = Verdict(adapter=manifest.id, reasons=tuple(reasons), origin=origin, received=self.clock())
+            was_rotten = bool(self._rot(manifest))
             self._insert(lying, verdict)
             undo.pop_all()
         self.restand([manifest.id], tell=False)
+        if was_rotten:  # others have the file that is whole again
+            self.restand()
 
     def _store(self, file: Path, entry: FileEntry) -> None:
         try:
@@ -218,18 +237,25 @@ class Registry:
         if not verdict.reasons and self.trust(manifest.author) in (SELF, FOLLOWED):
             base = text_id(BASE, manifest.record.base.fingerprint)
             seen = bounds.learned(candidate.known.bounds, base, candidate.norms)
+        mended = [delete(Rot, row.blob) for row in self._rot(manifest)]  # its files have just been read, and are whole
         self.local.act(
             "adapter.admit",
             put(verdict),
             *map(put, seen),
+            *mended,
             then=lambda cursor: insert_adapter(cursor, manifest, verdict),
         )
 
     def restand(self, ids: Collection[str] | None = None, *, tell: bool = True) -> list[StandingChange]:
         """Compute anew what adapters (all, when None) may do here, after something was decided or received."""
-        found = restand.changes(self.index, self.people, ids)
-        if found:
-            self.index.write(lambda cursor: restand.apply(cursor, found))
+        try:
+            found = restand.changes(self.index, self.people, None if self._unsettled else ids)
+            if found:
+                self.index.write(lambda cursor: restand.apply(cursor, found))
+        except BaseException:
+            self._unsettled = True
+            raise
+        self._unsettled = False
         if tell and self.on_standing is not None:
             for change in found:
                 if change.before != change.after:
@@ -250,7 +276,8 @@ class Registry:
 
     def adapter(self, text: str) -> AdapterRow:
         """By id, unique prefix of an id, name, or `NAME@author`. Raises `AdapterUnknown` or `AmbiguousId`."""
-        return self._row(self.resolve(text))
+        whole = text.startswith(ADAPTER) and len(text) == WHOLE_ID
+        return self._row(text if whole else self.resolve(text))
 
     def resolve(self, text: str) -> str:
         """The whole id for an id, a unique prefix or a name.
@@ -271,7 +298,7 @@ class Registry:
         if len(found) > 1:
             raise AmbiguousId(f"{text!r} fits {len(found)} adapters: {', '.join(sorted(found))}", field="adapter")
         if not found:
-            raise AdapterUnknown(f"no adapter {text[:80]!r} is here", field="adapter")
+            raise self._unknown(text, "starts_with(digest, ?)")
         return str(found.pop())
 
     def _named(self, name: str) -> str:
@@ -284,11 +311,20 @@ class Registry:
         if own:
             return str(own[0])
         if not rows:
-            raise AdapterUnknown(f"no adapter {name[:80]!r} is here", field="adapter")
+            raise self._unknown(name, "name = ?")
         if len(rows) > 1:
-            listed = ", ".join(f"{id} by {author}" for id, author in rows)
-            raise AmbiguousId(f"{len(rows)} adapters are called {name!r}: {listed}", hint="Say which by its id.")
+            raise _ambiguous(name, rows, {self.people.view().newest(author) for _, author in rows})
         return str(rows[0][0])
+
+    def _unknown(self, text: str, condition: str) -> AdapterUnknown:
+        """Nothing is here that `text` means; what fits the condition in the trash is told of."""
+        if text.startswith(ADAPTER) and len(text) < MIN_PREFIX:
+            return AdapterUnknown(too_short(text, ADAPTER), field="adapter")
+        message, hint = f"no adapter {text[:80]!r} is here", None
+        sql = f"SELECT digest FROM adapter WHERE state = 'removed' AND {condition} ORDER BY digest LIMIT 1"
+        if rows := self.index.read(sql, (text,)):
+            message, hint = f"{message}: it was removed", f"`orchctl undo {rows[0][0]}` brings it back."
+        return AdapterUnknown(message, hint=hint, field="adapter")
 
     def has_adapter(self, id: str) -> bool:
         return bool(self.index.read("SELECT 1 FROM adapter WHERE digest = ?", (id,)))
@@ -307,13 +343,16 @@ class Registry:
         """A PEFT folder of links to the adapter's blobs, for workers. Read-only. Raises `BlobUnknown`."""
         folder = self._folders / id
         self._used(id)
-        if folder.is_dir():
-            return folder
         files = self.files(id)
+        stale = folder.is_dir()
+        if stale and all(_is_same(folder / name, blob) for name, blob in files.items()):
+            return folder
         making = Path(tempfile.mkdtemp(dir=self._folders, prefix="."))
         try:
             for name, blob in files.items():
                 os.link(blob, making / name)
+            if stale:  # it holds what was damaged and set aside
+                shutil.rmtree(folder, ignore_errors=True)
             making.rename(folder)
         except FileNotFoundError as error:
             raise BlobUnknown(f"a file of the adapter {id} is gone: {error.filename}") from None
@@ -334,15 +373,22 @@ class Registry:
         """Where `adapter_folder` makes its folder."""
         return self._folders / id
 
+    def drop_folder(self, id: str) -> None:
+        """Remove what `adapter_folder` made. Nobody sees half of it, and starting clears what a crash leaves."""
+        going = self._folders / f".{id}"
+        with suppress(FileNotFoundError):
+            (self._folders / id).rename(going)
+        shutil.rmtree(going, ignore_errors=True)
+
     def remove(self, id: str) -> None:
         """Into the trash: it is not found any more, and `undo` brings it back for a while. Raises `AdapterUnknown`."""
-        self._row(id)
-        self.local.act("adapter.remove", put(Trash(adapter=id, since=self.clock())), undoable=True)
-        self.restand([id])
+        if self._row(id).state != REMOVED:
+            self.local.act("adapter.remove", put(Trash(adapter=id, since=self.clock())), undoable=True, urgent=True)
+            self.restand([id])
 
     def pin(self, id: str, pinned: bool = True) -> None:
-        """Whether an adapter is kept when room is made. Raises `AdapterUnknown`."""
-        self._row(id)
+        """Whether an adapter is kept when room is made. Raises `AdapterUnknown`, also for one in the trash."""
+        self._not_in_trash(id)
         self.local.act(
             "adapter.pin" if pinned else "adapter.unpin",
             put(Pin(adapter=id)) if pinned else delete(Pin, id),
@@ -352,22 +398,54 @@ class Registry:
 
     def release(self, id: str) -> AdapterRow:
         """Let an adapter out of quarantine by hand. Raises `AdapterUnknown`, or `NotReleasable` with what keeps it."""
-        row = self._row(id)
+        row = self._not_in_trash(id)
+        if kept := restand.beyond_release(self.index, self.people, id):  # nothing is written down that has no effect
+            raise NotReleasable(f"{row.name} stays where it is: {kept}", field="adapter")
         if row.state == QUARANTINED:
             self.local.act("adapter.release", put(Release(adapter=id, since=self.clock())), undoable=True)
             self.restand([id])
-            row = self._row(id)
-        if row.state != ADMITTED:
-            raise NotReleasable(f"{row.name} stays in quarantine: {row.reason}", field="adapter")
+        return self._row(id)
+
+    def _not_in_trash(self, id: str) -> AdapterRow:
+        row = self._row(id)
+        if row.state == REMOVED:
+            hint = f"`orchctl undo {row.id}` brings it back."
+            raise AdapterUnknown(f"{row.name} was removed, and lies in the trash", hint=hint, field="adapter")
         return row
 
-    def undo(self) -> Undone:
-        """Take back the newest act that can be. Raises `NothingToUndo` or `UndoStale`."""
-        undone = self.local.undo()
+    def undo(self, what: str = "", *, preview: bool = False) -> Undone:
+        """Take back the newest act that can be; with `what`, the newest that was done to it.
+
+        `what` is an adapter's name, or a key as `Undone` tells it, or the beginning of an id. Raises `NothingToUndo` or
+        `UndoStale`.
+        """
+        rows = self.index.read("SELECT digest FROM adapter WHERE name = ?", (what,)) if what else []
+        meant = {what, *(row[0] for row in rows)}
+
+        def touches(key: str) -> bool:
+            return not what or key in meant or (len(what) >= MIN_PREFIX and key.startswith(what))
+
+        try:
+            undone = self.local.undo(touches, preview=preview, gone=self._is_gone)
+        except NothingToUndo as error:
+            if not what:
+                raise
+            hint = "`orchctl undo --dry-run` says what was done last. What was thrown out of the trash is gone."
+            message = f"nothing that was done to {what[:80]!r} is left to be undone"
+            raise NothingToUndo(message, hint=hint) from error
+        if preview:
+            return undone
         rebuild.refresh_pins(self.index)
         self.people.forget()
-        self.restand()
-        return undone
+        changes = tuple(change for change in self.restand() if change.before != change.after)
+        return msgspec.structs.replace(undone, changes=changes)
+
+    def _is_gone(self, key: str) -> bool:
+        """Whether what has this key (an adapter or a data set) is neither here nor in the trash."""
+        if key.startswith(ADAPTER):
+            return not self.has_adapter(key)
+        rows = (Dataset, DatasetTrash)
+        return key.startswith(DATASET) and all(self.local.get(kind, key) is None for kind in rows)
 
     def trust(self, author: str) -> str:
         return self.people.level(author)
@@ -393,7 +471,7 @@ class Registry:
             origin=origin,
             received_ms=received,
             pinned=pinned,
-            topics=tuple(topics),
+            topics=tuple(filter(None, topics.split("\n"))),
         )
 
     # ---- announcements ------------------------------------------------------------------------------------------
@@ -402,18 +480,22 @@ class Registry:
         """Remember what `peer` told; whether it was new."""
         return self.news.take(announcement, peer).new
 
-    def announcements(self, topic: str | None = None) -> list[AnnouncementRow]:
-        """What peers and this node have announced, newest first."""
+    def announcements(self, topic: str | None = None, *, digests: Sequence[str] | None = None) -> list[AnnouncementRow]:
+        """What peers and this node have announced, or only these, newest first."""
         rows = self.index.read(
             "SELECT n.adapter, n.author, n.topics, n.size, n.base, n.peer, n.created, a.digest IS NOT NULL"
             " FROM announcement n LEFT JOIN adapter a ON a.digest = n.adapter"
-            " WHERE $1 IS NULL OR list_contains(n.topics, $1) ORDER BY n.created DESC, n.digest",
-            (topic,),
+            " WHERE ($1 IS NULL OR list_contains(n.topics, $1)) AND ($2 IS NULL OR list_contains($2, n.digest))"
+            " ORDER BY n.created DESC, n.digest",
+            (topic, digests),
         )
+        view, revoked = self.people.view(), self.people.revoked() if rows else {}
         return [
             AnnouncementRow(
                 adapter=adapter,
                 author=author,
+                trust=view.level(author),
+                revoked=revoked.get(adapter, ""),
                 topics=tuple(topics),
                 size=size,
                 base=base,
@@ -457,13 +539,17 @@ class Registry:
         return signed
 
     def next_seq(self) -> int:
-        """The number of this node's next announcement."""
+        """The number of this node's next announcement: the time, or one more than the last where that is more.
+
+        A home that was put back from a copy knows no newer announcement than the copy did. Counting on from there
+        would use numbers twice, which convicts its author everywhere.
+        """
         rows = self.index.read(
             "SELECT greatest((SELECT coalesce(max(seq), 0) FROM announcement WHERE author = $1),"
             " (SELECT coalesce(max(seq), 0) FROM own_announcement)) + 1",
             (self.author,),
         )
-        return int(rows[0][0])
+        return max(int(rows[0][0]), self.clock())
 
     # ---- bases --------------------------------------------------------------------------------------------------
 
@@ -481,6 +567,27 @@ class Registry:
 
     def _base_of(self, manifest: Verified[Manifest]) -> Base | None:
         return self.known_bases.of(manifest.record.base.fingerprint)
+
+
+def _ambiguous(name: str, rows: Sequence[tuple[str, str]], people: Collection[str]) -> AmbiguousId:
+    """Several adapters have one name; `people` are who made them."""
+    by = f"{name}@{rows[0][1][:SHOWN_KEY]}"
+    if len(people) == 1:
+        hint = f"{by} is the newest that is admitted, and `orchctl adapter versions {by}` lists all."
+        ids = ", ".join(id for id, _ in rows)
+        return AmbiguousId(
+            f"{len(rows)} versions of {name!r} by one author are here: {ids}", hint=hint, field="adapter"
+        )
+    listed = ", ".join(f"{id} by {author[:SHOWN_KEY]}…" for id, author in rows)
+    hint = f"Say whose, as in {by}, or give the id."
+    return AmbiguousId(f"{len(rows)} adapters are called {name!r}: {listed}", hint=hint, field="adapter")
+
+
+def _is_same(link: Path, blob: Path) -> bool:
+    try:
+        return link.samefile(blob)
+    except FileNotFoundError:
+        return False
 
 
 SHOWN = "SELECT a.shown, a.author, a.state, a.reason, a.origin, a.received, a.pinned, a.topics FROM adapter a"

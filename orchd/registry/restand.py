@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import msgspec
+
+from orchd.registry import revocation
 from orchd.registry.index import Cursor, Index
-from orchd.registry.standing import Facts, StandingChange, standing
+from orchd.registry.standing import ADMITTED, Facts, StandingChange, standing
 
 #: What is said of an adapter's files on this disk.
 DAMAGED, MISSING = "damaged", "missing"
@@ -69,7 +72,7 @@ SUSPECT = (
 def changes(index: Index, judges: Judges, ids: Collection[str] | None) -> list[StandingChange]:
     """How the standing of `ids` (of all, when None) differs from what the index says."""
     revoked = judges.revoked()
-    containing = judges.containing(revoked.keys())
+    containing = _named(index, judges.containing(revoked.keys()))
     if ids is None:
         rows = index.read(SUSPECT, (sorted({*revoked, *containing}), _adverse_authors(index, judges)))
     else:
@@ -84,6 +87,15 @@ def changes(index: Index, judges: Judges, ids: Collection[str] | None) -> list[S
     return found
 
 
+def beyond_release(index: Index, judges: Judges, id: str) -> str:
+    """What keeps an adapter that is here out of use even when it is released by hand; empty when nothing does."""
+    revoked = judges.revoked()
+    (row,) = index.read(SOME, ([id],))
+    facts = _facts(_now(row), judges, revoked, _named(index, judges.containing(revoked.keys())))
+    after = standing(msgspec.structs.replace(facts, released=True))
+    return "" if after.state == ADMITTED else after.reason
+
+
 def apply(cursor: Cursor, found: Sequence[StandingChange]) -> None:
     cursor.execute(
         "UPDATE adapter SET state = n.state, reason = n.reason"
@@ -91,6 +103,14 @@ def apply(cursor: Cursor, found: Sequence[StandingChange]) -> None:
         " WHERE digest = n.id",
         [[change.id for change in found], [change.after for change in found], [change.reason for change in found]],
     )
+
+
+def _named(index: Index, containing: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """The same with names beside the ids of what is contained."""
+    if not containing:
+        return {}
+    told = revocation.named(index, {one for sources in containing.values() for one in sources})
+    return {id: [told[one] for one in sources] for id, sources in containing.items()}
 
 
 def _adverse_authors(index: Index, judges: Judges) -> list[str]:

@@ -70,6 +70,12 @@ def containing(index: Index, ids: Collection[str]) -> Mapping[str, tuple[str, ..
     return {id: tuple(sources) for id, sources in index.read(_CONTAINING, (sorted(ids),))}
 
 
+def named(index: Index, ids: Collection[str]) -> dict[str, str]:
+    """How adapters are told of: those that are here with their name, others by their id alone."""
+    rows = index.read("SELECT digest, name FROM adapter WHERE digest IN (SELECT unnest($1::VARCHAR[]))", (sorted(ids),))
+    return {id: id for id in ids} | {id: f"{name} ({id})" for id, name in rows}
+
+
 def unproven(index: Index) -> list[str]:
     """Ids whose signed manifest would tell whether a revocation that was received concerns what is here."""
     return [row[0] for row in index.read(_UNPROVEN, (REVOCATION, MANIFEST))]

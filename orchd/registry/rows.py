@@ -9,6 +9,7 @@ import msgspec
 
 from orchd.records import MICRO, Announcement, Manifest, Verified, text_id
 from orchd.records.ids import ADAPTER, BASE
+from orchd.registry import trigrams
 from orchd.registry.local_rows import Verdict
 
 #: Characters of an adapter's texts that are searched; longer ones would make each search slower.
@@ -89,10 +90,13 @@ class AdapterRow(_Row, frozen=True, kw_only=True):
 
 
 class AnnouncementRow(_Row, frozen=True, kw_only=True):
-    """An adapter that a peer says exists. `peer` is who said it to us, `here` whether we have it."""
+    """An adapter that a peer says exists. `author` announces it, and `trust` is theirs; `peer` is who told us, `here`
+    whether we have it, `revoked` what its author said when taking it back."""
 
     adapter: str
     author: str
+    trust: str
+    revoked: str
     topics: tuple[str, ...]
     size: int
     base: str
@@ -118,8 +122,17 @@ class DatasetRow(_Row, frozen=True, kw_only=True):
 #: The columns of the table `adapter` that come from the manifest and the verdict, in its order.
 ADAPTER_COLUMNS = (
     "digest", "name", "author", "base", "architecture", "adapter_rank", "modules", "licence", "tags", "size",
-    "created", "supersedes", "words", "loss", "exact_match", "capabilities", "blobs", "shown", "origin", "received",
+    "created", "supersedes", "words", *trigrams.COLUMNS, "loss", "exact_match", "capabilities", "blobs", "shown",
+    "origin", "received",
 )  # fmt: skip
+
+#: The topics under which an adapter was announced, as the column `topics` has them: each between two line feeds. A list
+#: would make DuckDB write the whole row anew at each change, and leave the old one in every scan.
+ANNOUNCED = "chr(10) || array_to_string(list_sort(list_distinct(flatten(list(topics)))), chr(10)) || chr(10)"
+#: These of the adapter $1.
+TOPICS = f"(SELECT coalesce({ANNOUNCED}, '') FROM announcement WHERE adapter = $1)"
+#: Whether an adapter was announced under the topic {0}.
+UNDER = "contains(topics, chr(10) || {0} || chr(10))"
 
 
 def adapter_values(manifest: Verified[Manifest], verdict: Verdict) -> tuple[Any, ...]:
@@ -131,7 +144,8 @@ def manifest_values(manifest: Verified[Manifest]) -> tuple[Any, ...]:
     """The values of `ADAPTER_COLUMNS` without the last two, which the verdict tells."""
     record, id = manifest.record, manifest.id
     first = {metric.metric: metric.value / MICRO for metric in reversed(record.evaluation)}
-    words = " ".join((record.name, *record.tags, record.description, record.base.hint)).lower()[:WORDS_LIMIT]
+    said = " ".join((record.name, *record.tags, record.description, record.base.hint)).lower()
+    words = " ".join(dict.fromkeys(said.split()))[:WORDS_LIMIT]  # once each: what is searched is read as a whole
     return (
         id,
         record.name,
@@ -146,6 +160,7 @@ def manifest_values(manifest: Verified[Manifest]) -> tuple[Any, ...]:
         record.created_ms,
         None if record.supersedes is None else text_id(ADAPTER, record.supersedes),
         words,
+        *trigrams.signature(words),
         first.get("loss"),
         first.get("exact_match"),
         list(record.adapter.capabilities),

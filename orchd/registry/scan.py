@@ -83,23 +83,26 @@ def scan(registry: Registry, id: str) -> Scan:
 
 
 def _known(registry: Registry, row: AdapterRow) -> list[AdapterRow]:
-    found = [
-        other
-        for other in registry.adapters(state=ADMITTED)
-        if other.base == row.base and other.id != row.id and other.trust in KNOWN_LEVELS
-    ]
-    return found[:MOST_KNOWN]
+    found = registry.index.read(
+        "SELECT digest, author FROM adapter WHERE state = ? AND base = ? AND digest <> ? ORDER BY created DESC, digest",
+        (ADMITTED, row.base, row.id),
+    )
+    ids = [id for id, author in found if registry.trust(author) in KNOWN_LEVELS]
+    return registry.rows_of(ids[:MOST_KNOWN])
 
 
 def spectra(files: Mapping[str, Path]) -> tuple[PeftConfig, dict[str, Figures]]:
     """The settings and each module's figures. Raises `AdapterConfigRefused` or `TensorsRefused`."""
     config = peft_config.read(files[CONFIG])
     found = parts.sort(weights.read_header(files[WEIGHTS]), config)
+    room = weights.scratch()
     with weights.mapped(files[WEIGHTS]) as view:
-        return config, {
-            module: _figures(config.scale_of(module) * grams.singular_values(grams.gram(view, a), grams.gram(view, b)))
+        values = {
+            module: grams.singular_values(grams.gram(view, a, room), grams.gram(view, b, room))
             for module, (a, b) in sorted(found.pairs.items())
+            if grams.makes_product(a, b)
         }
+    return config, {module: _figures(config.scale_of(module) * change) for module, change in values.items()}
 
 
 def _figures(values: grams.Matrix) -> Figures:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import msgspec
 
 ADMITTED, QUARANTINED, REMOVED = "admitted", "quarantined", "removed"
+#: The reason against everything by an author who equivocates.
+EQUIVOCATES = "its author has signed two records that contradict each other"
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What counts for one adapter. Texts are reasons, empty where there is none.
 
     `reasons` are admission's, `policy` is what the user's policies say of it; both can be released by hand.
-    `contains_revoked` are ids of revoked adapters that it was made from.
+    `contains_revoked` are revoked adapters that it was made from, each with its name where that is known, and its id.
     """
 
     reasons: tuple[str, ...] = ()
@@ -58,7 +60,7 @@ def standing(facts: Facts) -> Standing:
     if facts.blocked:
         reasons.append(facts.blocked)
     if facts.equivocated:
-        reasons.append("its author has signed two different records with one number")
+        reasons.append(EQUIVOCATES)
     if facts.rot:
         reasons.append(facts.rot)
     return Standing(state=QUARANTINED if reasons else ADMITTED, reason="; ".join(reasons))

@@ -93,6 +93,8 @@ class View:
     changes: Sequence[Change] = ()
     equivocators: frozenset[str] = frozenset()
     measured: Sequence[Measured] = ()
+    #: Adapters that somebody has measured, whatever the policies are.
+    attested: frozenset[str] = frozenset()
     policies: Policies = field(default_factory=Policies)
 
     # ---- people ----------------------------------------------------------------------------------------------
@@ -230,6 +232,9 @@ def read_view(local: Local, me: str) -> View:
         measured=[measured(row) for row in local.where(Received, "kind = ?", (ATTESTATION,))]
         if policies.attestations
         else (),
+        attested=frozenset(
+            id for (id,) in local.index.read("SELECT DISTINCT adapter FROM received WHERE kind = ?", (ATTESTATION,))
+        ),
         policies=policies,
     )
 

@@ -30,17 +30,19 @@ DAY_MS = 86_400_000
 TRASH_MS = 30 * DAY_MS
 #: A blob that nothing has is left alone this long: somebody may be about to want it.
 GRACE_MS = DAY_MS
+AT_ONCE = 200  # blobs looked at while nothing else may come in
 LIVE = "SELECT unnest(blobs) AS blob FROM adapter UNION SELECT blob FROM deployment"
 Progress = Callable[[int, int], None]
 
 
 class Collected(msgspec.Struct, frozen=True, kw_only=True):
-    """What was thrown away, or would be: adapters of the trash, blobs that nothing has, their bytes."""
+    """What was thrown away, or would be: adapters and data sets of the trash, blobs that nothing has, bytes of all."""
 
     adapters: tuple[str, ...]
     blobs: int
     bytes: int
     dry_run: bool
+    datasets: tuple[str, ...] = ()
 
 
 class Scrubbed(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,7 +64,7 @@ class Evicted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
-    """Sizes in bytes; `backup` is the newest one's name, empty when there is none."""
+    """Sizes in bytes; `backup` is the newest one's name, empty when there is none. `quota_bytes` 0: no quota."""
 
     admitted: int
     quarantined: int
@@ -76,6 +78,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     backup: str
     free_bytes: int
     notices: tuple[str, ...]
+    quota_bytes: int = 0
 
 
 # ---- the trash and garbage ---------------------------------------------------------------------------------------
@@ -84,12 +87,19 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
 def purge(registry: Registry, removed_before_ms: int) -> tuple[str, ...]:
     """Delete for good what has been in the trash since before a time."""
     rows = registry.local.where(Trash, "since < ?", (removed_before_ms,))
-    for row in rows:
-        digest = parse_id(row.adapter, ADAPTER)
-        shutil.rmtree(registry.folder_of(row.adapter), ignore_errors=True)
-        registry.manifests.remove(digest)
-        rebuild.forget(registry, row.adapter)
-    return tuple(row.adapter for row in rows)
+    with registry.tidying:
+        gone = [row.adapter for row in rows if _purge(registry, row.adapter)]
+    return tuple(gone)
+
+
+def _purge(registry: Registry, id: str) -> bool:
+    with registry.keeping:
+        if registry.local.get(Trash, id) is None:  # it came again meanwhile, and is wanted
+            return False
+        registry.drop_folder(id)
+        registry.manifests.remove(parse_id(id, ADAPTER))
+        rebuild.forget(registry, id)
+    return True
 
 
 def collect(registry: Registry, *, dry_run: bool = False, empty_trash: bool = False) -> Collected:
@@ -103,16 +113,27 @@ def collect(registry: Registry, *, dry_run: bool = False, empty_trash: bool = Fa
         adapters = tuple(row.adapter for row in registry.local.where(Trash, "since < ?", (before,)))
     else:
         adapters = purge(registry, now + 1 if empty_trash else now - TRASH_MS)
-    _check_complete(registry)
-    live = {row[0] for row in registry.index.stream(LIVE)}
-    count = size = 0
-    for digest, facts in registry.blobs.all():
-        if digest.hex() in live or facts.st_mtime_ns >= (now - GRACE_MS) * 1_000_000:
-            continue
-        with registry.keeping:  # an adapter that comes in now and has it makes it new
-            gone = dry_run or registry.blobs.remove_older(digest, now - GRACE_MS)
-        count, size = count + gone, size + gone * facts.st_size
-    return Collected(adapters=adapters, blobs=count, bytes=size, dry_run=dry_run)
+    with registry.tidying:
+        _check_complete(registry)
+        live = {row[0] for row in registry.index.stream(LIVE)}
+        old = {
+            digest.hex(): facts.st_size
+            for digest, facts in registry.blobs.all()
+            if digest.hex() not in live and facts.st_mtime_ns < (now - GRACE_MS) * 1_000_000
+        }
+        gone = list(old) if dry_run else _remove_unused(registry, list(old), now - GRACE_MS)
+        sizes = [*(old[blob] for blob in gone), *_remove_rotten(registry, dry_run=dry_run)]
+    return Collected(adapters=adapters, blobs=len(sizes), bytes=sum(sizes), dry_run=dry_run)
+
+
+def _remove_rotten(registry: Registry, *, dry_run: bool) -> list[int]:
+    """Damaged copies of what is whole again, or what nothing has any more, are of no use; their sizes in bytes."""
+    wanted = {row.blob for row in registry.local.all(Rot)}
+    useless = [path for path in registry.blobs.rotten() if path.name not in wanted]
+    sizes = [path.stat().st_size for path in useless]
+    for path in () if dry_run else useless:
+        path.unlink()
+    return sizes
 
 
 def _check_complete(registry: Registry) -> None:
@@ -136,19 +157,23 @@ def scrub(registry: Registry, progress: Progress = lambda done, total: None) -> 
             bad[digest.hex()] = DAMAGED
         done += size
         progress(done, total)
-    for (blob,) in registry.index.read(f"SELECT DISTINCT blob FROM ({LIVE})"):
-        if blob not in bad and not registry.blobs.has(bytes.fromhex(blob)):
-            bad[blob] = MISSING
-    before = {row.blob: row for row in registry.local.all(Rot)}
-    mended = [blob for blob in before if blob not in bad and registry.blobs.has(bytes.fromhex(blob))]
-    fresh = [Rot(blob=blob, what=what, since=now) for blob, what in bad.items() if blob not in before]
-    if fresh or mended:
-        registry.local.act("registry.scrub", *map(put, fresh), *(delete(Rot, blob) for blob in mended))
+    with registry.tidying, registry.keeping:  # nothing comes and nothing goes meanwhile
+        bad = {blob: DAMAGED for blob in bad if not _is_whole(registry, bytes.fromhex(blob))}
+        live = {row[0] for row in registry.index.stream(LIVE)}
+        bad |= {blob: MISSING for blob in live if blob not in bad and not registry.blobs.has(bytes.fromhex(blob))}
+        before = {row.blob: row for row in registry.local.all(Rot)}
+        mended = [blob for blob in before if blob not in bad and registry.blobs.has(bytes.fromhex(blob))]
+        unused = [blob for blob in before if blob not in bad and blob not in live]
+        fresh = [Rot(blob=blob, what=what, since=now) for blob, what in bad.items() if blob not in before]
+        if fresh or mended or unused:
+            forgotten = (delete(Rot, blob) for blob in {*mended, *unused})
+            registry.local.act("registry.scrub", *map(put, fresh), *forgotten)
+        for blob, what in bad.items():
+            if what == DAMAGED:
+                registry.blobs.set_aside(bytes.fromhex(blob))
+    if fresh or mended or unused:
         registry.restand()
-    for blob, what in bad.items():
-        if what == DAMAGED:
-            registry.blobs.set_aside(bytes.fromhex(blob))
-    known = {**bad, **{blob: row.what for blob, row in before.items() if blob not in mended}}
+    known = {**bad, **{blob: row.what for blob, row in before.items() if blob not in {*mended, *unused}}}
     return Scrubbed(
         blobs=len(blobs),
         bytes=total,
@@ -195,20 +220,33 @@ def make_room(registry: Registry, quota: int) -> Evicted:
         victims.append(id)
         wanted.extend(blobs)
     if victims:
-        registry.local.act("adapter.evict", *(put(Trash(adapter=id, since=0)) for id in victims))
+        registry.local.act("adapter.evict", *(put(Trash(adapter=id, since=0)) for id in victims), urgent=True)
         registry.restand(victims)
         purge(registry, 1)
-        _remove_unused(registry, set(wanted))
+        _remove_unused(registry, list(dict.fromkeys(wanted)), registry.clock() + DAY_MS)
     return Evicted(
         adapters=tuple(victims), before=before, after=sum(facts.st_size for _, facts in registry.blobs.all())
     )
 
 
-def _remove_unused(registry: Registry, blobs: Collection[str]) -> None:
-    with registry.keeping:
-        rows = registry.index.read(f"SELECT blob FROM ({LIVE}) WHERE blob IN (SELECT unnest(?))", (list(blobs),))
-        for blob in blobs - {row[0] for row in rows}:  # type: ignore[operator]
-            registry.blobs.remove(bytes.fromhex(blob))
+def _remove_unused(registry: Registry, blobs: Sequence[str], unwanted_since_ms: int) -> list[str]:
+    """Remove those that nothing has, and that nobody wanted after a time; which ones."""
+    gone = []
+    for start in range(0, len(blobs), AT_ONCE):
+        some = blobs[start : start + AT_ONCE]
+        with registry.keeping:  # an adapter that comes in now and has one of them is either whole or yet to come
+            used = _live_of(registry, some)
+            gone += [
+                blob
+                for blob in some
+                if blob not in used and registry.blobs.remove_older(bytes.fromhex(blob), unwanted_since_ms)
+            ]
+    return gone
+
+
+def _live_of(registry: Registry, blobs: Collection[str]) -> set[str]:
+    rows = registry.index.read(f"SELECT blob FROM ({LIVE}) WHERE blob IN (SELECT unnest(?))", (list(blobs),))
+    return {row[0] for row in rows}
 
 
 # ---- backups -----------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from orchd.errors import AdapterUnknown, AmbiguousId, ParamsInvalid
+from orchd.records.ids import SHORTEST, too_short
 from orchd.registry.index import Index
 from orchd.registry.trust import View
 
@@ -22,7 +23,7 @@ ME = "me"
 KEY = "key_"
 #: A key's text in whole; anything shorter is the beginning of one.
 KEY_LENGTH = len(KEY) + 52
-MIN_PREFIX = len(KEY) + 4
+MIN_PREFIX = len(KEY) + SHORTEST
 
 
 class Made(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +59,13 @@ def family(made: Sequence[Made], names: Iterable[str] = (), ids: Iterable[str] =
         if one.supersedes in by_id:
             waiting.append(one.supersedes)
     return _newest_first(found)
+
+
+def older(index: Index, view: View, new: Made, author: str) -> list[Made]:
+    """The versions here that `new` comes after, newest first; `new` itself need not be here."""
+    others = [one for one in _made_by(index, view.keys_of(author)) if one.id != new.id]
+    found = family([*others, new], names=[new.name], ids=[new.id])
+    return found[found.index(new) + 1 :]
 
 
 def newest(versions: Sequence[Made]) -> Made | None:
@@ -98,7 +106,7 @@ def _person(index: Index, view: View, name: str, author: str) -> frozenset[str]:
     if author == ME or len(author) >= KEY_LENGTH:
         return view.keys_of(view.me if author == ME else author)
     if len(author) < MIN_PREFIX:
-        raise ParamsInvalid(f"{author!r} is too short for the beginning of a key", field="adapter")
+        raise ParamsInvalid(too_short(author, KEY), field="adapter")
     rows = index.read(
         "SELECT DISTINCT author FROM adapter WHERE name = ? AND starts_with(author, ?) AND state <> 'removed'",
         (name, author),

@@ -2,50 +2,134 @@
 
 from __future__ import annotations
 
-from orchd.errors import NotAdmitted, OrchdError, ParamsInvalid
+from typing import Annotated
+
+import msgspec
+
+from orchd.errors import AdapterUnknown, AmbiguousId, ManifestGone, OrchdError, ParamsInvalid
 from orchd.jobs import Job, LocalContext
 from orchd.net import Transferred
 from orchd.net.policy.names import separately
-from orchd.node import Node, in_thread
-from orchd.records import Announcement, Verified, parse_id, sign
+from orchd.node import LeafName, Node, in_thread
+from orchd.records import MICRO, Announcement, Attestation, Verified, parse_id, sign, verify
 from orchd.records.ids import ADAPTER
-from orchd.registry import ADMITTED, QUARANTINED, AdapterRow, AnnouncementRow
-from orchd.registry.admission import CHECKS
+from orchd.registry import ADMITTED, QUARANTINED, AdapterRow, AnnouncementRow, listing
+from orchd.registry.admission import CHECKS, Check
+from orchd.registry.local_rows import Received
+from orchd.registry.registry import MIN_PREFIX, WHOLE_ID
+from orchd.registry.trust import ATTESTATION
+from orchd.registry.use import not_admitted
 from orchd.rpc.methods_jobs import JobStarted
-from orchd.rpc.methods_network import check_topic, full_name
+from orchd.rpc.methods_network import check_topic, full_name, join
 from orchd.rpc.methods_training import AdapterNamed
 from orchd.rpc.table import Params, Result, method
 
 MAX_TOPICS = 16
+MAX_LISTED = 500
 
 
 class AdapterList(Params, frozen=True, kw_only=True):
-    """`state` is admitted or quarantined."""
+    """`state` is admitted or quarantined; `limit` holds for `adapters` and for `announced`."""
 
     state: str | None = None
     topic: str | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_LISTED)] = 50
 
 
 class AdapterRows(Result, frozen=True, kw_only=True):
-    """`adapters` are here; `announced` are offered by peers and not here."""
+    """The newest ones: `adapters` are here; `announced` are offered by peers and not here.
+
+    `here` and `offered` are how many there are in all. `adapter.search` goes through those that are here by pages.
+    """
 
     adapters: list[AdapterRow]
     announced: list[AnnouncementRow]
+    here: int
+    offered: int
 
 
-@method("adapter.list", AdapterList, AdapterRows, "Adapters that are here, and those that peers offer.")
+@method("adapter.list", AdapterList, AdapterRows, "The newest adapters that are here, and those that peers offer.")
 async def adapter_list(node: Node, p: AdapterList) -> AdapterRows:
     if p.state not in (None, ADMITTED, QUARANTINED):
         raise ParamsInvalid(f"state {p.state!r} is not {ADMITTED} or {QUARANTINED}", field="state")
-    adapters = await in_thread(node.registry.adapters, state=p.state, topic=p.topic)
-    announced = await in_thread(node.registry.announcements, p.topic)
-    offered = {row.adapter: row for row in announced if not row.here}
-    return AdapterRows(adapters=adapters, announced=list(offered.values()))
+    topic = None if p.topic is None else full_name(node, p.topic)
+    found = await in_thread(listing.newest, node.registry, state=p.state, topic=topic, limit=p.limit)
+    return AdapterRows(adapters=found.adapters, announced=found.announced, here=found.here, offered=found.offered)
 
 
-@method("adapter.show", AdapterNamed, AdapterRow, "One adapter: what its author signed, and what was decided here.")
-async def adapter_show(node: Node, p: AdapterNamed) -> AdapterRow:
-    return await in_thread(node.registry.adapter, p.adapter)
+class AttestationRow(Result, frozen=True, kw_only=True):
+    """What somebody measured. `value`, `base_value` and `interval` are nats a token, or shares from 0 to 1; `trust` is
+    what the evaluator is to this node."""
+
+    id: str
+    evaluator: str
+    trust: str
+    metric: str
+    value: float
+    base_value: float | None
+    interval: float
+    examples: int
+    created_ms: int
+
+
+class AdapterShown(AdapterRow, frozen=True, kw_only=True):
+    """`author_now` is the key that its author signs with today, `cosigners` are keys beside the author's.
+
+    `leaves` are the names of an average's leaves that are here.
+    """
+
+    leaves: list[LeafName]
+    author_now: str
+    cosigners: list[str]
+    attestations: list[AttestationRow]
+
+
+@method(
+    "adapter.show",
+    AdapterNamed,
+    AdapterShown,
+    "One adapter: what its author signed, what was decided here, and what others say of it.",
+)
+async def adapter_show(node: Node, p: AdapterNamed) -> AdapterShown:
+    return await in_thread(_show, node, p.adapter)
+
+
+def _show(node: Node, text: str) -> AdapterShown:
+    row, registry = node.registry.adapter(text), node.registry
+    view = registry.people.view()
+    received = list[Received]()
+    if row.id in view.attested:
+        received = registry.local.where(Received, "kind = ? AND adapter = ?", (ATTESTATION, row.id))
+    try:
+        cosigners = list(registry.manifests.read(parse_id(row.id, ADAPTER)).cosigners)
+    except ManifestGone:
+        cosigners = []
+    leaves = list[LeafName]()
+    if row.lineage is not None:
+        known = registry.rows_of([leaf.id for leaf in row.lineage.leaves])
+        leaves = [LeafName(id=leaf.id, name=leaf.name) for leaf in known]
+    return AdapterShown(
+        **msgspec.structs.asdict(row),
+        leaves=leaves,
+        author_now=view.newest(row.author),
+        cosigners=cosigners,
+        attestations=[_attestation(one, view.level(one.author)) for one in received],
+    )
+
+
+def _attestation(row: Received, trust: str) -> AttestationRow:
+    record = verify(row.envelope, Attestation).record
+    return AttestationRow(
+        id=row.digest,
+        evaluator=row.author,
+        trust=trust,
+        metric=record.metric,
+        value=record.value / MICRO,
+        base_value=None if record.base_value is None else record.base_value / MICRO,
+        interval=record.interval / MICRO,
+        examples=record.examples,
+        created_ms=record.created_ms,
+    )
 
 
 class AdapterPublish(Params, frozen=True, kw_only=True):
@@ -72,12 +156,11 @@ async def adapter_publish(node: Node, p: AdapterPublish) -> Published:
     topics = tuple(dict.fromkeys(check_topic(full_name(node, topic)) for topic in p.topics))
     row = await in_thread(node.registry.adapter, p.adapter)
     if row.state != ADMITTED:
-        raise NotAdmitted(f"{row.name} is quarantined: {row.reason}", field="adapter")
+        raise await in_thread(not_admitted, node.registry, row)
     joined = {topic.name for topic in node.network.topics()}
     for topic in topics:
         if topic not in joined:
-            await node.network.join(topic)
-            await in_thread(node.topics.add, topic)
+            await join(node, topic)
     signed = [await in_thread(_announce, node, row, names) for names in separately(topics)]
     for announcement in signed:
         await node.network.tell(announcement)
@@ -122,31 +205,45 @@ async def adapter_fetch(node: Node, p: AdapterFetch) -> JobStarted:
     return JobStarted(job=(await start_fetch(node, adapter, p.peers)).id)
 
 
-async def start_fetch(node: Node, adapter: str, peers: tuple[str, ...] = ()) -> Job:
-    """The job that brings an adapter, named by its whole id."""
+async def start_fetch(node: Node, adapter: str, peers: tuple[str, ...] = (), checks: tuple[Check, ...] = ()) -> Job:
+    """The job that brings an adapter, named by its whole id; `checks` come after the door's own."""
 
     async def work(context: LocalContext) -> Fetched:
         def progress(far: Transferred) -> None:
             context.progress(far.done, far.total, "bytes", peers=far.peers, rate=round(far.rate))
 
-        admission = await node.network.fetch(adapter, peers=peers, progress=progress)
+        admission = await node.network.fetch(adapter, peers=peers, progress=progress, checks=checks)
         if admission.new:
-            node.events.emit("adapter.admitted", {"id": admission.id, "origin": "fetched"})
+            node.events.emit(
+                "adapter.admitted", {"id": admission.id, "origin": "fetched", "state": admission.row.state}
+            )
         return Fetched(adapter=admission.row, new=admission.new)
 
     return await node.jobs.submit_local("fetch", f"fetch {adapter[:12]}", work)
 
 
 def _resolve_offered(node: Node, text: str) -> str:
+    """The id of an adapter that is here or was announced. A whole id may be of one that nobody announced yet.
+
+    Raises `AdapterUnknown`, `AmbiguousId`, or `ParamsInvalid` of what is longer than an id.
+    """
     try:
         return node.registry.resolve(text)
-    except OrchdError:
-        pass
-    offered = {row.adapter for row in node.registry.announcements() if row.adapter.startswith(text)}
-    if text.startswith(ADAPTER) and len(offered) == 1 and len(text) >= 8:
-        return str(offered.pop())
-    parse_id(text, ADAPTER)
-    return text
+    except AdapterUnknown as error:
+        unknown = error
+    if not text.startswith(ADAPTER):
+        raise AdapterUnknown(f"{unknown.message}, and what peers announce has no names", field="adapter")
+    if len(text) >= WHOLE_ID:
+        parse_id(text, ADAPTER)
+        return text
+    if len(text) < MIN_PREFIX:
+        raise unknown
+    found = listing.offered(node.registry, text)
+    if len(found) > 1:
+        raise AmbiguousId(f"{text!r} fits {len(found)} adapters: {', '.join(sorted(found))}", field="adapter")
+    if not found:
+        raise AdapterUnknown(f"{unknown.message}, and nobody has announced one that begins so", field="adapter")
+    return found[0]
 
 
 class AdapterCheck(Result, frozen=True, kw_only=True):
@@ -173,23 +270,43 @@ async def adapter_verify(node: Node, p: AdapterNamed) -> AdapterVerified:
 def _verify(node: Node, id: str) -> list[AdapterCheck]:
     manifest = node.registry.manifest(id)
     candidate = node.registry.candidate(manifest, node.registry.files(id), node.clock())
-    found = [AdapterCheck(name="envelope and signature", ok=True, detail=f"signed by {manifest.author}")]
+    beside = f", co-signed by {', '.join(manifest.cosigners)}" if manifest.cosigners else ""
+    found = [AdapterCheck(name="envelope and signature", ok=True, detail=f"signed by {manifest.author}{beside}")]
     for check in CHECKS:
         name = check.__name__.removeprefix("check_").replace("_", " ")
         try:
             reason = check(candidate)
             found.append(AdapterCheck(name=name, ok=reason is None, detail=reason or "holds"))
+        except FileNotFoundError as error:
+            lost = next((name for name, path in candidate.files.items() if str(path) == error.filename), "a file")
+            found.append(AdapterCheck(name=name, ok=False, detail=f"{lost} is not here: fetch or import it again"))
         except (OrchdError, OSError) as error:
             found.append(AdapterCheck(name=name, ok=False, detail=str(error)))
     return found
 
 
 class Removed(Result, frozen=True, kw_only=True):
+    """`others`: how many more adapters of this name by this author are here. `deployments` go on answering with it."""
+
     adapter: str
+    name: str
+    others: int
+    deployments: list[str]
 
 
 @method("adapter.remove", AdapterNamed, Removed, "Move an adapter to the trash; for 30 days it can be had back.")
 async def adapter_remove(node: Node, p: AdapterNamed) -> Removed:
     row = await in_thread(node.registry.adapter, p.adapter)
     await in_thread(node.registry.remove, row.id)
-    return Removed(adapter=row.id)
+    deployments = await in_thread(node.deployments.list)
+    return Removed(
+        adapter=row.id,
+        name=row.name,
+        others=await in_thread(_of_this_name, node, row),
+        deployments=[one.name for one in deployments if one.adapter == row.id],
+    )
+
+
+def _of_this_name(node: Node, row: AdapterRow) -> int:
+    found = "SELECT count(*) FROM adapter WHERE name = ? AND author = ? AND state <> 'removed'"
+    return int(node.registry.index.read(found, (row.name, row.author))[0][0])

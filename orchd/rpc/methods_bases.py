@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from orchd.errors import ParamsInvalid
 from orchd.jobs import LocalContext
 from orchd.node import Node, in_thread
 from orchd.registry import Base
 from orchd.registry.exchange import judge_again
 from orchd.registry.known_bases import Absent, Part
+from orchd.rpc import places
 from orchd.rpc.methods_jobs import JobStarted
 from orchd.rpc.table import NoParams, Params, Result, method
 
@@ -17,8 +15,8 @@ from orchd.rpc.table import NoParams, Params, Result, method
 class BaseRow(Result, frozen=True, kw_only=True):
     """`size` is in bytes. `form` is folder (Hugging Face) or gguf.
 
-    The fingerprint looks at `sampled` numbers of all weights; what lies outside this sample is not compared. `linked`
-    are other fingerprints of the same base.
+    The fingerprint looks at `sampled` numbers (bytes, of a GGUF file) of all weights; what lies outside this sample is
+    not compared. `linked` are other fingerprints of the same base.
     """
 
     name: str
@@ -91,9 +89,8 @@ class BaseAdded(Result, frozen=True, kw_only=True):
 
 @method("base.add", BaseAdd, JobStarted, "Make a base model known: a Hugging Face folder or a GGUF file.")
 async def base_add(node: Node, p: BaseAdd) -> JobStarted:
-    path = Path(p.path)
-    if not path.is_absolute():
-        raise ParamsInvalid(f"path {p.path!r} is not absolute", field="path")
+    path = places.absolute(p.path, "path")
+    await in_thread(places.folder, path, "path")
     name = p.name or path.stem if path.suffix == ".gguf" else p.name or path.name
 
     def add() -> BaseAdded:
@@ -119,10 +116,12 @@ async def base_remove(node: Node, p: BaseNamed) -> BaseRemoved:
 
 
 class BaseVerified(Result, frozen=True, kw_only=True):
-    """`checks` are the parts of the fingerprint. `sampled` of `parameters` numbers were looked at, the rest not."""
+    """`checks` are the parts of the fingerprint; `sampled`, `size` and `form` as for base.show (0 when unreadable)."""
 
     name: str
     fingerprint: str
+    form: str
+    size: int
     ok: bool
     checks: list[Part]
     sampled: int
@@ -135,6 +134,8 @@ async def base_verify(node: Node, p: BaseNamed) -> BaseVerified:
     return BaseVerified(
         name=base.name,
         fingerprint=base.fingerprint,
+        form=base.form if isinstance(base, Base) else "",
+        size=base.size if isinstance(base, Base) else 0,
         ok=all(part.ok for part in parts),
         checks=parts,
         sampled=base.sampled if isinstance(base, Base) else 0,

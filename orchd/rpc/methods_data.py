@@ -8,10 +8,12 @@ from typing import Literal
 
 import msgspec
 
+from orchd import room
 from orchd.errors import DatasetInUse, ParamsInvalid
 from orchd.importers.conversation import Message
-from orchd.node import Node, in_thread
+from orchd.node import ImportNote, Node, in_thread
 from orchd.registry import DatasetRow
+from orchd.rpc import places
 from orchd.rpc.methods_jobs import JobStarted
 from orchd.rpc.table import NoParams, Params, Result, method
 from orchd.train.specs import ImportSpec
@@ -21,7 +23,10 @@ PREVIEW_LIMIT = 10_000
 
 
 class DatasetImport(Params, frozen=True, kw_only=True):
-    """`source` is a file on this machine. `split` "test" makes every row one for scoring only."""
+    """`source` is a file on this machine. `split` "test" makes every row one for scoring only.
+
+    A `name` that is taken is refused; the file's name, where none is given, gets a number then.
+    """
 
     source: str
     kind: str = "auto"
@@ -33,20 +38,18 @@ class DatasetImport(Params, frozen=True, kw_only=True):
 @method("dataset.import", DatasetImport, JobStarted, "Read a file (a chat export, JSONL) into a data set.")
 async def dataset_import(node: Node, p: DatasetImport) -> JobStarted:
     source = await in_thread(_existing_file, p.source)
+    await in_thread(room.for_dataset, node.registry, source)
     name = p.name or source.stem
     spec = ImportSpec(source=str(source), kind=p.kind, name=name, split=p.split, seed=p.seed)
-    job = await node.jobs.submit("dataset.import", spec, title=f"import {name}")
+    note = ImportNote(named=bool(p.name))
+    job = await node.jobs.submit("dataset.import", spec, title=f"import {name}", note=note)
     return JobStarted(job=job.id)
 
 
 def _existing_file(text: str) -> Path:
-    source = Path(text)
-    if not source.is_absolute():
-        hint = "Give the whole path, from /."
-        raise ParamsInvalid(f"source {text!r} is not an absolute path", hint=hint, field="source")
-    if not source.is_file():
-        hint = "Check the path and who may read it: the daemon opens the file itself."
-        raise ParamsInvalid(f"there is no file {text!r}", hint=hint, field="source")
+    source = places.absolute(text, "source")
+    if places.folder(source, "source"):
+        raise ParamsInvalid(f"{source} is a folder", hint="Name the file in it.", field="source")
     return source
 
 
@@ -85,7 +88,8 @@ class Preview(Result, frozen=True, kw_only=True):
 @method("dataset.preview", DatasetPreview, Preview, "The first rows of each part.")
 async def dataset_preview(node: Node, p: DatasetPreview) -> Preview:
     if not 1 <= p.limit <= PREVIEW_LIMIT:
-        raise ParamsInvalid(f"limit {p.limit} is not from 1 to {PREVIEW_LIMIT}", field="limit")
+        hint = f"Give `--limit` a number from 1 to {PREVIEW_LIMIT:,}."
+        raise ParamsInvalid(f"limit {p.limit} is not from 1 to {PREVIEW_LIMIT:,}", hint=hint, field="limit")
     row = await in_thread(node.datasets.get, p.dataset)
     return Preview(rows=await in_thread(_preview, node.datasets.folder(row.id), p.limit))
 
@@ -116,7 +120,7 @@ class Deleted(Result, frozen=True, kw_only=True):
     adapters: list[str]
 
 
-@method("dataset.delete", DatasetNamed, Deleted, "Delete a data set; adapters trained on it stay.")
+@method("dataset.delete", DatasetNamed, Deleted, "Move a data set to the trash; for 30 days it can be had back.")
 async def dataset_delete(node: Node, p: DatasetNamed) -> Deleted:
     row = await in_thread(node.datasets.get, p.dataset)
     folder = str(node.datasets.folder(row.id))

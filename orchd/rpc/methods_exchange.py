@@ -8,7 +8,7 @@ from pathlib import Path
 
 import trio
 
-from orchd import crafting
+from orchd import crafting, room
 from orchd.crafting import Making
 from orchd.errors import ParamsInvalid
 from orchd.jobs import LocalContext
@@ -16,6 +16,7 @@ from orchd.node import NO_LICENCE, Node, in_thread
 from orchd.registry import AdapterRow, Base, exchange, peft_folder
 from orchd.registry.bundle import SUFFIX
 from orchd.registry.exchange import IMPORTED, Exported, Imported, TurnedAway
+from orchd.rpc import places
 from orchd.rpc.methods_jobs import JobStarted
 from orchd.rpc.table import Params, Result, method
 
@@ -44,18 +45,11 @@ async def adapter_export(node: Node, p: AdapterExport) -> JobStarted:
 
 
 def _target(text: str, row: AdapterRow) -> Path:
-    path = _absolute(text)
-    if path.is_dir():  # a stranger's name becomes a file's only when it is harmless
+    path = places.absolute(text, "path")
+    if places.is_folder(path, "path"):  # a stranger's name becomes a file's only when it is harmless
         return path / f"{row.name if FILE_NAME.match(row.name) else row.id}{SUFFIX}"
-    if not path.parent.is_dir():
+    if not places.is_folder(path.parent, "path"):
         raise ParamsInvalid(f"there is no folder {str(path.parent)!r}", field="path")
-    return path
-
-
-def _absolute(text: str) -> Path:
-    path = Path(text)
-    if not path.is_absolute():
-        raise ParamsInvalid(f"path {text!r} is not absolute", field="path")
     return path
 
 
@@ -84,12 +78,12 @@ class AdaptersImported(Result, frozen=True, kw_only=True):
 
 @method("adapter.import", AdapterImport, JobStarted, "Let in an adapter from a bundle (.orchpack) or a PEFT folder.")
 async def adapter_import(node: Node, p: AdapterImport) -> JobStarted:
-    path = _absolute(p.path)
-    is_folder = await in_thread(path.is_dir)
-    if not is_folder and not await in_thread(path.is_file):
-        raise ParamsInvalid(f"there is nothing at {p.path!r}", field="path")
+    path = places.absolute(p.path, "path")
+    is_folder = await in_thread(places.folder, path, "path")
     if not is_folder and (given := [key for key in ("name", "base", "description", "licence") if getattr(p, key)]):
         raise ParamsInvalid(f"{given[0]} is for a folder; a bundle's adapters are signed already", field=given[0])
+
+    await in_thread(room.for_copy, node.registry, path)
 
     async def work(context: LocalContext) -> AdaptersImported:
         def progress(done: int, total: int) -> None:
@@ -98,7 +92,9 @@ async def adapter_import(node: Node, p: AdapterImport) -> JobStarted:
         made = await in_thread(_folder if is_folder else _bundle, node, p, path, progress)
         for admission in made.admissions:
             if admission.new:
-                node.events.emit("adapter.admitted", {"id": admission.id, "origin": IMPORTED})
+                node.events.emit(
+                    "adapter.admitted", {"id": admission.id, "origin": IMPORTED, "state": admission.row.state}
+                )
         return AdaptersImported(
             adapters=[admission.row for admission in made.admissions],
             new=[admission.id for admission in made.admissions if admission.new],
@@ -126,15 +122,23 @@ def _folder(node: Node, p: AdapterImport, path: Path, progress: Progress) -> Imp
     )
     with exchange.staging(node.registry) as folder:
         peft_folder.prepare(path, folder, readme=p.readme)
-        admission = crafting.admit(node.registry, node.identity, making, folder, origin=IMPORTED)
+        before = exchange.imported_before(
+            node.registry,
+            folder,
+            name=making.name,
+            description=making.description,
+            licence=making.licence,
+            base=making.base.digest,
+        )
+        admission = before or crafting.admit(node.registry, node.identity, making, folder, origin=IMPORTED)
     return Imported(admissions=(admission,), refused=(), records=())
 
 
 def _base(node: Node, text: str) -> Base:
-    here = node.registry.bases()
-    if text or len(here) != 1:
-        if not text:
-            names = ", ".join(base.name for base in here)
-            raise ParamsInvalid(f"which base is it for? Here are {names}", field="base")
+    if text:
         return node.registry.base(text)
+    here = node.registry.bases()
+    if len({base.digest for base in here}) != 1:
+        names = ", ".join(base.name for base in here)
+        raise ParamsInvalid(f"which base is it for? Here are {names}", hint="Say it with `base`.", field="base")
     return here[0]

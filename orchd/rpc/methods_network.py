@@ -10,6 +10,7 @@ from orchd.net.policy.names import (
     SECRET_SIZE,
     Invite,
     Kind,
+    check_secret,
     invitation,
     kind_of,
     label_of,
@@ -44,8 +45,11 @@ class Topics(Result, frozen=True, kw_only=True):
 
 
 class TopicChanged(Result, frozen=True, kw_only=True):
+    """`peers` are connected now, in this topic or not."""
+
     topic: str
     joined: bool
+    peers: int
 
 
 def check_topic(topic: str) -> str:
@@ -56,6 +60,8 @@ def check_topic(topic: str) -> str:
 
 def full_name(node: Node, text: str) -> str:
     """A private topic may be called `private/LABEL`. Raises `AmbiguousId`."""
+    if not text.startswith(PRIVATE):
+        return text
     joined = [topic.name for topic in node.network.topics() if topic.kind is Kind.PRIVATE]
     found = [name for name in joined if f"{PRIVATE}{label_of(name)}" == text]
     if len(found) > 1:
@@ -73,24 +79,32 @@ async def topic_join(node: Node, p: TopicNamed) -> TopicChanged:
     if p.topic.startswith(INVITE):
         return await _join_private(node, parse_invitation(p.topic))
     topic = check_topic(full_name(node, p.topic))
-    await node.network.join(topic, await in_thread(node.topics.secret, topic))
-    await in_thread(node.topics.add, topic)
-    return TopicChanged(topic=topic, joined=True)
+    await join(node, topic, await in_thread(node.topics.secret, topic))
+    return TopicChanged(topic=topic, joined=True, peers=len(node.network.peers()))
+
+
+async def join(node: Node, name: str, secret: bytes | None = None) -> None:
+    """Now and at every start; a disk that is full changes neither. Raises `TopicInvalid`, `DiskFull`."""
+    check_secret(name, secret)
+    await in_thread(node.topics.add, name, secret)
+    await node.network.join(name, secret)
 
 
 async def _join_private(node: Node, invite: Invite) -> TopicChanged:
-    await node.network.join(invite.name, invite.secret)
-    await in_thread(node.topics.add, invite.name, invite.secret)
+    await join(node, invite.name, invite.secret)
     await node.network.remember(invite.addresses)
-    return TopicChanged(topic=invite.name, joined=True)
+    return TopicChanged(topic=invite.name, joined=True, peers=len(node.network.peers()))
 
 
 @method("topic.leave", TopicNamed, TopicChanged, "Leave a topic.")
 async def topic_leave(node: Node, p: TopicNamed) -> TopicChanged:
     topic = full_name(node, p.topic)
+    if topic not in {row.name for row in node.network.topics()} | set(await in_thread(node.topics.list)):
+        hint = "`orchctl topic list` shows the topics that it is in."
+        raise ParamsInvalid(f"this node is not in {p.topic[:80]!r}", hint=hint, field="topic")
     await in_thread(node.topics.remove, topic)
     await node.network.leave(topic)
-    return TopicChanged(topic=topic, joined=False)
+    return TopicChanged(topic=topic, joined=False, peers=len(node.network.peers()))
 
 
 class Invitation(Result, frozen=True, kw_only=True):

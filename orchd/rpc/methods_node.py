@@ -10,7 +10,10 @@ import msgspec
 import orchd
 from orchd.jobs import State
 from orchd.node import Node, in_thread
+from orchd.registry.loud import warnings
 from orchd.rpc.table import NoParams, Result, method
+
+ADAPTERS = "SELECT count(*), count(*) FILTER (WHERE state = 'quarantined') FROM adapter WHERE state <> 'removed'"
 
 
 class JobCounts(Result, frozen=True, kw_only=True):
@@ -19,7 +22,8 @@ class JobCounts(Result, frozen=True, kw_only=True):
 
 
 class DaemonStatus(Result, frozen=True, kw_only=True):
-    """`rss_mb` is the daemon's own memory, without its workers."""
+    """`rss_mb` is the daemon's own memory, without its workers. `adapters` are those here, `quarantined` among them;
+    `warnings` are for the user to look into."""
 
     version: str
     pid: int
@@ -32,15 +36,17 @@ class DaemonStatus(Result, frozen=True, kw_only=True):
     peers: int
     topics: list[str]
     adapters: int
+    quarantined: int
     bases: list[str]
     jobs: JobCounts
     rss_mb: float
     notice: str
+    warnings: list[str]
 
 
 @method("daemon.status", NoParams, DaemonStatus, "What the daemon is doing.")
 async def daemon_status(node: Node, _: NoParams) -> DaemonStatus:
-    adapters = await in_thread(node.registry.index.read, "SELECT count(*) FROM adapter")
+    ((adapters, quarantined),) = await in_thread(node.registry.index.read, ADAPTERS)
     network = node.network.status()
     return DaemonStatus(
         version=orchd.__version__,
@@ -53,11 +59,13 @@ async def daemon_status(node: Node, _: NoParams) -> DaemonStatus:
         addresses=list(node.network.addresses()),
         peers=len(node.network.peers()),
         topics=[topic.name for topic in node.network.topics()],
-        adapters=adapters[0][0],
+        adapters=adapters,
+        quarantined=quarantined,
         bases=[base.name for base in node.registry.bases()],
         jobs=JobCounts(queued=await _count(node, State.QUEUED), running=await _count(node, State.RUNNING)),
         rss_mb=resident_mb(),
         notice=node.registry.rebuilt,
+        warnings=await in_thread(warnings, node.registry),
     )
 
 
@@ -89,6 +97,7 @@ class SettingRow(Result, frozen=True, kw_only=True):
     key: str
     value: Any
     origin: str
+    meaning: str
 
 
 class Settings(Result, frozen=True, kw_only=True):
@@ -97,7 +106,10 @@ class Settings(Result, frozen=True, kw_only=True):
 
 @method("config.show", NoParams, Settings, "Every setting, its value and where it comes from.")
 async def config_show(node: Node, _: NoParams) -> Settings:
-    rows = [SettingRow(key=s.key, value=msgspec.to_builtins(s.value), origin=s.origin) for s in node.settings]
+    rows = [
+        SettingRow(key=s.key, value=msgspec.to_builtins(s.value), origin=s.origin, meaning=s.meaning)
+        for s in node.settings
+    ]
     return Settings(settings=rows)
 
 

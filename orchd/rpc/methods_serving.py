@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from orchd import room
 from orchd.errors import (
     AdapterNotMergeable,
     AnswerInterrupted,
-    NotAdmitted,
     ParamsInvalid,
     ServedElsewhere,
     TargetNameRefused,
@@ -18,6 +18,7 @@ from orchd.node import DeploymentRow, DeployNote, Node, in_thread
 from orchd.registry import ADMITTED
 from orchd.registry.local_rows import Deployment
 from orchd.registry.peft_config import SERVABLE
+from orchd.registry.use import not_admitted
 from orchd.rollback import ROLLING_BACK
 from orchd.rpc.connection import Session
 from orchd.rpc.methods_data import read_part
@@ -55,14 +56,13 @@ class DeployStart(Params, frozen=True, kw_only=True):
 async def deploy_start(node: Node, p: DeployStart) -> JobStarted:
     node.target(p.target)
     _check_name(p)
-    if p.quantize not in QUANTIZE_NAMES:
-        raise ParamsInvalid(f"quantize {p.quantize!r} is not {', '.join(QUANTIZE_NAMES)}", field="quantize")
+    quantize = _quantize(p.quantize)
     adapter, base_name = None, p.base
     if p.adapter is not None:
         await node.network.caught_up()
         row = await in_thread(node.registry.adapter, p.adapter)
         if row.state != ADMITTED and not p.force:
-            raise NotAdmitted(f"{row.name} is quarantined: {row.reason}", field="adapter")
+            raise await in_thread(not_admitted, node.registry, row)
         await in_thread(node.check_usable, row.id)
         if SERVABLE not in row.capabilities:
             raise AdapterNotMergeable(
@@ -71,12 +71,13 @@ async def deploy_start(node: Node, p: DeployStart) -> JobStarted:
             )
         adapter = AdapterPath(id=row.id, path=str(await in_thread(node.registry.adapter_folder, row.id)))
         base_name = row.base
-    base = node.registry.base(base_name)
+    base = await in_thread(node.registry.known_bases.folder, base_name)
+    await in_thread(room.for_model, node.registry, base, quantize)
     spec = BuildSpec(
         base=str(base.path),
         adapter=adapter,
         name=p.name,
-        quantize=p.quantize,
+        quantize=quantize,
         prompts=await _proof_prompts(node, p.dataset),
     )
     note = DeployNote(
@@ -88,6 +89,14 @@ async def deploy_start(node: Node, p: DeployStart) -> JobStarted:
     )
     job = await node.jobs.submit("deploy", spec, title=f"deploy {p.name}", note=note)
     return JobStarted(job=job.id)
+
+
+def _quantize(text: str) -> str:
+    """The name as the builder knows it; q8_0 is Q8_0 too."""
+    if text.upper() not in QUANTIZE_NAMES:
+        known = ", ".join(QUANTIZE_NAMES)
+        raise ParamsInvalid(f"quantize {text[:80]!r} is not {known}", hint=f"Give one of {known}.", field="quantize")
+    return text.upper()
 
 
 def _check_name(p: DeployStart) -> None:
@@ -177,15 +186,18 @@ class ChatDelta(Result, frozen=True, kw_only=True):
 @method("chat.complete", ChatComplete, ChatAnswer, "Ask a deployment in the embedded runtime.")
 async def chat_complete(node: Node, p: ChatComplete, session: Session) -> ChatAnswer:
     if not 1 <= p.max_tokens <= MAX_TOKENS:
-        raise ParamsInvalid(f"max_tokens {p.max_tokens} is not from 1 to {MAX_TOKENS}", field="max_tokens")
+        hint = f"Give `--max-tokens` a number from 1 to {MAX_TOKENS:,}."
+        raise ParamsInvalid(f"max_tokens {p.max_tokens} is not from 1 to {MAX_TOKENS:,}", hint=hint, field="max_tokens")
     if not 0 <= p.temperature <= 2:
-        raise ParamsInvalid(f"temperature {p.temperature} is not from 0 to 2", field="temperature")
+        hint = "Give `--temperature` a number from 0 (always the likeliest word) to 2."
+        raise ParamsInvalid(f"temperature {p.temperature} is not from 0 to 2", hint=hint, field="temperature")
     if not p.messages:
         hint = 'Give at least one message: {"role": "user", "content": "..."}.'
         raise ParamsInvalid("there is no message to answer", hint=hint, field="messages")
     deployment = await in_thread(node.deployments.get, p.deployment)
     if deployment.state == ROLLING_BACK:
-        raise AnswerInterrupted(f"{p.deployment} is falling back to its plain base: {deployment.reason}")
+        hint = "Ask again in a few seconds: the base is being built."
+        raise AnswerInterrupted(f"{p.deployment} is falling back to its plain base: {deployment.reason}", hint=hint)
     _check_answers_here(deployment)
     parts: list[str] = []
     async with node.runtime.complete(

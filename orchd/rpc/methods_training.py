@@ -9,23 +9,25 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from orchd import room
 from orchd.average.recipe import Parent, check_plan, expand_leaves, strength_in_ppm
 from orchd.average.specs import AverageSpec, VerifySpec, WeightedAdapter
 from orchd.errors import (
     AdapterUnknown,
     AverageSpecInvalid,
     LeavesUnknown,
-    NotAdmitted,
     NotAverageable,
     ParamsInvalid,
 )
 from orchd.measuring import evaluation
 from orchd.node import NO_LICENCE, AverageNote, Node, TrainNote, VerifyNote, in_thread
 from orchd.records import Manifest, Verified, text_id
-from orchd.records.ids import ADAPTER
-from orchd.registry import ADMITTED, AdapterRow, Base
+from orchd.records.ids import ADAPTER, BASE
+from orchd.registry import ADMITTED, AdapterRow, Base, Registry
+from orchd.registry.bases import FOLDER
 from orchd.registry.peft_config import AVERAGEABLE
 from orchd.registry.trust import SELF
+from orchd.registry.use import not_admitted
 from orchd.rpc.methods_jobs import JobStarted
 from orchd.rpc.table import Params, method
 from orchd.train.specs import TrainSpec
@@ -36,8 +38,8 @@ DEFAULTS = TrainSpec(base="", dataset="")
 
 
 class TrainStart(Params, frozen=True, kw_only=True):
-    """`steps` 0 chooses by the number of examples. `initial` is an adapter to go on from, `supersedes` one of this
-    node's that the new one takes the place of.
+    """`steps` 0 chooses by the number of examples, or takes what is left of a schedule. `initial` is an adapter to go
+    on from, `supersedes` one of this node's that the new one takes the place of.
 
     `schedule_total` and `schedule_offset` (steps) stretch one learning-rate schedule over several runs.
     """
@@ -64,11 +66,14 @@ class TrainStart(Params, frozen=True, kw_only=True):
 async def train_start(node: Node, p: TrainStart) -> JobStarted:
     _check_train(p)
     dataset = await in_thread(node.datasets.get, p.dataset)
-    base = node.registry.base(p.base)
+    base = await in_thread(node.registry.known_bases.folder, p.base)
     initial = None if p.initial is None else await in_thread(node.registry.adapter, p.initial)
+    if initial is not None and initial.state != ADMITTED:
+        raise await in_thread(not_admitted, node.registry, initial, "initial")
     if initial is not None and initial.base not in node.registry.known_bases.same(base.fingerprint):
         hint = f"Go on from an adapter for {base.name}, or give the base of {initial.name}: {initial.base}."
         raise ParamsInvalid(f"{initial.name} is for another base than {base.name}", hint=hint, field="initial")
+    await in_thread(room.for_adapter, node.registry, base, p.rank)
     name = p.name or dataset.name
     spec = TrainSpec(
         base=str(base.path),
@@ -78,7 +83,7 @@ async def train_start(node: Node, p: TrainStart) -> JobStarted:
         alpha=p.alpha,
         learning_rate=p.learning_rate,
         batch_size=p.batch_size,
-        steps=p.steps,
+        steps=p.steps or max(0, p.schedule_total - p.schedule_offset),
         schedule_total=p.schedule_total,
         schedule_offset=p.schedule_offset,
         seed=p.seed,
@@ -110,17 +115,38 @@ def _check_train(p: TrainStart) -> None:
     for field, (low, high) in bounds.items():
         value = getattr(p, field)
         if not low <= value <= high:
-            raise ParamsInvalid(f"{field} {value} is not from {low:g} to {high:g}", field=field)
+            hint = f"Give a number from {_figure(low)} to {_figure(high)}."
+            raise ParamsInvalid(
+                f"{field} {value} is not from {_figure(low)} to {_figure(high)}", hint=hint, field=field
+            )
     if not re.fullmatch(r"[A-Za-z0-9.+() -]{1,120}", p.licence):
-        raise ParamsInvalid(
-            f"licence {p.licence[:80]!r} is no SPDX expression, such as MIT or CC-BY-4.0", field="licence"
-        )
+        hint = "Give its short name, such as MIT or CC-BY-4.0: https://spdx.org/licenses lists them."
+        raise ParamsInvalid(f"licence {p.licence[:80]!r} is no SPDX expression", hint=hint, field="licence")
     if p.alpha is not None and not 0 < p.alpha <= 100_000:
-        raise ParamsInvalid(f"alpha {p.alpha} is not above 0 and at most 100000", field="alpha")
-    if p.schedule_total and p.schedule_offset + p.steps > p.schedule_total:
+        hint = "Give `--alpha` a number above 0, or leave it out: it is twice the rank then."
+        raise ParamsInvalid(f"alpha {p.alpha} is not above 0 and at most 100,000", hint=hint, field="alpha")
+    _check_schedule(p)
+
+
+def _figure(value: float) -> str:
+    """A bound as people write it: 1,000,000, and 1e-07 where it is small."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+
+
+def _check_schedule(p: TrainStart) -> None:
+    total, offset = p.schedule_total, p.schedule_offset
+    if offset and not total:
+        hint = "Say how long all runs are together with `--schedule-total`, or leave the offset out."
+        raise ParamsInvalid(f"an offset of {offset} steps is into no schedule", hint=hint, field="schedule_offset")
+    if total and offset >= total:
+        hint = f"Give an offset below {total}, or a longer schedule with `--schedule-total`."
         raise ParamsInvalid(
-            f"steps {p.schedule_offset} to {p.schedule_offset + p.steps} do not fit a schedule of {p.schedule_total}",
-            field="schedule_total",
+            f"a schedule of {total} steps has none left after {offset}", hint=hint, field="schedule_offset"
+        )
+    if total and offset + p.steps > total:
+        hint = f"Give at most {total - offset} steps; without `--steps` it takes what is left."
+        raise ParamsInvalid(
+            f"{p.steps} steps after the first {offset} do not fit a schedule of {total}", hint=hint, field="steps"
         )
 
 
@@ -173,6 +199,7 @@ def _plan_average(node: Node, p: AverageStart) -> tuple[AverageSpec, AverageNote
         raise AverageSpecInvalid(f"{len(p.adapters)} adapters, {len(p.weights)} weights", field="weights")
     parents = [node.registry.manifest(node.registry.resolve(text)) for text in p.adapters]
     base = _one_base(node, parents)
+    room.for_adapter(node.registry, base, p.rank)
     weights = p.weights or [1.0] * len(parents)
     expanded = expand_leaves(
         [(parent.digest, weight) for parent, weight in zip(parents, weights, strict=True)],
@@ -211,20 +238,22 @@ def _parent(manifest: Manifest) -> Parent | None:
 
 
 def _one_base(node: Node, parents: Sequence[Verified[Manifest]]) -> Base:
-    found = {parent.record.base.fingerprint: parent.record.name for parent in parents}
-    if len(found) > 1:
+    """The base of all of them, in the form that can be trained on where it is here in several."""
+    found = {text_id(BASE, parent.record.base.fingerprint): parent.record.name for parent in parents}
+    known = node.registry.known_bases
+    if not found.keys() <= known.same(next(iter(found))):
         raise AverageSpecInvalid(f"{' and '.join(sorted(found.values()))} are for different bases", field="adapters")
-    for base in node.registry.bases():
-        if base.digest in found:
-            return base
-    raise AverageSpecInvalid("the base of these adapters is not here", field="adapters")
+    here = sorted((base for base in known.all() if base.fingerprint in found), key=lambda base: base.form != FOLDER)
+    if not here:
+        raise AverageSpecInvalid("the base of these adapters is not here", field="adapters")
+    return here[0]
 
 
 def _weighted(node: Node, leaves: Sequence[tuple[str, int]]) -> tuple[WeightedAdapter, ...]:
     found = []
     for leaf, ppm in leaves:
         try:
-            _check_averageable(node.registry.adapter(leaf))
+            _check_averageable(node.registry, node.registry.adapter(leaf))
             folder = node.registry.adapter_folder(leaf)
         except AdapterUnknown:
             raise LeavesUnknown(f"the leaf {leaf} is not here", field="adapters") from None
@@ -232,9 +261,9 @@ def _weighted(node: Node, leaves: Sequence[tuple[str, int]]) -> tuple[WeightedAd
     return tuple(found)
 
 
-def _check_averageable(row: AdapterRow) -> None:
+def _check_averageable(registry: Registry, row: AdapterRow) -> None:
     if row.state != ADMITTED:
-        raise NotAdmitted(f"{row.name} ({row.id}) is {row.state}: {row.reason}", field="adapters")
+        raise not_admitted(registry, row, "adapters")
     if AVERAGEABLE not in row.capabilities:
         raise NotAverageable(
             f"{row.name} ({row.id}) has more than factors: DoRA, trained biases or saved modules", field="adapters"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
 import msgspec
 
-from orchd.errors import KeyUnchanged, NotAdmitted, NotTheAuthor, ParamsInvalid, SubjectInvalid, SubjectUnknown
-from orchd.identity import KEY_PREFIX, Identity
+from orchd.errors import AdapterRevoked, KeyUnchanged, NotTheAuthor, ParamsInvalid, SubjectInvalid, SubjectUnknown
+from orchd.identity import Identity
 from orchd.measuring import AttestNote, evaluation
-from orchd.net.host import parse_peer_id
 from orchd.node import Node, in_thread
-from orchd.records import KeyRotation, Manifest, Revocation, Verified, cosign, parse_id, sign, verify
+from orchd.records import KeyRotation, Manifest, Revocation, Verified, cosign, sign, verify
 from orchd.registry import ADMITTED, AdapterRow
 from orchd.registry.local import Change, delete, put
 from orchd.registry.local_rows import Setting, Trust
@@ -22,9 +24,12 @@ from orchd.registry.trust import (
     MOST_ATTESTATIONS,
     PEER,
     PREFIX,
+    SELF,
     Policies,
     View,
 )
+from orchd.registry.use import not_admitted
+from orchd.rpc.deciding import Affected, Changed, heard_of, of_rows, restand, subject_of, tell_trust_changed
 from orchd.rpc.methods_jobs import JobStarted
 from orchd.rpc.methods_training import AdapterNamed
 from orchd.rpc.table import NoParams, Params, Result, method
@@ -109,7 +114,7 @@ def _row(row: Trust, view: View, count: dict[str, int]) -> TrustRow:
 
 
 class Subject(Params, frozen=True, kw_only=True):
-    """`subject`: an author's key, a peer's id, or an adapter that is here, whose author is meant."""
+    """`subject`: an author's key or its beginning, a peer's id, or an adapter that is here, whose author is meant."""
 
     subject: str
     note: str = ""
@@ -124,12 +129,18 @@ class Followed(Params, frozen=True, kw_only=True):
 
 
 class Decided(Result, frozen=True, kw_only=True):
-    """`changed`: adapters that may do more or less than before, by name."""
+    """`changed`: adapters that may do more or less than before, the first 50 of `changed_in_all`; `deployments` of
+    them fall back to the base. `heard_of`: something of theirs is or was here, announced or connected. `containing`:
+    how many other adapters here, that are admitted, contain one by a blocked author."""
 
+    heard_of: bool
+    containing: int
     subject: str
     kind: str
     verdict: str
-    changed: list[str]
+    changed: list[Affected]
+    changed_in_all: int
+    deployments: list[str]
 
 
 @method("trust.follow", Followed, Decided, "Follow an author (policies and updates count on them) or a peer.")
@@ -137,24 +148,38 @@ async def trust_follow(node: Node, p: Followed) -> Decided:
     return await _decide(node, p.subject, FOLLOW, p.note, auto_update=p.auto_update)
 
 
-@method("trust.allow", Subject, Decided, "Take an author or a peer for no stranger, and no more than that.")
+@method("trust.allow", Subject, Decided, "No longer treat an author or a peer as a stranger, and no more than that.")
 async def trust_allow(node: Node, p: Subject) -> Decided:
     return await _decide(node, p.subject, ALLOW, p.note)
 
 
-@method("trust.block", Subject, Decided, "Let nothing in of an author, or have nothing to do with a peer.")
+@method("trust.block", Subject, Decided, "Keep out everything by an author, or have nothing to do with a peer.")
 async def trust_block(node: Node, p: Subject) -> Decided:
     return await _decide(node, p.subject, BLOCK, p.note)
 
 
 async def _decide(node: Node, text: str, verdict: str, note: str, *, auto_update: bool = False) -> Decided:
-    subject, kind = await in_thread(_subject, node, text)
+    subject, kind = await in_thread(subject_of, node, text)
     if len(note) > NOTE_LIMIT or not note.isprintable():
         raise ParamsInvalid(f"a note is at most {NOTE_LIMIT} printable characters", field="note")
     if auto_update and kind == PEER:
-        raise ParamsInvalid("peers have no adapters to update; authors have", field="auto_update")
+        hint = "Follow the author: `orchctl adapter show` names the one of an adapter."
+        raise ParamsInvalid("peers have no adapters to update; authors have", hint=hint, field="auto_update")
+    if subject == node.network.peer_id or await in_thread(node.registry.people.level, subject) == SELF:
+        hint = "Only others are followed, allowed or blocked."
+        raise SubjectInvalid(f"{subject} is this node itself", hint=hint, field="subject")
     row = Trust(subject=subject, kind=kind, verdict=verdict, note=note, auto_update=auto_update, since=node.clock())
-    return await _carry_out(node, f"trust.{verdict}", put(row), subject, kind, verdict)
+    before = await in_thread(_decided, node, subject)
+    if [msgspec.structs.replace(one, since=row.since) for one in before] == [row]:  # nothing new, nothing to undo
+        return await _told(node, subject, kind, verdict, Changed([], 0), [])
+    others = [delete(Trust, one.subject) for one in before if one.subject != subject]
+    return await _carry_out(node, f"trust.{verdict}", [put(row), *others], subject, kind, verdict)
+
+
+def _decided(node: Node, subject: str) -> list[Trust]:
+    """What was decided about a peer, or about an author under any of their keys."""
+    keys = node.registry.people.view().keys_of(subject)
+    return [row for row in node.registry.local.all(Trust) if row.subject in keys]
 
 
 class SubjectNamed(Params, frozen=True, kw_only=True):
@@ -163,38 +188,91 @@ class SubjectNamed(Params, frozen=True, kw_only=True):
 
 @method("trust.remove", SubjectNamed, Decided, "Forget what was decided about an author or a peer.")
 async def trust_remove(node: Node, p: SubjectNamed) -> Decided:
-    subject, kind = await in_thread(_subject, node, p.subject)
-    if await in_thread(node.registry.local.get, Trust, subject) is None:
+    subject, kind = await in_thread(subject_of, node, p.subject)
+    before = await in_thread(_decided, node, subject)
+    if not before:
         raise SubjectUnknown(f"nothing was decided about {subject}", field="subject")
-    return await _carry_out(node, "trust.remove", delete(Trust, subject), subject, kind, "")
+    gone = [delete(Trust, row.subject) for row in before]
+    return await _carry_out(node, "trust.remove", gone, subject, kind, "")
 
 
-async def _carry_out(node: Node, act: str, change: Change, subject: str, kind: str, verdict: str) -> Decided:
-    if kind == AUTHOR and await in_thread(node.registry.people.level, subject) == "self" and verdict:
-        raise SubjectInvalid("that is this node's own key", field="subject")
-    await in_thread(node.registry.local.act, act, change, undoable=True)
-    changed = await in_thread(_restand, node)
-    await node.network.trust_changed()
-    node.events.emit("trust.changed", {"subject": subject, "kind": kind, "verdict": verdict})
-    return Decided(subject=subject, kind=kind, verdict=verdict, changed=changed)
+async def _carry_out(node: Node, act: str, changes: Sequence[Change], subject: str, kind: str, verdict: str) -> Decided:
+    await in_thread(partial(node.registry.local.act, act, *changes, undoable=True))
+    changed, deployments = await in_thread(restand, node)
+    await tell_trust_changed(node, subject, kind, verdict)
+    return await _told(node, subject, kind, verdict, changed, deployments)
 
 
-def _restand(node: Node) -> list[str]:
-    node.registry.people.forget()
-    return [change.name for change in node.registry.restand() if change.before != change.after]
+async def _told(node: Node, subject: str, kind: str, verdict: str, changed: Changed, deployments: list[str]) -> Decided:
+    connected = kind == PEER and any(peer.peer == subject for peer in node.network.peers())
+    return Decided(
+        heard_of=connected or await in_thread(heard_of, node, subject),
+        containing=await in_thread(_containing, node, subject) if (kind, verdict) == (AUTHOR, BLOCK) else 0,
+        subject=subject,
+        kind=kind,
+        verdict=verdict,
+        changed=changed.named,
+        changed_in_all=changed.in_all,
+        deployments=deployments,
+    )
 
 
-def _subject(node: Node, text: str) -> tuple[str, str]:
-    """The whole key or peer id, and which of both. Raises `SubjectInvalid`."""
-    if text.startswith(KEY_PREFIX):
-        parse_id(text, KEY_PREFIX)
-        return text, AUTHOR
-    if text.startswith("adp_"):
-        return node.registry.adapter(text).author, AUTHOR
-    try:
-        return str(parse_peer_id(text)), PEER
-    except Exception:
-        raise SubjectInvalid(f"{text[:80]!r} is no author and no peer", field="subject") from None
+def _containing(node: Node, author: str) -> int:
+    """How many admitted adapters contain one by this author."""
+    registry = node.registry
+    keys = sorted(registry.people.view().keys_of(author))
+    rows = registry.index.read("SELECT digest FROM adapter WHERE author IN (SELECT unnest($1::VARCHAR[]))", (keys,))
+    above = sorted(registry.people.containing([id for (id,) in rows]))
+    found = "SELECT count(*) FROM adapter WHERE state = 'admitted' AND digest IN (SELECT unnest($1::VARCHAR[]))"
+    return int(registry.index.read(found, (above,))[0][0])
+
+
+class SubjectShown(Result, frozen=True, kw_only=True):
+    """One author or peer. `level` is self, followed, allowed, stranger or blocked; `verdict` what was decided, if
+    anything; `keys` are all that the author has signed with, and `now` is the newest. `equivocates`: caught signing
+    records that contradict each other."""
+
+    subject: str
+    kind: str
+    level: str
+    verdict: str
+    note: str
+    auto_update: bool
+    since_ms: int
+    keys: list[str]
+    now: str
+    equivocates: bool
+    adapters: list[Affected]
+
+
+@method("trust.show", SubjectNamed, SubjectShown, "One author or peer: what was decided, its keys, its adapters here.")
+async def trust_show(node: Node, p: SubjectNamed) -> SubjectShown:
+    return await in_thread(_show, node, p.subject)
+
+
+def _show(node: Node, text: str) -> SubjectShown:
+    subject, kind = subject_of(node, text)
+    view = node.registry.people.view()
+    keys = sorted(view.keys_of(subject), key=lambda key: (key == view.newest(subject), key))
+    row = next(iter(_decided(node, subject)), None)
+    ids = node.registry.index.read(
+        "SELECT digest FROM adapter WHERE state <> 'removed' AND author IN (SELECT unnest($1::VARCHAR[]))"
+        " ORDER BY created DESC, digest",
+        (keys,),
+    )
+    return SubjectShown(
+        subject=subject,
+        kind=kind,
+        level=SELF if subject == node.network.peer_id else view.level(subject),
+        verdict="" if row is None else row.verdict,
+        note="" if row is None else row.note,
+        auto_update=row is not None and row.auto_update,
+        since_ms=0 if row is None else row.since,
+        keys=keys if kind == AUTHOR else [],
+        now=view.newest(subject) if kind == AUTHOR else subject,
+        equivocates=view.equivocated(subject),
+        adapters=of_rows(node.registry.rows_of([id for (id,) in ids])),
+    )
 
 
 # ---- policies ----------------------------------------------------------------------------------------------------
@@ -210,8 +288,11 @@ class PolicyChange(Params, frozen=True, kw_only=True):
 
 
 class PoliciesNow(Result, frozen=True, kw_only=True):
+    """`changed`: adapters that may do more or less than before, the first 50 of `changed_in_all`."""
+
     policies: Policies
-    changed: list[str]
+    changed: list[Affected]
+    changed_in_all: int
 
 
 @method("trust.policy", PolicyChange, PoliciesNow, "Set or show what is decided without asking.")
@@ -222,16 +303,19 @@ async def trust_policy(node: Node, p: PolicyChange) -> PoliciesNow:
             raise ParamsInvalid(f"{name} {given[name]!r} is not {' or '.join(choices)}", field=name)
     if not 0 <= given.get("attestations", 0) <= MOST_ATTESTATIONS:
         raise ParamsInvalid(f"attestations are from 0 to {MOST_ATTESTATIONS}", field="attestations")
-    changed = await in_thread(_set_policies, node, given) if given else []
+    changed = await in_thread(_set_policies, node, given) if given else Changed([], 0)
     if given:
-        node.events.emit("trust.changed", {"subject": "", "kind": "policy", "verdict": ""})
-    return PoliciesNow(policies=(await in_thread(node.registry.people.view)).policies, changed=changed)
+        await tell_trust_changed(node, "", "policy", "")
+    policies = (await in_thread(node.registry.people.view)).policies
+    return PoliciesNow(policies=policies, changed=changed.named, changed_in_all=changed.in_all)
 
 
-def _set_policies(node: Node, given: dict[str, object]) -> list[str]:
-    rows = [put(Setting(key=PREFIX + name, value=str(value))) for name, value in given.items()]
-    node.registry.local.act("trust.policy", *rows, undoable=True)
-    return _restand(node)
+def _set_policies(node: Node, given: dict[str, object]) -> Changed:
+    now = msgspec.structs.asdict(node.registry.people.view().policies)
+    rows = [put(Setting(key=PREFIX + name, value=str(value))) for name, value in given.items() if value != now[name]]
+    if rows:
+        node.registry.local.act("trust.policy", *rows, undoable=True)
+    return restand(node)[0]
 
 
 # ---- this node's key ---------------------------------------------------------------------------------------------
@@ -267,24 +351,19 @@ async def identity_rotate(node: Node, _: NoParams) -> Rotated:
 
 
 class Revoke(Params, frozen=True, kw_only=True):
-    """`reason` is signed and told to everybody."""
+    """`reason` is signed and told to everybody. `preview` only says what it would reach here."""
 
     adapter: str
     reason: str = ""
-
-
-class Affected(Result, frozen=True, kw_only=True):
-    """An adapter here that is, or contains, a revoked one."""
-
-    id: str
-    name: str
-    state: str
+    preview: bool = False
 
 
 class Revoked(Result, frozen=True, kw_only=True):
-    """`affected` and `deployments` are those of this node; others find their own."""
+    """`affected` and `deployments` are those of this node; others find their own. `revocation` is empty of a preview,
+    and `affected` stand as they did."""
 
     revocation: str
+    preview: bool
     adapter: AdapterRow
     affected: list[Affected]
     deployments: list[str]
@@ -296,14 +375,16 @@ async def adapter_revoke(node: Node, p: Revoke) -> Revoked:
         raise ParamsInvalid(f"a reason is at most {REASON_LIMIT} printable characters", field="reason")
     row = await in_thread(node.registry.adapter, p.adapter)
     signed = await in_thread(_sign_revocation, node, row, p.reason)
-    await node.network.tell(signed)
+    if not p.preview:
+        await node.network.tell(signed)
     ids = await in_thread(_reached, node, row.id)
     rows = await in_thread(node.registry.rows_of, ids)
     deployments = await in_thread(node.deployments.list)
     return Revoked(
-        revocation=signed.id,
+        revocation="" if p.preview else signed.id,
+        preview=p.preview,
         adapter=next(one for one in rows if one.id == row.id),
-        affected=[Affected(id=one.id, name=one.name, state=one.state) for one in rows],
+        affected=of_rows(rows),
         deployments=[one.name for one in deployments if {one.adapter, one.was} & set(ids)],
     )
 
@@ -311,6 +392,9 @@ async def adapter_revoke(node: Node, p: Revoke) -> Revoked:
 def _sign_revocation(node: Node, row: AdapterRow, reason: str) -> Verified[Revocation]:
     if not node.registry.people.view().same(row.author, node.identity.author):
         raise NotTheAuthor(f"{row.name} was made by {row.author}, and only they can revoke it", field="adapter")
+    if said := node.registry.people.revocation(row.id, row.author):
+        hint = "Whoever has not heard of it does when their node meets one that has."
+        raise AdapterRevoked(f"{row.name} ({row.id}) is {said}, already", hint=hint, field="adapter")
     record = Revocation(
         manifest=node.registry.manifest(row.id).digest,
         reason=reason,
@@ -338,8 +422,11 @@ async def adapter_attest(node: Node, p: Attest) -> JobStarted:
     if p.metric not in ("loss", "exact_match"):
         raise ParamsInvalid(f"metric {p.metric!r} is not loss or exact_match", field="metric")
     row = await in_thread(node.registry.adapter, p.adapter)
-    if await in_thread(node.registry.people.level, row.author) == "self":
-        raise NotTheAuthor(f"{row.name} is this node's own; its figures are in its manifest", field="adapter")
+    if await in_thread(node.registry.people.level, row.author) == SELF:
+        hint = "Others attest it; `orchctl adapter evaluate` measures it for yourself."
+        raise NotTheAuthor(
+            f"{row.name} is this node's own; its figures are in its manifest", hint=hint, field="adapter"
+        )
     spec = await evaluation(node, [row], dataset=p.dataset, split=p.split)
     note = AttestNote(adapter=row.id, metric=p.metric)
     job = await node.jobs.submit("evaluate", spec, title=f"attest {row.name}", note=note)
@@ -355,9 +442,10 @@ class Cosigned(Result, frozen=True, kw_only=True):
 async def adapter_cosign(node: Node, p: AdapterNamed) -> Cosigned:
     row = await in_thread(node.registry.adapter, p.adapter)
     if row.state != ADMITTED:
-        raise NotAdmitted(f"{row.name} is quarantined: {row.reason}", field="adapter")
-    if row.author == node.identity.author:
-        raise NotTheAuthor(f"{row.name} is signed by this node already, as its author", field="adapter")
+        raise await in_thread(not_admitted, node.registry, row)
+    if await in_thread(node.registry.people.level, row.author) == SELF:
+        hint = "Others co-sign it, if they want to."
+        raise NotTheAuthor(f"{row.name} is signed by this node already, as its author", hint=hint, field="adapter")
     return Cosigned(adapter=row, cosigners=await in_thread(_cosign, node, row.id))
 
 

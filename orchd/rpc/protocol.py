@@ -32,6 +32,9 @@ PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, INVALID_PARAMS, INTERNAL_ERROR =
     -32603,
 )
 
+LONGEST = 4_000
+"""Characters of an error's message: it may quote what the client sent."""
+
 Id = int | float | str | None
 
 
@@ -141,7 +144,7 @@ def error_object(error: OrchdError) -> dict[str, Any]:
         data["field"] = error.field
     return {
         "code": STANDARD_CODES.get(type(error), error.code),
-        "message": error.message,
+        "message": error.message if len(error.message) <= LONGEST else f"{error.message[:LONGEST]}…",
         "data": data,
     }
 

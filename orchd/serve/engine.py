@@ -159,6 +159,10 @@ class Engine:
         return answer
 
 
+ADVICE = ", try increasing it"
+"""llama.cpp's, to whoever started it: the size is the model's own."""
+
+
 class _Stream:
     """Takes the chunks of a streamed chat answer."""
 
@@ -195,7 +199,7 @@ class _Stream:
         if self._raised is not None:
             raise self._raised
         if self._error is not None:
-            raise PromptRefused(self._error, field="messages")
+            raise PromptRefused(self._error.removesuffix(ADVICE), field="messages")
         return Answer(self._tokens, self._finish)
 
 

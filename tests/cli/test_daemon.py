@@ -88,13 +88,25 @@ def test_a_data_set_from_file_to_bin(orchctl: Daemon) -> None:
     assert orchctl.json("dataset", "show", row["id"][:12])["id"] == row["id"]
     assert "assistant: word" in orchctl("dataset", "preview", "words", "--limit", "1")
     planned = orchctl("dataset", "delete", "words", "--dry-run")
-    assert planned.startswith("would delete a data set")
-    assert row["id"] in planned
-    orchctl("dataset", "delete", "words")
+    assert planned.startswith("would move a data set to the trash")
+    assert planned.strip().endswith(f"30 days: words ({row['id']})")
+    assert f"orchctl undo {row['id']}" in orchctl("dataset", "delete", "words")
     assert "[E2103]" in orchctl("dataset", "show", "words", code=5)
+    assert orchctl("undo", row["id"]).endswith(f": words ({row['id']})\n")
+    assert orchctl.json("dataset", "show", "words") == row
+    assert "[E3106]" in orchctl("dataset", "import", "rows.jsonl", "--name", "other", code=2)
+    (orchctl.home / "more.jsonl").write_text(ROWS.replace("word", "text"))
+    assert "[E3105]" in orchctl("dataset", "import", "more.jsonl", "--name", "words", code=2)
+    orchctl("dataset", "delete", "words")
+    assert "1 data set of the trash" in orchctl("registry", "gc", "--empty-trash")
     (job,) = orchctl.json("job", "list", "--state", "done")["jobs"]
     assert job["title"] == "import words"
     assert orchctl.json("job", "watch", job["id"])["state"] == "done"
+    first = orchctl.json("dataset", "import", "more.jsonl", "--name", "words")
+    orchctl("dataset", "delete", "words")
+    orchctl.json("dataset", "import", "rows.jsonl", "--name", "words")
+    assert f"words-2 ({first['id']})" in orchctl("undo", first["id"]), "its name was given away"
+    assert orchctl.json("dataset", "show", "words")["id"] == row["id"]
 
 
 def test_errors_have_their_exit_codes(orchctl: Daemon) -> None:

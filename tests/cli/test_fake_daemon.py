@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import trio
 
+from orchd.errors import AnswerInterrupted, PromptRefused
 from orchd.paths import Paths
 from orchd.rpc.connection import Session
 from orchd.rpc.methods_jobs import JobStarted
@@ -44,6 +45,12 @@ class Complete(Params, frozen=True, kw_only=True):
     stream: bool = False
 
 
+SAID_NO = {
+    "long": PromptRefused("request (608 tokens) exceeds the available context size (512 tokens)"),
+    "die": AnswerInterrupted("the model's process ended"),
+}
+
+
 class Answer(Result, frozen=True, kw_only=True):
     text: str
 
@@ -59,6 +66,10 @@ async def complete(node: Node, p: Complete, session: Session) -> Answer:
     if p.messages[-1]["content"] == "think":
         await session.notify("chat.delta", {"deployment": p.deployment, "text": "hm"})
         await trio.sleep_forever()
+    if p.messages[-1]["content"] in SAID_NO:
+        raise SAID_NO[p.messages[-1]["content"]]
+    if p.messages[-1]["content"] == "nothing":
+        return Answer(text="")
     text = f"{len(p.messages)}:" + p.messages[-1]["content"][::-1]
     if p.stream:
         for letter in text[:-1]:
@@ -70,9 +81,17 @@ class Named(Params, frozen=True, kw_only=True):
     deployment: str
 
 
-@method("deployment.show", Named, Answer, "One that is there", TABLE)
-async def show(node: Node, p: Named) -> Answer:
-    return Answer(text=p.deployment)
+class Deployed(Result, frozen=True, kw_only=True):
+    name: str
+    state: str
+    note: str
+
+
+@method("deployment.show", Named, Deployed, "One that is there", TABLE)
+async def show(node: Node, p: Named) -> Deployed:
+    if p.deployment == "fallen":
+        return Deployed(name="fallen", state="rolled_back", note="the plain base answers: it was taken back")
+    return Deployed(name=p.deployment, state="ready", note="")
 
 
 @pytest.fixture
@@ -176,6 +195,7 @@ async def test_ctrl_c_leaves_the_job_running(house: House, words: list[str]) -> 
             process.wait()
             os.close(primary)
         (job,), _ = await node.jobs.list()
+        assert "fake gated ..." in seen.decode(), "the bar bears the job's title"
         assert f"orchctl job cancel {job.id}" in seen.decode()
         assert job.state == "running"
         await trio.Path(marker).touch()
@@ -221,11 +241,16 @@ async def test_chat_streams_and_reads_lines_from_a_pipe(house: House) -> None:
     async with daemon(house):
         assert (await orchctl(house, "chat", "m", "hello")).stdout == "1:olleh\n"
         assert json.loads((await orchctl(house, "chat", "m", "hello", "--json")).stdout) == {"text": "1:olleh"}
+        assert (await orchctl(house, "chat", "m", "--json", "hello", "there")).stdout == '{"text": "1:ereht olleh"}\n'
+        assert (await orchctl(house, "chat", "m", "nothing")).stdout == "(an empty answer)\n"
         assert (await orchctl(house, "chat", "m", input="one\n\ntwo\n")).stdout == "1:eno\n1:owt\n"
+        fallen = await orchctl(house, "chat", "fallen", "hello")
+        assert fallen.stdout == "1:olleh\n"
+        assert fallen.stderr == "(the plain base answers: it was taken back)\n"
 
 
 async def test_a_conversation_on_a_terminal(house: House) -> None:
-    """What was said goes along, Ctrl-C breaks off an answer and not the conversation, Ctrl-D ends it."""
+    """What was said goes along; neither Ctrl-C nor a message that is too long ends the conversation; Ctrl-D does."""
     async with daemon(house):
         primary, secondary = pty.openpty()
         process = subprocess.Popen(  # noqa: ASYNC220
@@ -237,9 +262,10 @@ async def test_a_conversation_on_a_terminal(house: House) -> None:
         )
         os.close(secondary)
 
-        def say(text: bytes, answer: bytes) -> None:
+        def say(text: bytes, *answer: bytes) -> None:
             os.write(primary, text)
-            read_until(primary, answer)
+            seen = read_until(primary, answer[-1])
+            assert all(part in seen for part in answer)
 
         def talk() -> None:
             read_until(primary, b"> ")
@@ -248,6 +274,9 @@ async def test_a_conversation_on_a_terminal(house: House) -> None:
             say(b"think\n", b"hm")
             process.send_signal(signal.SIGINT)
             read_until(primary, b" ...\r\n> ")
+            say(b"long\n", b"(512 tokens) [E7009]", b"/new begins a new one, with all its room.\r\n> ")
+            say(b"die\n", b"[E7008]", b"or something shorter.\r\n> ")
+            say(b"five\n", b"5:evif\r\n> ")
             say(b"/new\n", b"> ")
             say(b"four\n", b"1:ruof\r\n> ")
             os.write(primary, b"\x04")
@@ -277,6 +306,11 @@ async def test_usage_errors(house: House) -> None:
     assert "Did you mean `orchctl job`?" in near.stderr
     for unrelated in ("stop", "connect", "delete", "banana"):
         assert "lists the nouns" in (await orchctl(house, unrelated)).stderr
+    assert "Did you mean `list`?" in (await orchctl(house, "adapter", "lst")).stderr
+    odd = await orchctl(house, "adapter", "banana")
+    assert (odd.returncode, "`orchctl adapter --help` lists" in odd.stderr) == (2, True)
+    assert "stand in quotes" in (await orchctl(house, "dataset", "show", "my", "data")).stderr
+    assert "Did you mean `--json`?" in (await orchctl(house, "dataset", "show", "my", "--jsn")).stderr
     called = await orchctl(house, "rpc", "call", "job.list", "[1]")
     assert called.returncode == 2
     assert "by name" in called.stderr

@@ -16,9 +16,9 @@ from orchd.measuring import Attested
 from orchd.registry import DatasetRow
 from orchd.registry.exchange import Exported
 from orchd.registry.rebuild import Rebuilt
-from orchd.registry.upkeep import Scrubbed
 from orchd.rpc import methods_adapters, methods_bases, methods_exchange
 from orchd.rpc.methods import TABLE
+from orchd.rpc.methods_registry import ScrubDone
 from orchd.train.specs import EvaluateResult
 
 JOB_RESULTS: dict[str, Any] = {
@@ -33,7 +33,7 @@ JOB_RESULTS: dict[str, Any] = {
     "adapter.import": methods_exchange.AdaptersImported,
     "base.add": methods_bases.BaseAdded,
     "deploy.start": node.DeploymentRow,
-    "registry.scrub": Scrubbed,
+    "registry.scrub": ScrubDone,
     "registry.rebuild": Rebuilt,
 }
 PARITY = {"held": True, "detail": "all equal"}

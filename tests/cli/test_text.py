@@ -10,14 +10,15 @@ from typing import Any, TextIO
 
 import pytest
 
-from orchd.cli import text
+from orchd.cli import main, text
 from orchd.cli.context import Context
-from orchd.cli.nouns.adapter import human_scores, list_adapters
+from orchd.cli.nouns.adapter import human_scan, human_scores, list_adapters
 from orchd.cli.nouns.completion import script
 from orchd.cli.nouns.config import show as show_settings
 from orchd.cli.nouns.events import human
-from orchd.cli.nouns.job import human_row
+from orchd.cli.nouns.job import STARTED_BY, human_row
 from orchd.cli.progress import Bar
+from orchd.cli.run import load
 
 
 class Screen(io.StringIO):
@@ -86,11 +87,53 @@ def test_an_outline_shows_any_result_for_people() -> None:
     assert text.outline(None) == ""
 
 
+@pytest.mark.parametrize(("verdict", "lines"), [("unknown", 3), ("alike", 7)])
+def test_modules_of_which_nothing_is_known_take_one_line(verdict: str, lines: int) -> None:
+    module: dict[str, Any] = {"verdict": verdict, "module": "q", "known": None, "unlike": [], "figures": {}}
+    figures = {"norm": 1.0, "largest": 1.0, "share": 1.0, "effective_rank": 1.0}
+    scan = {
+        "verdict": verdict,
+        "reason": "why",
+        "compared": [],
+        "note": "",
+        "modules": [{**module, "figures": figures}] * 3,
+    }
+    shown = human_scan({"scan": scan}).splitlines()
+    assert (len(shown), "3 modules" in shown[-1]) == (lines, verdict == "unknown")
+
+
 def test_a_job_shows_its_result_as_fields() -> None:
-    job = {"id": "job_1", "title": "evaluate", "kind": "evaluate", "state": "done", "progress": None, "error": None}
+    job = {"id": "job_1", "title": "evaluate", "kind": "other", "state": "done", "progress": None, "error": None}
     times = {"created_ms": None, "started_ms": None, "finished_ms": None}
     shown = human_row({**job, **times, "result": {"rows": [{"name": "x", "loss": 0.5}]}})
     assert shown.splitlines()[-3:] == ["result  rows", "          - name  x", "            loss  0.5"]
+
+
+def test_a_job_shows_its_result_as_its_command_does() -> None:
+    job = {"id": "job_1", "title": "keep", "kind": "rebuild", "state": "done", "progress": None, "error": None}
+    times = {"created_ms": None, "started_ms": None, "finished_ms": None}
+    shown = human_row({**job, **times, "result": {"put_back": 2, "taken_out": 0}})
+    assert shown.endswith("\n\n2 adapters put into the index, 0 taken out of it")
+    assert "result  put_back  2" in human_row({**job, **times, "result": {"put_back": 2}})
+
+
+def test_every_kind_of_job_has_its_command() -> None:
+    found = [command for noun, verb in STARTED_BY.values() for command in load(noun) if command.verb == verb]
+    assert len(found) == len(STARTED_BY)
+    assert all(command.job for command in found)
+
+
+def test_after_a_job_the_next_step_is_told() -> None:
+    row = {"name": "my style", "target": "embedded", "adapter": {"name": "my style"}, "rows": []}
+    told = {
+        command.method: command.then(row)
+        for noun in ("dataset", "train", "average", "deploy")
+        for command in load(noun)
+        if command.then
+    }
+    assert sorted(told) == ["average.start", "dataset.import", "deploy.start", "train.start"]
+    assert "`orchctl chat 'my style'`" in told["deploy.start"]
+    assert "`orchctl train start 'my style'`" in told["dataset.import"]
 
 
 @pytest.mark.parametrize(
@@ -148,21 +191,30 @@ def test_no_bar_where_nobody_would_see_it(json: bool, quiet: bool, screen: bool)
 
 
 def test_scores_name_their_adapters() -> None:
-    row = {"loss": 0.5, "exact_match": 1.0, "examples": 3}
+    row = {"loss": 0.5, "loss_interval": 0.1, "exact_match": 1.0, "examples": 3}
     shown = human_scores({"rows": [{"id": None, "name": None, **row}, {"id": "adp_abc", "name": "mine", **row}]})
-    assert [line.split()[:2] for line in shown.splitlines()[1:]] == [["base", "0.500"], ["mine", "adp_abc"]]
+    assert [line.split()[:2] for line in shown.splitlines()[1:3]] == [["base", "0.500"], ["mine", "adp_abc"]]
 
 
 @pytest.mark.parametrize(("words", "noted"), [({}, True), ({"json": True}, False), ({"quiet": True}, False)])
 @pytest.mark.parametrize("topic", ["joined", "not joined"])
-def test_a_topic_that_is_not_joined_is_said_to_be(words: dict[str, bool], noted: bool, topic: str) -> None:
+@pytest.mark.parametrize("peers", [[], [{"peer": "12D3"}]])
+def test_a_topic_where_nothing_can_be_heard_is_said_to_be_one(
+    words: dict[str, bool], noted: bool, topic: str, peers: list[dict[str, str]]
+) -> None:
     context = Answering(
-        {"adapter.list": {"adapters": [], "announced": []}, "topic.list": {"topics": [{"name": "joined"}]}}, **words
+        {
+            "adapter.list": {"adapters": [], "announced": [], "here": 0, "offered": 0},
+            "topic.list": {"topics": [{"name": "joined/tag", "label": "joined"}]},
+            "net.peers": {"peers": peers},
+        },
+        **words,
     )
     list_adapters(context, argparse.Namespace(), {"topic": topic})
     told = written(context.err)
     assert ("orchctl topic join 'not joined'" in told) == (noted and topic == "not joined")
-    assert topic != "joined" or not told
+    assert ("0 peers are connected" in told) == (noted and topic == "joined" and not peers)
+    assert noted or not told
 
 
 def test_settings_are_shown_without_a_daemon(tmp_path: Path) -> None:
@@ -171,8 +223,9 @@ def test_settings_are_shown_without_a_daemon(tmp_path: Path) -> None:
     context = Context(json=True, quiet=False, out=io.StringIO(), err=io.StringIO(), environ=environ)
     show_settings(context, argparse.Namespace(), {})
     shown = {row["key"]: row for row in loads(written(context.out))["settings"]}
-    assert shown["net.mdns"] == {"key": "net.mdns", "value": False, "origin": str(tmp_path / "config.toml")}
-    assert shown["jobs.threads"] == {"key": "jobs.threads", "value": 3, "origin": "$ORCHD_JOBS__THREADS"}
+    assert (shown["net.mdns"]["value"], shown["net.mdns"]["origin"]) == (False, str(tmp_path / "config.toml"))
+    assert (shown["jobs.threads"]["value"], shown["jobs.threads"]["origin"]) == (3, "$ORCHD_JOBS__THREADS")
+    assert all(row["meaning"] for row in shown.values())
     assert shown["net.bootstrap"]["value"] == []
     assert "not running" in written(context.err)
 
@@ -193,3 +246,26 @@ def test_completion_names_nouns_and_verbs(shell: str) -> None:
     made = script(shell)
     assert "status demo base" in made
     assert "list show watch cancel logs" in made
+
+
+@pytest.mark.parametrize(
+    ("topic", "peers", "alone"), [("ours", 0, True), ("ours", 1, False), ("private/us/x", 0, False)]
+)
+def test_who_joins_a_topic_alone_is_told(topic: str, peers: int, alone: bool) -> None:
+    """An invitation holds addresses, which are still being tried."""
+    join = next(command for command in load("topic") if command.verb == "join")
+    assert join.human({"topic": topic, "peers": peers}).startswith(f"joined {topic}")
+    assert ("orchctl net connect" in join.human({"topic": topic, "peers": peers})) == alone
+
+
+def test_ctrl_c_while_a_command_is_being_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(given: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main, "_main", interrupted)
+    assert main.main(["status"]) == 130
+
+
+def test_the_help_says_what_ctrl_c_does_at_the_prompt() -> None:
+    (chat,) = load("chat")
+    assert "leaves\nwhere no answer is being written" in chat.more

@@ -87,7 +87,9 @@ def test_blocking_rolls_back_and_undo_lets_in_again(cast: Cast, tmp_path: Path) 
     assert c.call("trust.follow", subject=theirs["id"], note="a friend")["subject"] == a.author
     assert c.call("adapter.show", adapter=theirs["id"])["trust"] == "followed"
     c.deploy(theirs["id"], name="serving", target="embedded", dataset=None)
-    assert c.call("trust.block", subject=a.author)["changed"] == ["theirs"]
+    blocked = c.call("trust.block", subject=a.author)
+    assert [(one["name"], one["state"]) for one in blocked["changed"]] == [("theirs", "quarantined")]
+    assert blocked["deployments"] == ["serving"]
     c.wait_event("deployment.rolled_back", lambda data: data["name"] == "serving")
     (row,) = c.call("trust.list")["subjects"]
     assert (row["subject"], row["verdict"], row["adapters"]) == (a.author, "block", 1)
@@ -111,7 +113,7 @@ def test_attesting_and_cosigning_and_policies(cast: Cast, tmp_path: Path) -> Non
     assert c.call("adapter.cosign", adapter=theirs["id"])["cosigners"] == [c.author]
     assert c.call("adapter.verify", adapter=theirs["id"])["ok"]
     shown = c.call("trust.policy", quarantine="strangers")
-    assert shown["changed"] == ["theirs"]
+    assert [(one["name"], one["state"]) for one in shown["changed"]] == [("theirs", "quarantined")]
     assert c.call("adapter.release", adapter=theirs["id"])["state"] == "admitted"
     assert c.call("trust.policy", quarantine="off", attestations=1)["policies"]["attestations"] == 1
 
@@ -148,12 +150,19 @@ def test_followed_authors_are_fetched_and_updates_pass_the_gate(cast: Cast, tmp_
     c.deploy(first["id"], name="serving", target="embedded", dataset=None)
     better = train(a, dataset, "style", steps=60, supersedes=first["id"])
     a.publish(better["id"], TOPIC)
-    c.wait_event("adapter.updated", lambda data: data["id"] == better["id"])
+    came = c.wait_event("adapter.admitted", lambda data: data["id"] == better["id"])
+    assert came["state"] == "quarantined", "it waits for its test"
+    told = c.wait_event("adapter.updated", lambda data: data["id"] == better["id"])
+    assert "exam" in told["reason"]
     c.wait_event("deployment.ready", lambda data: deployment(c, "serving")["adapter"]["id"] == better["id"])
     worse = train(a, dataset, "style", steps=1, supersedes=better["id"])
     a.publish(worse["id"], TOPIC)
     c.wait_event("adapter.update_refused", lambda data: data["id"] == worse["id"])
-    assert c.standing(worse["id"]).state == "quarantined"
+    between = train(a, dataset, "style", steps=5, supersedes=worse["id"])  # better than that, worse than what is in use
+    a.publish(between["id"], TOPIC)
+    refused = c.wait_event("adapter.update_refused", lambda data: data["id"] == between["id"])
+    assert (refused["instead_of"], "exam" in refused["reason"]) == (better["id"], True)
+    assert c.standing(worse["id"]).state == c.standing(between["id"]).state == "quarantined"
     assert c.standing(first["id"]).state == c.standing(better["id"]).state == "admitted"
     other = train(a, dataset, "other")
     a.publish(other["id"], TOPIC)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -73,6 +75,33 @@ def test_a_missing_file_a_folder_and_an_unknown_kind(tmp_path: Path) -> None:
 def test_a_kind_that_is_given_decides(tmp_path: Path) -> None:
     both = PAIR | {"instruction": "i", "output": "o"}
     assert read(write(tmp_path, both), "alpaca")[0][0].messages[0].content == "i"
+
+
+def test_a_kind_that_the_file_is_not_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ImportUnreadable, match=r"in\.json is openai, not claude") as told:
+        read(write(tmp_path, PAIR), "claude")
+    assert told.value.hint == "Leave `--kind` out, or give `--kind openai`."
+    mixed = write(tmp_path, "\n".join(map(json.dumps, (PAIR, {"chat_messages": [{"sender": "human", "text": "q"}]}))))
+    found, log = read(mixed, "claude")
+    assert (len(found), log.kind, log.warnings) == (1, "claude", ["record 1: openai, not claude"])
+
+
+def test_a_program_is_no_json(tmp_path: Path) -> None:
+    (path := tmp_path / "ls").write_bytes(b"\x7fELF\x02\x01{\xff\x00}" * 50)
+    with pytest.raises(ImportUnreadable, match=r"^ls: nothing to import, this is not JSON$"):
+        read(path)
+
+
+def test_a_file_without_rights_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, PAIR)
+    monkeypatch.setattr(Path, "open", _denied)
+    with pytest.raises(ImportUnreadable, match="Permission denied") as told:
+        read(path)
+    assert told.value.hint == "Check who may read it: the daemon opens it itself."
+
+
+def _denied(path: Path, *_: object) -> None:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
 def archive(folder: Path, **members: str) -> Path:

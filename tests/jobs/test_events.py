@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,23 @@ async def test_files_are_bounded_and_keep_the_newest(
     assert 2_000 < size <= 4_000
     numbers = [e.data["n"] for e in log.read(0, log.last)]
     assert numbers == list(range(numbers[0], 500))
+
+
+async def test_a_line_for_which_there_was_no_room_takes_no_other_along(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = EventLog(tmp_path, clock)
+    log.emit("a.b", {"n": 1})
+    (part,) = (tmp_path / "events").glob("node-*.ndjson")
+    whole = part.stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (whole + 5, limit := resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    try:
+        log.emit("a.b", {"n": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    assert part.stat().st_size == whole
+    log.emit("a.b", {"n": 3})
+    assert [e.data["n"] for e in log.read(0, log.last)] == [1, 3]
 
 
 async def test_torn_lines_are_left_out_and_the_next_line_is_whole(tmp_path: Path, clock: Clock) -> None:

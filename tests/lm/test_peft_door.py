@@ -10,11 +10,14 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from orchd.errors import AdapterConfigRefused, AdapterUnfit
+from orchd.errors import AdapterConfigRefused, AdapterUnfit, TensorsRefused
 from orchd.lm.adapter import read_config
-from orchd.registry import parts, peft_config, weights
-from orchd.registry.admission import CONFIG, WEIGHTS
-from orchd.registry.describe import adapter_info
+from orchd.records import sign
+from orchd.registry import peft_config
+from orchd.registry.admission import CHECKS, CONFIG, Candidate, judge
+from orchd.registry.bases import Base
+from orchd.registry.describe import adapter_info, file_entries
+from tests.helpers import ALICE, manifest
 
 SIZES = {
     "hidden_size": 16,
@@ -65,11 +68,28 @@ def test_what_peft_saves_fits_its_base(
     tmp_path: Path, base: str, settings: dict[str, Any], capabilities: tuple[str, ...]
 ) -> None:
     folder, shapes = _saved(tmp_path, base, **settings)
-    config = peft_config.read(folder / CONFIG)
-    found = parts.sort(weights.read_header(folder / WEIGHTS), config)
-    parts.check_settings(found, config)
-    parts.check_shapes(found, config, shapes)
-    assert adapter_info(folder).capabilities == capabilities
+    candidate = _at_the_door(folder, shapes)
+    assert judge(candidate, CHECKS) == []
+    assert candidate.manifest.record.adapter.capabilities == capabilities
+    narrow = {name: (*shape[:-1], shape[-1] + 1) for name, shape in shapes.items()}
+    with pytest.raises(TensorsRefused, match="the base is"):
+        judge(_at_the_door(folder, narrow), CHECKS)
+
+
+def _at_the_door(folder: Path, shapes: dict[str, tuple[int, ...]]) -> Candidate:
+    claim = manifest(adapter=adapter_info(folder), files=file_entries(folder))
+    base = Base(
+        name="tiny",
+        digest=claim.base.fingerprint,
+        path=folder,
+        architecture="",
+        parameters=0,
+        size=0,
+        licence="",
+        shapes=shapes,
+    )
+    files = {entry.path: folder / entry.path for entry in claim.files}
+    return Candidate(sign(claim, ALICE), files, base, claim.created_ms)
 
 
 @pytest.mark.parametrize(

@@ -108,9 +108,11 @@ async def test_it_may_come_before_the_adapter(tmp_path: Path) -> None:
         await b.network.tell(revocation(a, leaf))
         await a.network.tell(a.announcement(leaf))
         await b.events.wait("adapter.announced", id=leaf.id)
+        assert [row.revoked for row in b.registry.announcements(TOPIC)] == [""], "anybody could have said so"
         with pytest.raises(AdapterRevoked, match="spoilt"):
             await b.network.fetch(leaf.id)
         assert not b.registry.has_adapter(leaf.id)
+        assert [row.revoked for row in b.registry.announcements(TOPIC)] == ["revoked by its author: spoilt"]
 
 
 async def test_who_joins_later_pulls_it_and_an_adapter_announced_again_stays_out(tmp_path: Path) -> None:
@@ -201,7 +203,7 @@ async def test_two_records_with_one_number_are_found_out_and_the_proof_is_passed
         await equivocate(liar)
         for peer in (z, x, y):
             told = await peer.events.wait("author.equivocated", author=liar.identity.author)
-            assert told["seq"] == 1
+            assert told["seq"] > 0
             assert peer.registry.people.equivocated(liar.identity.author)
         assert not x.registry.people.equivocated(z.identity.author)
 
@@ -218,7 +220,7 @@ async def test_the_liars_adapters_go_to_quarantine_for_good(tmp_path: Path) -> N
         await equivocate(liar)
         await z.events.wait("author.equivocated", author=liar.identity.author)
         assert state(z, before) == "quarantined"
-        assert "one number" in z.registry.adapter(before.id).reason
+        assert "contradict" in z.registry.adapter(before.id).reason
 
 
 # ---- authors and peers -------------------------------------------------------------------------------------------

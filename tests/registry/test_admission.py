@@ -84,6 +84,16 @@ def test_with_rank_patterns_rslora_and_a_readme(lab: Lab) -> None:
     assert lab.registry.files(found.id).keys() == {CONFIG, WEIGHTS, "README.md"}
 
 
+def test_what_a_newer_writer_puts_under_extra_is_admitted_kept_and_not_read(lab: Lab) -> None:
+    extra = {"next": {"version": 2, "bytes": b"\x00\xff", "list": [1, -1, None, True, "ü"]}}
+    folder = lab.folder()
+    found = lab.admit(folder, lab.claim(folder, extra=extra))
+    assert found.verdict == ADMITTED
+    lab.registry.close()
+    lab.open()
+    assert lab.registry.manifest(found.id).record.extra == extra
+
+
 def test_ten_minutes_of_clock_difference_are_forgiven(lab: Lab) -> None:
     folder = lab.folder()
     assert lab.admit(folder, lab.claim(folder, created_ms=lab.now_ms + admission.CLOCK_WINDOW_MS)).verdict == ADMITTED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -292,6 +293,28 @@ def test_a_tensor_in_two_files_is_refused(folder: Path) -> None:
 def test_a_damaged_file_is_refused_with_a_number(folder: Path, name: str, content: bytes) -> None:
     (folder / name).write_bytes(content)
     with pytest.raises(OrchdError):
+        load("tiny", folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "chat_template.jinja", "model.safetensors"])
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
+def test_what_is_no_file_is_refused_and_not_waited_for(folder: Path, name: str, kind: str) -> None:
+    (folder / name).unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(folder / name)
+    elif kind == "folder":
+        (folder / name).mkdir()
+    else:
+        (folder / name).symlink_to("/dev/zero")
+    with pytest.raises((TensorsRefused, BaseUnknown)):
+        load("tiny", folder)
+
+
+@pytest.mark.parametrize("weight_map", [5, None, [], "x"])
+def test_a_senseless_list_of_shards_is_refused(folder: Path, weight_map: Any) -> None:
+    (folder / "model.safetensors").unlink()
+    write_json(folder / "model.safetensors.index.json", {"weight_map": weight_map})
+    with pytest.raises((TensorsRefused, BaseUnknown)):
         load("tiny", folder)
 
 

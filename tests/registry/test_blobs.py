@@ -145,8 +145,11 @@ def test_the_disk_keeps_its_reserve(store: BlobStore, monkeypatch: pytest.Monkey
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, free))
     with store.writer(100):
         pass
-    with pytest.raises(DiskFull, match="free"):
+    with pytest.raises(
+        DiskFull, match=r"this needs 101 bytes on the disk of .* 268 MB are free; orchd leaves 268 MB"
+    ) as told:
         store.writer(101)
+    assert told.value.hint.startswith("Free 1 bytes there")
     assert _files(store) == []
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchd.registry import ADMITTED, QUARANTINED, admission, bounds
+from orchd.records import sign
+from orchd.registry import ADMITTED, QUARANTINED, admission, bounds, grams
 from orchd.registry.local_rows import Bound
-from tests.helpers import Lab, lora_config, lora_tensors
+from tests.helpers import MALLORY, Lab, lora_config, lora_tensors
 
 BASE = "base_x"
 
@@ -119,3 +120,22 @@ def test_bounds_survive_a_restart(lab: Lab) -> None:
     lab.registry.close()
     lab.open()
     assert lab.admit(_strong(lab, 100, factor=128)).verdict == QUARANTINED
+
+
+def test_what_is_too_strong_is_let_out_by_hand_and_still_teaches_nothing(lab: Lab) -> None:
+    _lab_that_has_seen(lab, bounds.MIN_SEEN)
+    found = lab.admit(_strong(lab, 100, factor=128))
+    before = lab.registry.local.all(Bound)
+    assert "the norm of its change" in lab.registry.adapter(found.id).reason
+    row = lab.registry.release(found.id)
+    assert (row.state, row.reason) == (ADMITTED, "")
+    assert lab.registry.local.all(Bound) == before
+
+
+def test_one_that_can_not_be_outside_is_not_looked_at_twice(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """‖B A‖ is at most ‖B‖ ‖A‖; a stranger's teaches nothing, so that no more than this has to be known of it."""
+    _lab_that_has_seen(lab, bounds.MIN_SEEN)
+    monkeypatch.setattr(grams, "gram", lambda *_: pytest.fail("a Gram matrix was made"))
+    folder = _strong(lab, 100)
+    claim = lab.claim(folder, author=MALLORY.public_key)
+    assert lab.admit_signed(sign(claim, MALLORY), folder).verdict == ADMITTED

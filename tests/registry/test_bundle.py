@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orchd.errors import BundleRefused, DigestMismatch, OrchdError, OutputExists
+from orchd.errors import BundleRefused, DigestMismatch, OrchdError, OutputExists, OutputRefused
 from orchd.identity import Identity
 from orchd.records import Attestation, FileEntry, KeyRotation, Record, Revocation, Training, Verified, sign
 from orchd.registry import bundle
@@ -130,6 +130,20 @@ def test_a_file_is_replaced_only_when_asked(pack: Path, blobs: dict[bytes, Path]
     write(pack, [ADAPTER], blobs, replace=True)
     with opened(pack) as found:
         assert found.ancestors == ()
+
+
+def test_only_a_file_is_replaced(tmp_path: Path, blobs: dict[bytes, Path]) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for place in (tmp_path / "pipe", tmp_path / "folder", tmp_path / "no folder" / "a", Path("/proc/a.orchpack")):
+        with pytest.raises(OutputRefused):
+            write(place, RECORDS, blobs, replace=True)
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_what_can_not_be_read_is_no_bundle() -> None:
+    with pytest.raises(BundleRefused, match="can't be read"), opened(Path("/proc/self/mem")):
+        pass
 
 
 def test_a_rotten_blob_is_not_written_out(tmp_path: Path, blobs: dict[bytes, Path]) -> None:

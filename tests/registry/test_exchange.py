@@ -9,8 +9,10 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
-from orchd.errors import AdapterRevoked, BlobUnknown, DigestMismatch, DiskFull, TensorsRefused
+from orchd.errors import AdapterRevoked, BlobUnknown, DigestMismatch, DiskFull, OrchdError, TensorsRefused
 from orchd.identity import Identity
 from orchd.records import (
     Attestation,
@@ -26,7 +28,8 @@ from orchd.records import (
 )
 from orchd.records.ids import ADAPTER
 from orchd.registry import Admission, blobs, bundle, exchange
-from orchd.registry.exchange import export, judge_again, take_in
+from orchd.registry.exchange import export, imported_before, judge_again, take_in
+from orchd.registry.local_rows import Received
 from orchd.registry.news import receive
 from tests.helpers import ALICE, BOB, MALLORY, NOW_MS, Lab, base_tensors, lora_tensors, manifest, plain, write_base
 
@@ -108,6 +111,24 @@ def test_an_adapter_comes_whole_and_once_only(home: Home, away: Home, tmp_path: 
     assert away.traces() == before
     assert export(away.registry, made.id, tmp_path / "b.orchpack").size == told.size
     assert (tmp_path / "b.orchpack").read_bytes() == path.read_bytes()
+
+
+def test_a_folder_that_came_before_is_the_same_adapter(home: Home) -> None:
+    folder = home.folder("made")
+    told: dict[str, Any] = {"name": "mine", "description": "d", "licence": "MIT", "base": home.base.digest}
+    assert imported_before(home.registry, folder, **told) is None
+    claim = msgspec.structs.replace(home.claim(folder), name="mine", description="d", licence="MIT")
+    id = home.admit(folder, claim, origin="imported").id
+    again = imported_before(home.registry, folder, **told)
+    assert again is not None
+    assert (again.id, again.new) == (id, False)
+    home.registry.remove(id)
+    back = imported_before(home.registry, folder, **told)  # wanted again
+    assert back is not None
+    assert (back.id, back.new, back.verdict) == (id, True, "admitted")
+    for other in ({"name": "other"}, {"description": ""}, {"licence": ""}, {"base": bytes(32)}):
+        assert imported_before(home.registry, folder, **(told | other)) is None
+    assert imported_before(home.registry, home.folder("other", tensors=lora_tensors(7)), **told) is None
 
 
 def test_lineage_and_what_is_known_come_along(home: Home, away: Home, tmp_path: Path) -> None:
@@ -292,3 +313,38 @@ def test_a_base_of_other_shapes_keeps_it_in(home: Home, away: Home, tmp_path: Pa
     row = away.registry.adapter(id)
     assert row.state == "quarantined"
     assert "not here" not in row.reason
+
+
+# ---- random and mutated bundles ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Home, bytes]]:
+    """A home that nothing came to, and a bundle with an adapter, its ancestor and a record."""
+    root = tmp_path_factory.mktemp("fuzzed")
+    home, away = Home(root / "home"), Home(root / "away", author=MALLORY)
+    first = home.made("first")
+    second = home.made("second", seed=1, initial=first.id)
+    home.told(_attested(second.id))
+    export(home.registry, second.id, root / "a.orchpack")
+    home.close()
+    yield away, (root / "a.orchpack").read_bytes()
+    away.close()
+
+
+@settings(max_examples=80, deadline=None, derandomize=True, database=None)
+@given(st.data())
+def test_a_mutated_bundle_leaves_a_number_and_no_file(fuzzed: tuple[Home, bytes], data: st.DataObject) -> None:
+    home, honest = fuzzed
+    start = data.draw(st.integers(0, len(honest)))
+    length = data.draw(st.integers(0, 40) | st.just(len(honest)))
+    changed = honest[:start] + data.draw(st.binary(max_size=40)) + honest[start + length :]
+    assume(changed != honest)
+    path = home.root / "changed.orchpack"
+    path.write_bytes(changed)
+    before = home.traces()
+    with pytest.raises(OrchdError):
+        take_in(home.registry, path)
+    assert home.traces() == before == []
+    assert not list((home.root / "data" / "adapters").iterdir())
+    assert home.registry.local.all(Received) == []

@@ -195,6 +195,49 @@ def test_after_a_fatal_error_the_index_opens_itself_again(path: Path) -> None:
     index.close()
 
 
+def test_a_dead_index_that_can_not_be_opened_now_is_opened_later(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = Index(path)
+    _add(index, "a")
+
+    def fatal(_: Cursor) -> None:
+        raise duckdb.FatalException("INTERNAL")
+
+    def full(*_: object, **__: object) -> Cursor:
+        raise duckdb.IOException("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.duckdb, "connect", full)
+        with pytest.raises(duckdb.FatalException):
+            index.write(fatal)
+        for use in (lambda: _names(index), lambda: _add(index, "b")):
+            with pytest.raises(DiskFull):
+                use()
+    assert _names(index) == ["a"]
+    _add(index, "b")
+    assert _names(index) == ["a", "b"]
+    index.close()
+
+
+def test_a_new_index_that_found_no_room_leaves_nothing_that_looks_damaged(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Index) -> None:
+        path.write_bytes(b"half")
+        raise DiskFull("full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Index, "_migrate", full)
+        with pytest.raises(DiskFull):
+            Index(path)
+    assert not path.exists()
+    Index(path).close()
+    with monkeypatch.context() as patch:
+        patch.setattr(Index, "_migrate", full)
+        with pytest.raises(DiskFull):
+            Index(path)
+    assert path.exists()
+
+
 def test_a_closed_index_holds_its_file_no_longer(path: Path) -> None:
     index = Index(path)
     index.read("SELECT 1")  # leaves a reader waiting
@@ -427,3 +470,27 @@ def test_a_flipped_bit_in_the_log_shows_at_start_or_cuts_it_off(path: Path) -> N
         assert names == ["0", "1", "2", "3", "4"][: len(names)]
         index.close()
     assert seen > 6
+
+
+# ---- copies ------------------------------------------------------------------------------------------------------
+
+
+def test_a_copy_has_every_row_of_every_table_and_the_keys(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "COPIED", 2)
+    index = Index(path)
+    for name in "abcde":
+        _add(index, name)
+    index.execute("DELETE FROM topic WHERE name = 'b'")  # rows are not numbered without gaps
+    index.execute("INSERT INTO edge VALUES ('c', 'p', 'leaf', 0.5)")
+    index.backup(index.backups / "copy")
+    _add(index, "later")
+    index.close()
+    copy = Index(path.parent / module.BACKUPS / "copy")
+    try:
+        assert _names(copy) == ["a", "c", "d", "e"]
+        assert copy.read("SELECT * FROM edge") == [("c", "p", "leaf", 0.5)]
+        assert copy.read("SELECT count(*) FROM migration") == [(len(module._migrations()),)]
+        with pytest.raises(duckdb.ConstraintException):
+            _add(copy, "a")
+    finally:
+        copy.close()

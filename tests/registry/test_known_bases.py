@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -141,6 +143,26 @@ def test_adding_can_be_undone(node: Node, folder: Path) -> None:
         node.local.undo()
 
 
+def test_a_base_without_rights_is_told(node: Node, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(path: Path, *_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(bases, "load", lambda name, path: denied(path / "config.json"))
+    with pytest.raises(BaseUnknown, match=r"config\.json can't be read: Permission denied") as told:
+        node.bases.add("mine", folder)
+    assert told.value.hint.startswith("Check who may read it")
+
+
+def test_what_is_no_base_that_was_added_is_not_removed_with_a_next_step(node: Node, folder: Path) -> None:
+    node.bases.build_in("demo", folder)
+    with pytest.raises(ParamsInvalid) as told:
+        node.bases.remove("demo")
+    assert "`orchctl base add`" in told.value.hint
+    with pytest.raises(BaseUnknown) as unknown:
+        node.bases.remove("nobody")
+    assert "removed by their names" in unknown.value.hint
+
+
 def test_a_removed_base_is_gone_until_that_is_undone(node: Node, folder: Path) -> None:
     node.bases.add("mine", folder)
     node.bases.remove("mine")
@@ -183,6 +205,35 @@ def test_a_base_whose_files_are_others_now_is_not_used(node: Node, folder: Path)
         again.get("mine")
     other = again.add("mine", folder)
     assert [b.fingerprint for b in again.all()] == [other.fingerprint] != [base.fingerprint]
+
+
+def test_a_base_that_changes_while_it_is_known_is_not_used_either(node: Node, folder: Path) -> None:
+    base = node.bases.add("mine", folder)
+    template = (folder / "chat_template.jinja").read_text() if (folder / "chat_template.jinja").exists() else None
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    for text in ("mine", base.fingerprint):
+        with pytest.raises(BaseChanged, match="another one now"):
+            node.bases.get(text)
+    assert node.bases.of(base.digest) is None
+    if template is None:
+        (folder / "chat_template.jinja").unlink()
+    else:
+        (folder / "chat_template.jinja").write_text(template)
+    assert node.bases.get("mine").digest == base.digest
+
+
+def test_adding_it_once_more_is_no_act(node: Node, folder: Path) -> None:
+    node.bases.add("mine", folder)
+    node.bases._clock = lambda: NOW_MS + 1
+    node.bases.add("mine", folder)
+    node.local.undo()
+    assert node.bases.all() == []
+
+
+def test_what_comes_with_orchd_is_not_removed(node: Node, folder: Path) -> None:
+    node.bases.build_in("demo", folder)
+    with pytest.raises(ParamsInvalid, match="comes with orchd"):
+        node.bases.remove("demo")
 
 
 def test_a_base_that_is_gone_for_a_while_does_not_stop_the_start(node: Node, folder: Path, tmp_path: Path) -> None:
@@ -304,6 +355,17 @@ def test_of_several_linked_bases_a_folder_comes_first(node: Node, folder: Path, 
     assert node.bases.get(elsewhere).name == "hub"
     assert len(node.bases.same(elsewhere)) == 3
     assert len(node.restart(lose_index=True).same(elsewhere)) == 3
+
+
+def test_what_needs_a_folder_gets_the_linked_one(node: Node, folder: Path, tmp_path: Path) -> None:
+    node.bases.add("file", write_gguf(tmp_path / "a.gguf"))
+    hub = node.bases.add("hub", folder)
+    with pytest.raises(BaseUnknown, match="needs the Hugging Face folder") as told:
+        node.bases.folder("file")
+    assert "base link file" in told.value.hint
+    node.bases.link("file", "hub")
+    for text in ("file", "hub", node.bases.get("file").fingerprint, hub.fingerprint):
+        assert node.bases.folder(text).name == "hub"
 
 
 def test_a_base_can_be_linked_to_several(node: Node) -> None:

@@ -263,6 +263,37 @@ def test_what_was_changed_again_is_not_undone(house: House) -> None:
     assert house.local.all(Setting) == [_setting("a", "2")]
 
 
+def test_what_went_stale_does_not_stand_in_the_way(house: House) -> None:
+    house.local.act("older", put(Pin(adapter="p")), undoable=True)
+    house.local.act("newer", put(_setting("a", "1")), undoable=True)
+    house.local.act("again", put(_setting("a", "2")))
+    assert house.local.undo(preview=True).act == "older"
+    assert house.local.all(Pin) == [Pin(adapter="p")]
+    undone = house.local.undo()
+    assert (undone.act, undone.passed_over) == ("older", ("newer a",))
+    assert house.local.all(Pin) == []
+    assert house.local.all(Setting) == [_setting("a", "2")]
+
+
+def test_what_changes_nothing_is_not_there_to_be_undone(house: House) -> None:
+    house.local.act("pin", put(Pin(adapter="p")), undoable=True)
+    house.local.act("pin", put(Pin(adapter="p")), undoable=True)
+    house.local.act("unpin", delete(Pin, "q"), undoable=True)
+    assert house.local.undo().act == "pin"
+    assert house.local.all(Pin) == []
+    with pytest.raises(NothingToUndo):
+        house.local.undo()
+
+
+def test_one_thing_can_be_asked_for(house: House) -> None:
+    house.local.act("one", put(Pin(adapter="p")), undoable=True)
+    house.local.act("two", put(Pin(adapter="q")), undoable=True)
+    assert house.local.undo(lambda key: key == "p").act == "one"
+    with pytest.raises(NothingToUndo):
+        house.local.undo(lambda key: key == "p")
+    assert house.local.all(Pin) == [Pin(adapter="q")]
+
+
 # ---- a journal that grew long ------------------------------------------------------------------------------------
 
 

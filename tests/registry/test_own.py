@@ -7,10 +7,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from orchd.errors import AmbiguousId, DatasetUnknown, DeploymentUnknown
+from orchd.errors import (
+    AmbiguousId,
+    DatasetHere,
+    DatasetNameTaken,
+    DatasetUnknown,
+    DeploymentUnknown,
+    UndoStale,
+)
 from orchd.registry import DatasetRow
-from orchd.registry.local_rows import Deployment, Run
-from orchd.registry.own import Datasets, Deployments, Topics
+from orchd.registry.local import put
+from orchd.registry.local_rows import Dataset, Deployment, Run
+from orchd.registry.own import TRASH_MS, Datasets, Deployments, Topics
 from tests.helpers import NOW_MS, Lab
 
 ROW = DatasetRow(
@@ -32,7 +40,7 @@ def _row(letter: str, **changes: object) -> DatasetRow:
 
 @pytest.fixture
 def datasets(lab: Lab) -> Datasets:
-    return Datasets(lab.registry.local, lab.root / "datasets")
+    return Datasets(lab.registry.local, lab.root / "datasets", lambda: lab.now_ms)
 
 
 def _imported(lab: Lab, text: str = "hello") -> Path:
@@ -53,28 +61,89 @@ def test_a_data_set_is_found_by_id_prefix_and_name(lab: Lab, datasets: Datasets)
             datasets.get(text)
 
 
-def test_the_same_content_again_changes_nothing_but_the_name(lab: Lab, datasets: Datasets) -> None:
+def test_the_same_content_again_changes_nothing(lab: Lab, datasets: Datasets) -> None:
     datasets.add(ROW, _imported(lab))
-    again = datasets.add(msgspec.structs.replace(ROW, name="north again", created_ms=NOW_MS + 1), _imported(lab))
-    assert again == msgspec.structs.replace(ROW, name="north again")
-    assert datasets.list() == [again]
+    again = msgspec.structs.replace(ROW, name="north again", created_ms=NOW_MS + 1)
+    with pytest.raises(DatasetHere, match="here already, as 'north'") as refused:
+        datasets.add(again, _imported(lab))
+    assert "orchctl dataset delete" in refused.value.hint
+    assert datasets.add(msgspec.structs.replace(ROW, created_ms=NOW_MS + 1), lab.root / "work") == ROW
+    told = datasets.add(again, _imported(lab), named=False)
+    assert (told.name, told.warnings[-1]) == ("north", "these rows were here already, as 'north'")
+    assert datasets.list() == [ROW]
     assert not (lab.root / "work").exists()
 
 
-def test_two_of_a_name_are_ambiguous_and_the_newest_comes_first(lab: Lab, datasets: Datasets) -> None:
+def test_a_name_stands_for_one_data_set(lab: Lab, datasets: Datasets) -> None:
     datasets.add(ROW, _imported(lab))
-    newer = _row("b", created_ms=NOW_MS + 1)
-    datasets.add(newer, _imported(lab))
-    assert datasets.list() == [newer, ROW]
-    with pytest.raises(AmbiguousId):
+    with pytest.raises(DatasetNameTaken, match="another data set is called 'north'") as refused:
+        datasets.add(_row("b"), _imported(lab))
+    assert "--name" in refused.value.hint
+    assert datasets.list() == [ROW]
+    for letter, name, folder in (("b", "north-2", lab.root / "work"), ("c", "north-3", None)):
+        free = datasets.add(_row(letter), folder or _imported(lab), named=False)
+        assert free.name == name
+        assert free.warnings[-1] == f"another data set is called 'north', so this one is {name!r}"
+
+
+def test_two_of_a_name_from_before_are_listed_with_their_ids(lab: Lab, datasets: Datasets) -> None:
+    datasets.add(ROW, _imported(lab))
+    old = lab.registry.local.get(Dataset, ROW.id)
+    assert old is not None
+    lab.registry.local.act("old", put(msgspec.structs.replace(old, id=_row("b").id, created=NOW_MS + 1)))
+    assert [row.id for row in datasets.list()] == [_row("b").id, ROW.id], "the newest comes first"
+    with pytest.raises(AmbiguousId, match=f"{_row('b').id}.*{ROW.id}") as refused:
         datasets.get("north")
+    assert refused.value.hint == "Say which by its id, or by more characters of it."
 
 
-def test_removed_means_its_rows_are_gone_from_disk(lab: Lab, datasets: Datasets) -> None:
+def test_a_deleted_one_is_had_back_for_a_while(lab: Lab, datasets: Datasets) -> None:
     datasets.add(ROW, _imported(lab))
     datasets.remove(ROW.id)
     assert datasets.list() == []
+    lab.registry.undo(ROW.id)
+    assert datasets.back(ROW.id) == ROW
+    assert (datasets.folder(ROW.id) / "train.jsonl").read_text() == "hello"
+
+
+def test_one_that_comes_back_takes_no_name_that_was_given_away(lab: Lab, datasets: Datasets) -> None:
+    datasets.add(ROW, _imported(lab))
+    datasets.remove(ROW.id)
+    datasets.add(_row("b"), _imported(lab))
+    lab.registry.undo(ROW.id)
+    assert datasets.back(ROW.id).name == "north-2"
+    assert datasets.get("north-2").id == ROW.id
+    assert datasets.get("north").id == _row("b").id
+
+
+def test_what_is_imported_again_is_out_of_the_trash(lab: Lab, datasets: Datasets) -> None:
+    datasets.add(ROW, _imported(lab))
+    datasets.remove(ROW.id)
+    assert datasets.add(_row("a", name="other"), _imported(lab)).name == "other"
+    assert datasets.purge(empty_trash=True).datasets == ()
+    assert (datasets.folder(ROW.id) / "train.jsonl").exists()
+
+
+def test_after_a_month_its_rows_are_gone_from_disk(lab: Lab, datasets: Datasets) -> None:
+    datasets.add(ROW, _imported(lab))
+    datasets.remove(ROW.id)
+    lab.now_ms += TRASH_MS - 1
+    assert datasets.purge().datasets == ()
+    lab.now_ms += 2
+    assert datasets.purge(dry_run=True).datasets == (ROW.id,)
+    assert datasets.folder(ROW.id).is_dir()
+    purged = datasets.purge()
+    assert (purged.datasets, purged.bytes) == ((ROW.id,), len("hello"))
     assert list((lab.root / "datasets").iterdir()) == []
+    with pytest.raises(UndoStale):
+        lab.registry.undo(ROW.id)
+
+
+def test_the_trash_of_data_sets_is_emptied_at_once_when_asked(lab: Lab, datasets: Datasets) -> None:
+    datasets.add(ROW, _imported(lab))
+    datasets.remove(ROW.id)
+    assert datasets.purge(empty_trash=True).datasets == (ROW.id,)
+    assert not datasets.folder(ROW.id).exists()
 
 
 def test_which_adapters_a_data_set_went_into(lab: Lab, datasets: Datasets) -> None:
@@ -118,3 +187,15 @@ def test_a_deployment_replaces_the_one_of_its_name(lab: Lab) -> None:
     deployments.remove("words")
     with pytest.raises(DeploymentUnknown, match="words"):
         deployments.get("words")
+
+
+def test_half_a_data_set_that_a_crash_left_is_not_taken_for_the_whole(lab: Lab, datasets: Datasets) -> None:
+    """The row went, then the files began to: what is imported again is the new one."""
+    datasets.add(ROW, _imported(lab, "whole"))
+    with_files = datasets.folder(ROW.id)
+    datasets.remove(ROW.id)
+    datasets.purge(empty_trash=True)
+    with_files.mkdir()
+    (with_files / "left.jsonl").write_text("left")
+    datasets.add(ROW, _imported(lab, "whole"))
+    assert [path.name for path in with_files.iterdir()] == ["train.jsonl"]

@@ -104,6 +104,12 @@ def _odd(more: dict[str, Values]) -> dict[str, Values]:
         ({"modules_to_save": ["lm_head"]}, _odd({HEAD: SAVED[EMBEDDING]}), "the base is"),
         ({"modules_to_save": ["score"]}, {f"{PREFIX}score.weight": np.ones((2, HIDDEN), "<f4")}, "no such module"),
         ({"modules_to_save": ["tokens"]}, SAVED, "no part of a LoRA"),
+        (
+            {"modules_to_save": ["embed_tokens"]},
+            {f"{PREFIX}a/b.embed_tokens.weight": SAVED[EMBEDDING]},
+            "no part of a LoRA",
+        ),
+        ({"bias": "all"}, {f"{PREFIX}\x1b[2J.bias": np.ones(HIDDEN, np.float32)}, "no part of a LoRA"),
         ({"modules_to_save": ["weight"]}, SAVED, "no part of a LoRA"),
     ],
 )

@@ -99,6 +99,14 @@ def test_patterns_beat_the_general_values(tmp_path: Path) -> None:
     assert config.alpha_of("model.v_proj") == 16
 
 
+@pytest.mark.parametrize(("rslora", "scale"), [(False, 5.0), (True, 10.0)])
+def test_the_scale_is_alpha_over_the_rank_or_its_root(tmp_path: Path, rslora: bool, scale: float) -> None:
+    patterns = {"rank_pattern": {"q_proj": 4}, "alpha_pattern": {"q_proj": 20}}
+    config = _read(tmp_path, lora_config(r=16, lora_alpha=32, use_rslora=rslora, **patterns))
+    assert config.scale_of("model.q_proj") == scale
+    assert config.scale_of("model.v_proj") == (8.0 if rslora else 2.0)
+
+
 @pytest.mark.parametrize("rank", [1, 1024])
 @pytest.mark.parametrize("alpha", [0, 0.5, 10**9])
 def test_the_bounds_themselves_are_taken(tmp_path: Path, rank: int, alpha: float) -> None:

@@ -57,14 +57,14 @@ def test_a_path_of_this_machine_is_left_out(tmp_path: Path, target: Path, base: 
 
 def test_a_link_or_a_pipe_is_no_file_of_an_adapter(tmp_path: Path, target: Path) -> None:
     (tmp_path / "secret").write_text("secret")
-    for make in (lambda path: path.symlink_to(tmp_path / "secret"), os.mkfifo):
+    for make in (lambda path: path.symlink_to(tmp_path / "secret"), os.mkfifo, os.mkdir):
         for name in (CONFIG, WEIGHTS):
             source = write_adapter(tmp_path / "made")
             (source / name).unlink()
             make(source / name)
             with pytest.raises(FileListRefused):
                 prepare(source, target, readme=False)
-            (source / name).unlink()
+            (source / name).rmdir() if (source / name).is_dir() else (source / name).unlink()
             for path in target.iterdir():
                 path.unlink()
 

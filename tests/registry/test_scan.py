@@ -8,9 +8,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from orchd.records import sign
+from orchd.records import BaseRef, sign
+from orchd.registry import ADMITTED
 from orchd.registry.scan import ALIKE, LEAST_KNOWN, MOST_KNOWN, NOTE, UNKNOWN, UNLIKE, Scan, scan
-from tests.helpers import HIDDEN, MALLORY, MODULES, RANK, Lab, Values, lora_config, lora_tensors
+from tests.helpers import (
+    HIDDEN,
+    MALLORY,
+    MODULES,
+    RANK,
+    Lab,
+    Values,
+    base_tensors,
+    lora_config,
+    lora_tensors,
+    write_base,
+)
 
 
 def _known(lab: Lab, count: int = LEAST_KNOWN) -> None:
@@ -106,3 +118,43 @@ def test_it_never_says_safe() -> None:
 def test_an_adapter_that_changes_nothing_has_figures(lab: Lab) -> None:
     tensors = {name: values * np.float32("lora_A" in name) for name, values in lora_tensors(1).items()}
     assert {module.figures.norm for module in _scanned(lab, tensors).modules} == {0.0}
+
+
+def test_a_module_that_too_few_known_ones_change_is_outside_the_calibration(lab: Lab) -> None:
+    """All of it is changed as by the known ones, and something besides."""
+    for seed in range(LEAST_KNOWN):
+        folder = lab.folder(
+            f"half-{seed}",
+            tensors=lora_tensors(seed, modules=[name for name in MODULES if "q_proj" in name]),
+            config=lora_config(target_modules=["q_proj"]),
+        )
+        lab.admit(folder)
+    found = _scanned(lab)
+    verdicts = {module.module: module.verdict for module in found.modules}
+    assert verdicts == {name: ALIKE if "q_proj" in name else UNKNOWN for name in MODULES}
+    assert found.verdict == UNKNOWN
+    assert "2 of its modules" in found.reason
+
+
+def test_adapters_of_another_base_are_no_calibration(lab: Lab) -> None:
+    other = lab.registry.add_base("other", write_base(lab.root / "other", base_tensors(3)))
+    reference = BaseRef(fingerprint=other.digest, hint="other", architecture=other.architecture)
+    for seed in range(LEAST_KNOWN):
+        folder = lab.folder(f"other-{seed}", tensors=lora_tensors(seed))
+        assert lab.admit(folder, lab.claim(folder, base=reference)).verdict == ADMITTED
+    assert _scanned(lab).verdict == UNKNOWN
+
+
+def test_those_in_quarantine_are_no_calibration(lab: Lab) -> None:
+    for seed in range(LEAST_KNOWN):
+        lab.admit(lab.folder(f"odd-{seed}", tensors=lora_tensors(seed)), checks=[lambda _: "odd"])
+    assert _scanned(lab).verdict == UNKNOWN
+
+
+def test_factors_that_make_no_product_have_no_figures(lab: Lab) -> None:
+    """For a base that is not here no shape is known, so that they stand in quarantine, where one looks at them."""
+    tensors = {name: np.zeros((RANK, 0) if ".lora_A." in name else (0, RANK), np.float32) for name in lora_tensors()}
+    folder = lab.folder(tensors=tensors)
+    stranger = BaseRef(fingerprint=bytes(32), hint="who knows", architecture="LlamaForCausalLM")
+    found = scan(lab.registry, lab.admit(folder, lab.claim(folder, base=stranger)).id)
+    assert (found.verdict, found.modules) == (UNKNOWN, ())

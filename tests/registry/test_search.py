@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from orchd.errors import AdapterUnknown, AmbiguousId, BaseUnknown, NotAverageable, OrchdError, ParamsInvalid
 from orchd.identity import Identity
-from orchd.records import Announcement, BaseRef, Manifest, Metric, sign
+from orchd.records import Announcement, BaseRef, Manifest, Metric, sign, text_id
+from orchd.records.ids import BASE
 from orchd.registry.local import put
 from orchd.registry.local_rows import Trust
 from orchd.registry.search import MAX_TERMS, SORTS, Query, Threshold, search
@@ -203,6 +204,17 @@ def test_compatible_is_what_can_be_averaged_with_it(shelf: Shelf) -> None:
         shelf.find(compatible_with="full")
     with pytest.raises(AdapterUnknown):
         shelf.find(compatible_with="nobody")
+
+
+def test_linked_bases_are_one(shelf: Shelf) -> None:
+    other = BaseRef(fingerprint=b"\x07" * 32, hint="tiny", architecture="LlamaForCausalLM")
+    shelf.add("this")
+    shelf.add("file's", base=other)
+    file = text_id(BASE, other.fingerprint)
+    shelf.lab.registry.known_bases.link("tiny", file)
+    assert shelf.find(base="tiny") == shelf.find(base=file) == ["file's", "this"]
+    assert shelf.find(compatible_with="this") == ["file's"]
+    assert shelf.find(compatible_with="file's", base="tiny") == ["this"]
 
 
 def test_filters_are_joined(shelf: Shelf) -> None:

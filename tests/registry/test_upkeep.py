@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from orchd.errors import NotReleasable, RegistryIncomplete
+from orchd.errors import AdapterUnknown, BlobUnknown, NothingToUndo, NotReleasable, RegistryIncomplete
 from orchd.records import BaseRef, sign
 from orchd.registry import ADMITTED, QUARANTINED, upkeep
 from orchd.registry.admission import CONFIG, WEIGHTS
 from orchd.registry.local_rows import Deployment, Release, Rot, Trash, Verdict
-from orchd.registry.own import Deployments
+from orchd.registry.own import Datasets, Deployments
 from orchd.registry.rebuild import rebuild
-from orchd.registry.standing import StandingChange
+from orchd.registry.standing import REMOVED, StandingChange
 from orchd.registry.upkeep import DAY_MS, backup, collect, make_room, scrub, stats
 from orchd.upkeep import Upkeep
 from tests.helpers import ALICE, Lab, lora_tensors
@@ -163,6 +163,42 @@ def test_rot_is_found_quarantined_and_mended(lab: Lab, damage: str) -> None:
     assert lab.registry.local.all(Rot) == []
 
 
+def test_a_worker_is_never_given_the_damaged_file_again(lab: Lab) -> None:
+    id = _admit(lab, "one", 0)
+    data = lab.registry.files(id)[WEIGHTS].read_bytes()
+    link = lab.registry.adapter_folder(id) / WEIGHTS
+    link.chmod(0o644)
+    link.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))  # the blob too: it is a link
+    assert scrub(lab.registry).damaged == (id,)
+    with pytest.raises(BlobUnknown):
+        lab.registry.adapter_folder(id)
+    lab.admit(lab.root / "made" / "one", lab.registry.manifest(id).record)
+    assert (lab.registry.adapter_folder(id) / WEIGHTS).read_bytes() == data
+
+
+def test_another_adapter_that_brings_the_file_mends_it_too(lab: Lab) -> None:
+    id = _admit(lab, "one", 0)
+    lab.registry.files(id)[WEIGHTS].unlink()
+    assert scrub(lab.registry).missing == (id,)
+    _admit(lab, "two", 0)
+    assert lab.registry.adapter(id).state == ADMITTED
+    assert scrub(lab.registry).missing == ()
+
+
+def test_a_damaged_copy_is_kept_until_there_is_a_whole_one(lab: Lab) -> None:
+    id = _admit(lab, "one", 0)
+    blob = lab.registry.files(id)[WEIGHTS]
+    data = blob.read_bytes()
+    blob.chmod(0o644)
+    blob.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    scrub(lab.registry)
+    assert collect(lab.registry).blobs == 0
+    assert [path.name for path in lab.registry.blobs.rotten()] == [blob.name]
+    lab.admit(lab.root / "made" / "one", lab.registry.manifest(id).record)
+    assert collect(lab.registry, dry_run=True).blobs == 1
+    assert (collect(lab.registry).bytes, list(lab.registry.blobs.rotten())) == (len(data), [])
+
+
 def test_what_comes_back_by_itself_is_mended(lab: Lab) -> None:
     id = _admit(lab, "one", 0)
     blob = lab.registry.files(id)[CONFIG]
@@ -211,6 +247,30 @@ def test_released_by_hand_it_stays_released(lab: Lab) -> None:
     assert lab.registry.undo().act == "adapter.release"
     assert lab.registry.local.all(Release) == []
     assert lab.registry.adapter(id).state == QUARANTINED
+
+
+def test_what_lies_in_the_trash_is_found_again_by_its_name(lab: Lab) -> None:
+    id, other = _admit(lab, "one", 0), _admit(lab, "two", 1)
+    lab.registry.remove(id)
+    lab.now_ms += 1
+    lab.registry.remove(id)  # once more changes nothing
+    lab.registry.pin(other)
+    for text in ("one", id[:20]):
+        with pytest.raises(AdapterUnknown, match="it was removed") as told:
+            lab.registry.resolve(text)
+        assert id in told.value.hint
+    for refused in (lab.registry.pin, lab.registry.release):
+        with pytest.raises(AdapterUnknown, match="lies in the trash") as told:
+            refused(id)
+        assert id in told.value.hint
+    assert lab.registry.undo("one", preview=True).keys == (id,)
+    assert lab.registry.adapter(id).state == REMOVED
+    assert lab.registry.undo("one").act == "adapter.remove"
+    assert lab.registry.adapter(id).state == ADMITTED
+    assert lab.registry.adapter(other).pinned
+    with pytest.raises(NothingToUndo):
+        lab.registry.undo(id[:20])
+    assert lab.registry.undo(other[:20]).act == "adapter.pin"
 
 
 def test_a_pin_is_seen_and_survives_the_index(lab: Lab) -> None:
@@ -271,14 +331,36 @@ def test_three_backups_are_kept(lab: Lab) -> None:
     assert stats(lab.registry).backup.endswith("20270119")
 
 
+def _datasets(lab: Lab) -> Datasets:
+    return Datasets(lab.registry.local, lab.root / "datasets", lambda: lab.now_ms)
+
+
+def test_what_was_done_by_night_is_told_in_words(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    own, fetched = _admit(lab, "own", 0, origin="trained"), _admit(lab, "fetched", 1)
+    by_night = Upkeep(lab.registry, _datasets(lab), lambda: lab.now_ms, quota=100)
+    by_night.round()
+    told = "\n".join(record.getMessage() for record in caplog.records)
+    assert fetched in told
+    assert own not in told
+    assert "more than the quota" in told
+    assert str(stats(lab.registry).backup) in told
+    caplog.clear()
+    by_night.round()
+    assert [record.getMessage() for record in caplog.records] == []  # it is told once
+
+
 def test_by_night_everything_is_done_once(lab: Lab) -> None:
     id = _admit(lab, "one", 0)
     lab.registry.remove(id)
     lab.now_ms += 31 * DAY_MS
     _age(lab, 2)
-    upkeep_by_night = Upkeep(lab.registry, lambda: lab.now_ms, quota=0)
+    datasets = _datasets(lab)
+    (nobodys := lab.root / "datasets" / "dst_left").mkdir()
+    upkeep_by_night = Upkeep(lab.registry, datasets, lambda: lab.now_ms, quota=0)
     upkeep_by_night.round()
     assert not lab.registry.has_adapter(id)
+    assert not nobodys.exists(), "old data sets are swept too"
     first = stats(lab.registry).backup
     assert first
     (lab.root / "data" / "backups" / first).unlink()
@@ -296,7 +378,7 @@ def test_the_nights_go_on_over_restarts(lab: Lab) -> None:
     for later, due in ((DAY_MS // 3, False), (DAY_MS, True)):
         before = made.stat().st_mtime_ns
         lab.now_ms += later
-        Upkeep(lab.registry, lambda: lab.now_ms, quota=0).round()
+        Upkeep(lab.registry, _datasets(lab), lambda: lab.now_ms, quota=0).round()
         newest = upkeep.newest_backup(lab.registry)
         assert newest is not None
         assert (newest.stat().st_mtime_ns != before) == due

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchd.errors import LimitExceeded, OrchdError, TensorsRefused
+from orchd.errors import LimitExceeded, OrchdError, ParamsInvalid, TensorsRefused
 from orchd.rpc import protocol
 from orchd.rpc.protocol import Faulty, Lines, Request, parse
 
@@ -120,3 +120,8 @@ def test_error_objects() -> None:
         },
     }
     assert protocol.error_object(OrchdError("?"))["code"] == -32603
+
+
+def test_an_error_quotes_no_megabyte() -> None:
+    told = protocol.error_object(ParamsInvalid("x" * 1_000_000))
+    assert len(told["message"]) <= protocol.LONGEST + 1

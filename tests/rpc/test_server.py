@@ -48,7 +48,7 @@ async def test_calls_are_answered(path: Path) -> None:
         ("test.add", {}, -32602, 1102, "first", "missing required field"),
         ("test.add", {}, -32602, 1102, "first", "Give `first` too."),
         ("test.add", {"first": "1"}, -32602, 1102, "first", "Expected `int`"),
-        ("test.add", {"first": "1"}, -32602, 1102, "first", "Give another `first`"),
+        ("test.add", {"first": "1"}, -32602, 1102, "first", "Change `first`"),
         ("test.add", {"first": 1, "tags": ["a", 2]}, -32602, 1102, "tags[1]", "Expected `str`"),
         ("test.add", [1, 2], -32602, 1102, None, "by name"),
         ("test.refuse", {}, 2113, 2113, "adapter", "too wide"),

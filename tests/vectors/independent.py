@@ -267,6 +267,16 @@ def in_order(value: Any) -> Any:
     return [in_order(item) for item in value] if type(value) is list else value
 
 
+def recipe(record: dict[str, Any]) -> bytes:
+    """The digest that the lineage of an average must name."""
+    lineage = record["lineage"]
+    parts = {name: lineage[name] for name in ("method", "outer", "previous", "rank", "strength_ppm")}
+    leaves = sorted([leaf["id"], leaf["weight_ppm"]] for leaf in lineage["leaves"])
+    return hashlib.sha256(
+        encode(parts | {"dtype": record["adapter"]["dtype"], "leaves": leaves, "version": 1})
+    ).digest()
+
+
 # ---- the vectors -----------------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]
 import msgspec
 
+from orchd.average.recipe import recipe_digest
 from orchd.records import (
     Announcement,
     Attestation,
@@ -74,14 +75,15 @@ def _vector(
 
 
 def _valid() -> list[dict[str, Any]]:
+    leaves, outer = ((b"\x05" * 32, 500_000), (b"\x06" * 32, 500_000)), b"\x08" * 32
     lineage = Lineage(
-        recipe=b"\x07" * 32,
+        recipe=recipe_digest(leaves, method="mean", rank=16, strength_ppm=1_000_000, dtype="BF16", outer=outer),
         method="mean",
         rank=16,
         strength_ppm=1_000_000,
-        leaves=(Leaf(id=b"\x05" * 32, weight_ppm=500_000), Leaf(id=b"\x06" * 32, weight_ppm=500_000)),
+        leaves=tuple(Leaf(id=id, weight_ppm=weight) for id, weight in leaves),
         previous=None,
-        outer=b"\x08" * 32,
+        outer=outer,
         residual_ppm=1_234,
         tolerance_ppm=4_000,
     )
@@ -106,6 +108,12 @@ def _valid() -> list[dict[str, Any]]:
         ("extra from a newer writer", newer),
         ("the least that a manifest may hold", lowest),
         ("text of 120 code points, 480 bytes", manifest(name="😀" * 120)),
+        ("text with tab and line feed", manifest(description="a\tb\n")),
+        ("nested sixteen deep", manifest(extra={"a": _nested(14)})),
+        (
+            "what is more than a product",
+            manifest(adapter=msgspec.structs.replace(manifest().adapter, capabilities=())),
+        ),
         ("numbers at the edges of msgpack's integer forms", manifest(routing=_edges())),
     ]
     found = []
@@ -142,6 +150,13 @@ def small() -> list[tuple[str, Verified[Record]]]:
     found.append(("a key rotation from a newer writer", sign(replace(_rotation(), extra=newer), ALICE, BOB)))
     found.append(("a revocation that a third party signed too", sign(_revocation(), ALICE, BOB)))
     return found
+
+
+def _nested(depth: int) -> Any:
+    inside: Any = None
+    for _ in range(depth):
+        inside = [inside]
+    return inside
 
 
 def _edges() -> Routing:
@@ -253,9 +268,6 @@ def _bad_payloads() -> list[dict[str, Any]]:
     fields = plain(manifest())
     good = pack(fields)
     backwards = msgpack.packb(dict(sorted(fields.items(), reverse=True)), use_bin_type=True)
-    deep: Any = None
-    for _ in range(15):
-        deep = [deep]
 
     def changed(**changes: Any) -> bytes:
         return pack(fields | changes)
@@ -283,6 +295,11 @@ def _bad_payloads() -> list[dict[str, Any]]:
         (
             "a map in a longer form than it needs",
             swapped(b"\xa5extra\x80", b"\xa5extra\xde\x00\x00"),
+            "not_deterministic",
+        ),
+        (
+            "bytes in a longer form than they need",
+            swapped(b"\xabfingerprint\xc4\x20", b"\xabfingerprint\xc5\x00\x20"),
             "not_deterministic",
         ),
         ("a byte after the record", good + b"\xc0", "malformed"),
@@ -314,7 +331,7 @@ def _bad_payloads() -> list[dict[str, Any]]:
         ("a timestamp under extra", changed(extra={"a": msgpack.Timestamp(5, 0)}), "not_deterministic"),
         ("a number as a key under extra", changed(extra={"a": {1: 2}}), "malformed"),
         ("text that is not NFC as a key under extra", changed(extra={"u\u0308": 1}), "malformed"),
-        ("nested seventeen deep", changed(extra={"a": deep}), "malformed"),
+        ("nested seventeen deep", changed(extra={"a": _nested(15)}), "malformed"),
         (
             "nested ten thousand deep",
             swapped(b"\xa5extra\x80", b"\xa5extra\x81\xa1a" + b"\x91" * 10_000 + b"\xc0"),

@@ -13,6 +13,7 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
+from orchd.average.recipe import recipe_digest
 from orchd.errors import OrchdError, RecordMalformed, RecordNotDeterministic, RecordTooLarge, SignatureInvalid
 from orchd.records import Manifest, sign, verify, verify_any
 from orchd.records.codec import encode
@@ -60,6 +61,25 @@ def json_like(value: Any) -> Any:
 def test_both_write_the_same_bytes() -> None:
     assert independent.encode(json_like(plain(manifest()))) == encode(manifest())
     assert independent.verify(sign(manifest(), ALICE).envelope, "manifest")[0] == sign(manifest(), ALICE).id
+
+
+def test_both_compute_the_same_recipe() -> None:
+    found = [
+        verify(bytes.fromhex(v["envelope"]), Manifest).record for v in VECTORS if v["kind"] == "manifest" and v["valid"]
+    ]
+    (average,) = [record for record in found if record.lineage]
+    lineage = average.lineage
+    assert lineage is not None
+    wanted = recipe_digest(
+        [(leaf.id, leaf.weight_ppm) for leaf in reversed(lineage.leaves)],
+        method=lineage.method,
+        rank=lineage.rank,
+        strength_ppm=lineage.strength_ppm,
+        dtype=average.adapter.dtype,
+        previous=lineage.previous,
+        outer=lineage.outer,
+    )
+    assert independent.recipe(json_like(plain(average))) == wanted == lineage.recipe
 
 
 def test_the_other_reader_imports_nothing_of_orchd() -> None:

@@ -8,7 +8,8 @@ from typing import Any
 from orchd.cli.command import Argument, Command, Params, arg, opt, switch
 from orchd.cli.context import Context
 from orchd.cli.nouns import adapter_exchange, adapter_search, adapter_trust
-from orchd.cli.text import fields, number, percent, short, size, table, when
+from orchd.cli.nouns.topic import ALONE
+from orchd.cli.text import counted, fields, number, percent, short, size, table, when
 from orchd.errors import EXIT_REFUSED
 
 ADAPTER = adapter_search.ADAPTER
@@ -30,26 +31,52 @@ def human_list(shown: dict[str, Any]) -> str:
         for a in shown["adapters"]
     ]
     offered = [
-        (short(a["adapter"]), "", short(a["author"]), "", "announced", "", size(a["size"]), ", ".join(a["topics"]))
+        (
+            short(a["adapter"]),
+            "",
+            short(a["author"]),
+            a["trust"],
+            "revoked" if a["revoked"] else "announced",
+            "",
+            size(a["size"]),
+            ", ".join(a["topics"]),
+        )
         for a in shown["announced"]
     ]
-    return table(("id", "name", "author", "trust", "state", "rank", "size", "topics"), [*here, *offered])
+    text = table(("id", "name", "author", "trust", "state", "rank", "size", "topics"), [*here, *offered])
+    return "\n\n".join([text, *_more(shown)])
+
+
+def _more(shown: dict[str, Any]) -> list[str]:
+    """Where the list was cut off, what to do about it."""
+    here, offered = shown["here"] - len(shown["adapters"]), shown["offered"] - len(shown["announced"])
+    return [
+        f"{count:,} more {what}"
+        for count, what in (
+            (here, "are here: `--limit` shows up to 500, `orchctl adapter search` goes through them by pages"),
+            (offered, "are offered by peers: `--limit` shows up to 500, `--topic` those of one topic"),
+        )
+        if count > 0
+    ]
 
 
 def human_row(row: dict[str, Any]) -> str:
     """One adapter: what its author signed and what was decided here."""
     training, lineage = row["training"], row["lineage"]
     scores = "\n".join(map(_score, row["evaluation"]))
-    leaves = "\n".join(f"{number(leaf['weight'], 3)}  {leaf['id']}" for leaf in lineage["leaves"]) if lineage else ""
+    names = {leaf["id"]: leaf["name"] for leaf in row.get("leaves", ())}
+    leaves = "\n".join(_leaf(leaf, names) for leaf in lineage["leaves"]) if lineage else ""
     return fields(
         [
             ("name", row["name"]),
             ("id", row["id"]),
             ("author", f"{row['author']} ({row['trust']})"),
+            ("now signs as", _newer_key(row)),
+            ("co-signed by", "\n".join(row.get("cosigners", ()))),
             ("state", " ".join(filter(None, [row["state"], row["reason"] and f"({row['reason']})"]))),
-            ("origin", row["origin"] + (", pinned" if row["pinned"] else "")),
+            ("origin", row["origin"]),
             ("about", row["description"]),
-            ("base", row["base"]),
+            ("base", " ".join(filter(None, [row["base"], _hint(row)]))),
             ("shape", f"rank {row['rank']}, alpha {row['alpha']:g}, {row['dtype']}, {row['parameters']:,} parameters"),
             ("size", size(row["size"])),
             ("modules", ", ".join(row["modules"])),
@@ -60,6 +87,7 @@ def human_row(row: dict[str, Any]) -> str:
                 training and f"{training['method']}, {training['examples']} examples, {training['steps']} steps",
             ),
             ("scores", scores),
+            ("attested", "\n".join(map(_attestation, row.get("attestations", ())))),
             ("average of", leaves),
             ("recipe", lineage and lineage["recipe"]),
             ("tags", ", ".join(row["tags"])),
@@ -72,9 +100,33 @@ def human_row(row: dict[str, Any]) -> str:
     )
 
 
+def _leaf(leaf: dict[str, Any], names: dict[str, str]) -> str:
+    return "  ".join(filter(None, [number(leaf["weight"], 3), names.get(leaf["id"]), leaf["id"]]))
+
+
+def _hint(row: dict[str, Any]) -> str:
+    """A base's name is what its author called it; the fingerprint decides."""
+    if not row["base_hint"]:
+        return ""
+    return f"({row['base_hint']})" if row["trust"] == "self" else f"(its author calls it {row['base_hint']!r})"
+
+
 def _score(metric: dict[str, Any]) -> str:
     base = f"base {number(metric['base_value'], 4)}, " if metric["base_value"] is not None else ""
     return f"{metric['split']} {metric['metric']} {number(metric['value'], 4)} ({base}{metric['examples']} examples)"
+
+
+def _newer_key(row: dict[str, Any]) -> str:
+    """Of an author whose key has changed since."""
+    now = row.get("author_now", row["author"])
+    return "" if now == row["author"] else str(now)
+
+
+def _attestation(one: dict[str, Any]) -> str:
+    as_text = number if one["metric"] == "loss" else percent
+    base = f", the base {as_text(one['base_value'])}" if one["base_value"] is not None else ""
+    figure = f"{one['metric']} {as_text(one['value'])} ± {as_text(one['interval'])}{base}, {one['examples']} examples"
+    return f"{figure}, by {short(one['evaluator'])} ({one['trust']})"
 
 
 def human_published(shown: dict[str, Any]) -> str:
@@ -87,13 +139,34 @@ def human_published(shown: dict[str, Any]) -> str:
 
 
 def human_scores(shown: dict[str, Any]) -> str:
-    return table(
-        ("adapter", "id", "loss", "exact match", "examples"),
-        [
-            (r["name"] or "base", short(r["id"]), number(r["loss"]), percent(r["exact_match"]), r["examples"])
-            for r in shown["rows"]
-        ],
-    )
+    rows = [
+        (
+            row["name"] or "base",
+            short(row["id"]),
+            f"{number(row['loss'])} ± {number(row['loss_interval'])}",
+            percent(row["exact_match"]),
+            row["examples"],
+        )
+        for row in shown["rows"]
+    ]
+    text = table(("adapter", "id", "loss", "exact match", "examples"), rows)
+    return "\n\n".join(filter(None, [text, "\n".join(_verdicts(shown["rows"]))]))
+
+
+def _verdicts(rows: list[dict[str, Any]]) -> list[str]:
+    """Of each adapter beside the base: a lower loss is better where the 95 % intervals do not meet."""
+    base = next((row for row in rows if row["id"] is None), None)
+    if base is None:
+        return []
+    return [
+        f"{row['name'] or short(row['id'])} {_beside(row, base)} the base on these rows" for row in rows if row["id"]
+    ]
+
+
+def _beside(row: dict[str, Any], base: dict[str, Any]) -> str:
+    if abs(row["loss"] - base["loss"]) <= row["loss_interval"] + base["loss_interval"]:
+        return "can't be told from"
+    return "is better than" if row["loss"] < base["loss"] else "is worse than"
 
 
 def human_checks(shown: dict[str, Any]) -> str:
@@ -112,6 +185,8 @@ def human_scan(shown: dict[str, Any]) -> str:
             ("note", scan["note"]),
         ]
     )
+    if all(module["verdict"] == "unknown" for module in scan["modules"]):
+        return f"{about}\n{counted(len(rows), 'module')}; --json shows their figures"
     return f"{table(headers, rows)}\n\n{about}"
 
 
@@ -132,30 +207,43 @@ def list_adapters(context: Context, options: argparse.Namespace, params: Params)
     only_offered = params.pop("announced", False)
     shown = context.call("adapter.list", **params)
     if only_offered:
-        shown["adapters"] = []
+        shown["adapters"], shown["here"] = [], 0
     context.show(shown, human_list)
     if params.get("topic") and not context.json:
-        _note_unless_joined(context, params["topic"])
+        _note_alone(context, params["topic"])
 
 
-def _note_unless_joined(context: Context, topic: str) -> None:
-    """Of a topic that this node isn't in it hears nothing."""
-    if topic not in [joined["name"] for joined in context.call("topic.list")["topics"]]:
+def _note_alone(context: Context, topic: str) -> None:
+    """Of a topic that this node isn't in it hears nothing, nor while nobody is connected."""
+    if not any(topic in (joined["name"], joined["label"]) for joined in context.call("topic.list")["topics"]):
         import shlex
 
         context.note(f"This node is not in {topic!r}; `orchctl topic join {shlex.quote(topic)}` joins it.")
+    elif not context.call("net.peers")["peers"]:
+        context.note(f"{ALONE}.")
 
 
 LIST: tuple[Argument, ...] = (
     opt("--state", "only these", choices=("admitted", "quarantined")),
     opt("--topic", "only those announced there"),
     switch("--announced", "only what peers offer and this node doesn't have"),
+    opt("--limit", "so many of either, the newest (50, at most 500)", type=int, metavar="N"),
 )
+
+
+def human_removed(gone: dict[str, Any]) -> str:
+    told = [f"removed {gone['name']} ({gone['adapter']}); `orchctl undo {gone['adapter']}` brings it back"]
+    if gone["others"]:
+        told.append(f"{gone['others']} more of this name stay; `orchctl adapter versions {gone['name']}` lists them")
+    for name in gone["deployments"]:
+        told.append(f"{name} goes on answering with it, until `orchctl deployment remove {name}`")
+    return "\n".join(told)
+
 
 COMMANDS = (
     Command(
         "list",
-        "Adapters that are here, and those that peers offer",
+        "The newest adapters that are here, and those that peers offer",
         human_list,
         method="adapter.list",
         run=list_adapters,
@@ -249,7 +337,7 @@ COMMANDS = (
     Command(
         "remove",
         "Move an adapter to the trash, where `orchctl undo` finds it for 30 days",
-        lambda gone: f"removed {gone['adapter']}; `orchctl undo` brings it back",
+        human_removed,
         method="adapter.remove",
         changes=True,
         subject=("adapter.show", "adapter"),

@@ -22,10 +22,18 @@ def human_imported(shown: dict[str, Any]) -> str:
         here = "" if row["id"] in shown["new"] else ", was here already"
         reason = f": {row['reason']}" if row["reason"] else ""
         lines.append(f"{row['state']} {row['name']} ({row['id']}{here}){reason}")
+        if row["state"] == "quarantined":
+            lines.append(f"  `orchctl adapter verify {row['id']}` shows each check; {_way_out(row)}")
     lines += [f"refused {away['id']}: {away['message']} [E{away['code']}]" for away in shown["refused"]]
     if shown["records"]:
         lines.append(f"{len(shown['records'])} records were new: {', '.join(shown['records'])}")
     return "\n".join(lines)
+
+
+def _way_out(row: dict[str, Any]) -> str:
+    if "base is not here" in row["reason"]:
+        return f"it is let out once its base is here: `orchctl base add`, or `base link {row['base']} NAME`"
+    return f"`orchctl adapter release {row['id']}` lets it out by hand where that may be done"
 
 
 def _whole(params: Params) -> None:

@@ -144,7 +144,7 @@ def _line(line: dict[str, Any], *, up: bool) -> str:
         case "dataset":
             return f"data set {line['name'] or '(deleted)'}  {short(line['id'])}"
         case "deployment":
-            return f"deployment {line['id']}  {line['name']}, {line['state']}"
+            return f"deployment {line['id']}  {line['name']}, {line['state'].replace('_', ' ')}"
     weight = number(line["weight"], 3)
     relations = ", ".join((UP if up else DOWN).get(relation, relation) for relation in line["relations"])
     odd = "" if line["state"] == "admitted" else _standing(line)

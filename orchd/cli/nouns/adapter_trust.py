@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchd.cli.command import Command, opt
+from orchd.cli.command import Command, opt, switch
 from orchd.cli.nouns.adapter_search import ADAPTER
 from orchd.cli.text import fields, number, percent, table
 
 
 def human_revoked(shown: dict[str, Any]) -> str:
     rows = [(one["name"], one["state"], one["id"]) for one in shown["affected"]]
+    name, id = shown["adapter"]["name"], shown["adapter"]["id"]
+    done = f"revoked {name} ({id}) for good, and told its topics; {shown['revocation']}"
     return "\n".join(
         [
-            f"revoked {shown['adapter']['name']}, for good, and told its topics ({shown['revocation']})",
-            "here it reaches:",
-            table(("name", "state", "id"), rows),
+            f"would revoke {name} ({id}) for good, everywhere: there is no undo" if shown["preview"] else done,
+            "",
+            table(("here it reaches", "state", "id"), rows),
             f"deployments that fall back to the base: {', '.join(shown['deployments']) or 'none'}",
         ]
     )
@@ -39,11 +41,14 @@ COMMANDS = (
         "Take an adapter of this node back, everywhere and for good",
         human_revoked,
         method="adapter.revoke",
-        changes=True,
-        subject=("adapter.show", "adapter"),
-        arguments=(ADAPTER, opt("--reason", "is signed and told to everybody")),
-        more="Whoever has it, or something that contains it, puts that into quarantine and deploys the base instead.\n"
-        "There is no way back: who was wrong publishes it again under another manifest.",
+        for_good="Every node that hears of it takes the adapter out of use, and what contains it; nothing undoes that.",
+        arguments=(
+            ADAPTER,
+            opt("--reason", "is signed and told to everybody"),
+            switch("--dry-run", "only say which adapters and deployments here it would reach", dest="preview"),
+        ),
+        more="Whoever has it, or what was averaged or trained from it, puts that into quarantine and deploys the\n"
+        "base instead. Nothing undoes it: whoever was wrong makes the adapter again, under another id.",
     ),
     Command(
         "attest",
@@ -57,11 +62,16 @@ COMMANDS = (
             opt("--metric", "which figure (loss)", choices=("loss", "exact_match")),
             opt("--split", "which part (test)", choices=("train", "validation", "test")),
         ),
+        more="The figure is told under the adapter's topics; it counts for those who follow you and want attestations\n"
+        "(`orchctl trust policy --attestations`). `orchctl adapter show` lists all that were heard of.",
     ),
     Command(
         "cosign",
         "Sign an adapter's manifest too, beside its author",
-        lambda shown: f"{shown['adapter']['name']} is co-signed by {', '.join(shown['cosigners'])}",
+        lambda shown: (
+            f"{shown['adapter']['name']} is co-signed by {', '.join(shown['cosigners'])};\n"
+            "whoever fetches it from this node from now on sees that"
+        ),
         method="adapter.cosign",
         changes=True,
         subject=("adapter.show", "adapter"),

@@ -7,14 +7,33 @@ from typing import Any
 
 from orchd.cli.command import Command, arg, opt
 from orchd.cli.nouns.adapter import ADAPTERS, human_row
-from orchd.cli.text import fields
+from orchd.cli.text import fields, percent, short, table, word
 from orchd.errors import EXIT_REFUSED
 
 
 def human(result: dict[str, Any]) -> str:
-    residual = f"{result['residual_ppm'] / 10_000:.2f} % of the energy was cut off by the rank"
-    cosines = "\n".join("  ".join(f"{value:+.3f}" for value in row) for row in result["cosines"])
-    return f"{human_row(result['adapter'])}\n{fields([('residual', residual), ('cosines', cosines)])}"
+    share = result["residual_ppm"] / 1_000_000
+    row = result["adapter"]
+    cut = f"rank {row['rank']} has room for the whole average"
+    if share:
+        cut = f"rank {row['rank']} has no room for {percent(share)} of the exact average's length, which was cut off"
+    adapter = human_row({**row, "leaves": result["leaves"]})
+    likeness = _likeness(result["leaves"], result["cosines"])
+    return "\n\n".join(filter(None, [adapter, cut, likeness]))
+
+
+def _likeness(leaves: list[dict[str, Any]], cosines: list[list[float]]) -> str:
+    """How alike each two of the leaves are."""
+    if not leaves or len(leaves) != len(cosines):
+        return ""
+    names = [f"{leaf['name']} {short(leaf['id'])}" for leaf in leaves]
+    numbers = [str(number) for number in range(1, len(leaves) + 1)]
+    rows = [
+        (number, name, *(f"{value:.3f}" for value in row))
+        for number, name, row in zip(numbers, names, cosines, strict=True)
+    ]
+    text = table(("", "leaf", *numbers), rows)
+    return f"how alike the changes of two leaves are (cosine: 1 the same, 0 unrelated, -1 opposite)\n{text}"
 
 
 def human_verified(result: dict[str, Any]) -> str:
@@ -44,6 +63,10 @@ COMMANDS = (
         human,
         method="average.start",
         job=True,
+        then=lambda result: (
+            f"`orchctl adapter evaluate {word(result['adapter']['name'])} ADAPTER --dataset DATASET` says whether\n"
+            "it is better than another one"
+        ),
         arguments=(
             ADAPTERS,
             opt("--weights", "one number for each adapter; only their ratio counts", type=weights, metavar="X,X,..."),

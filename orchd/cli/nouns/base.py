@@ -8,7 +8,7 @@ from typing import Any
 
 from orchd.cli.command import Command, Params, arg, opt
 from orchd.cli.context import Context
-from orchd.cli.text import fields, number, short, size, table
+from orchd.cli.text import fields, short, size, table
 from orchd.errors import EXIT_REFUSED
 
 BASE = arg("base", "its name or fingerprint")
@@ -41,7 +41,7 @@ def human_show(base: dict[str, Any]) -> str:
             ("size", size(base["size"])),
             ("licence", base["licence"]),
             ("path", f"{base['path']} ({base['form']})"),
-            ("looked at", f"{base['sampled']:,} of its numbers; a change elsewhere in the weights is not seen"),
+            ("looked at", _sample(base)),
             ("linked", "\n".join(base["linked"])),
         ]
     )
@@ -61,8 +61,16 @@ def _let_out(shown: dict[str, Any]) -> list[str]:
 
 def human_checks(shown: dict[str, Any]) -> str:
     rows = [("ok" if check["ok"] else "FAILED", check["name"], check["detail"]) for check in shown["checks"]]
-    share = f"{shown['sampled']:,} of {number(shown['parameters'] / 1e6, 2)} million numbers were looked at"
-    return f"{table(('', 'part', 'digest'), rows)}\n{share}; a change of the others is not seen"
+    text = table(("", "part", "digest"), rows)
+    return f"{text}\nlooked at {_sample(shown)}" if shown["parameters"] else text
+
+
+def _sample(base: dict[str, Any]) -> str:
+    """What of the weights the fingerprint has seen, and that the rest is not in it."""
+    seen, whole = f"{base['sampled']:,}", f"{base['parameters']:,} numbers"
+    if base["form"] == "gguf":
+        whole = f"{base['size']:,} bytes"
+    return f"{seen} of {whole}; a change of the others is not seen"
 
 
 def add(context: Context, options: argparse.Namespace, params: Params) -> int:

@@ -9,19 +9,30 @@ from typing import Any
 
 from orchd.cli.command import Command, Params, arg, opt
 from orchd.cli.context import Context
+from orchd.errors import AnswerInterrupted, OrchdError, PromptRefused
 
 PROMPT = "> "
 LEAVE = frozenset({"/quit", "/exit", "/q"})
 FRESH = "/new"
-HELP = "An empty line does nothing, /new starts afresh, /quit or Ctrl-D leaves, Ctrl-C breaks an answer off."
+HELP = (
+    "An empty line does nothing, /new starts afresh, /quit or Ctrl-D leaves, Ctrl-C breaks an answer off and leaves\n"
+    "where no answer is being written."
+)
+EMPTY = "(an empty answer)"
+TOO_LONG = "What you said last is left out, and the conversation goes on; /new begins a new one, with all its room."
+SAME_AGAIN = "What you said last is left out, and the conversation goes on: say it again, or something shorter."
+GOES_ON = (PromptRefused.code, AnswerInterrupted.code)
+"""Errors of one answer, after which the conversation can go on."""
 
 Message = dict[str, str]
 
 
 def chat(context: Context, options: argparse.Namespace, params: Params) -> None:
-    text = params.pop("text", None)
+    text = " ".join(params.pop("text", []))
+    if not context.json:
+        _warn(context, context.call("deployment.show", deployment=params["deployment"]))
     before = [{"role": "system", "content": params.pop("system")}] if "system" in params else []
-    if text is not None:
+    if text:
         _once(context, params, [*before, {"role": "user", "content": text}])
     elif sys.stdin.isatty() and not context.json:
         _talk(context, params, before)
@@ -29,6 +40,12 @@ def chat(context: Context, options: argparse.Namespace, params: Params) -> None:
         for line in sys.stdin:
             if line.strip():
                 _once(context, params, [*before, {"role": "user", "content": line.strip()}])
+
+
+def _warn(context: Context, deployment: dict[str, Any]) -> None:
+    """Who answers may not be who is thought to answer."""
+    if deployment["note"]:
+        context.note(f"({deployment['note']})")
 
 
 def _once(context: Context, params: Params, messages: list[Message]) -> None:
@@ -42,7 +59,6 @@ def _talk(context: Context, params: Params, before: list[Message]) -> None:
     """A conversation: what was said goes along with every question."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - input() edits its line when this is loaded
-    context.call("deployment.show", deployment=params["deployment"])
     context.note(HELP)
     messages = list(before)
     while True:
@@ -65,6 +81,13 @@ def _talk(context: Context, params: Params, before: list[Message]) -> None:
                 context.close()  # the daemon stops answering when nobody listens
                 print(" ...", file=context.out)
                 continue
+            except OrchdError as error:
+                if error.code not in GOES_ON:
+                    raise
+                print(file=context.out, flush=True)
+                context.show_error(error)
+                context.note(TOO_LONG if error.code == PromptRefused.code and messages != before else SAME_AGAIN)
+                continue
             messages = [*asked, {"role": "assistant", "content": answer}]
 
 
@@ -78,7 +101,8 @@ def _answer(context: Context, params: Params, messages: list[Message]) -> str:
             print(delta["text"], end="", file=context.out, flush=True)
 
     result = context.client.stream("chat.complete", told, messages=messages, stream=True, **params)
-    print(result["text"].removeprefix("".join(written)), file=context.out, flush=True)
+    empty = "" if result["text"] or written else EMPTY
+    print(result["text"].removeprefix("".join(written)) or empty, file=context.out, flush=True)
     return str(result["text"])
 
 
@@ -95,7 +119,7 @@ COMMANDS = (
         more=f"Without TEXT, lines from a pipe are asked one by one. In a conversation: {HELP}",
         arguments=(
             arg("deployment", "its name"),
-            arg("text", "what to say", nargs="?"),
+            arg("text", "what to say; several words are put together", nargs="*"),
             opt("--system", "what the model is told first"),
             opt("--max-tokens", "the longest answer (64)", type=int, metavar="N"),
             opt("--temperature", "0 (the default) always takes the likeliest", type=float, metavar="X"),

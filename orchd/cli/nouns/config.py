@@ -7,12 +7,21 @@ from typing import Any
 
 from orchd.cli.command import Command, Params
 from orchd.cli.context import Context
-from orchd.cli.text import table
 from orchd.errors import DaemonUnreachable
 
 
 def human(shown: dict[str, Any]) -> str:
-    return table(("setting", "value", "from"), [(s["key"], s["value"], s["origin"]) for s in shown["settings"]])
+    """As a `config.toml` of one's own may have it."""
+    return "\n\n".join(
+        f"# {one['meaning']}\n{one['key']} = {toml(one['value'])}  # {one['origin']}" for one in shown["settings"]
+    )
+
+
+def toml(value: Any) -> str:
+    """A setting's value as TOML has it: its numbers, switches, texts and lists of texts are JSON's too."""
+    import json
+
+    return '""' if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def show(context: Context, options: argparse.Namespace, params: Params) -> None:
@@ -33,7 +42,11 @@ def _settings_here(context: Context) -> dict[str, Any]:
     from orchd.paths import Paths
 
     _, settings = load(Paths.from_env(context.environ).config_file, context.environ)
-    return {"settings": [{"key": s.key, "value": _plain(s.value), "origin": s.origin} for s in settings]}
+    return {
+        "settings": [
+            {"key": s.key, "value": _plain(s.value), "origin": s.origin, "meaning": s.meaning} for s in settings
+        ]
+    }
 
 
 def _plain(value: Any) -> Any:
@@ -48,6 +61,7 @@ COMMANDS = (
         human,
         method="config.show",
         run=show,
-        more="Of the running daemon; without one, those that it would start with.",
+        more="Of the running daemon; without one, those that it would start with. What is printed has the form of\n"
+        "~/.config/orchd/config.toml (ORCHD_HOME/config.toml); the daemon reads that when it starts.",
     ),
 )

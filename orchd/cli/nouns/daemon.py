@@ -15,18 +15,23 @@ def human_status(status: dict[str, Any]) -> str:
     return fields(
         [
             ("orchd", f"{status['version']}, process {status['pid']}, up {duration(status['uptime_s'])}{memory}"),
-            ("home", status["home"]),
+            ("data", status["home"]),
             ("author", status["author"]),
             ("peer", status["peer_id"]),
             ("network", f"{status['network']}, {status['peers']} peers"),
             ("addresses", "\n".join(status["addresses"])),
             ("topics", ", ".join(status["topics"])),
-            ("adapters", status["adapters"]),
+            ("adapters", f"{status['adapters']}{_waiting(status['quarantined'])}"),
             ("bases", ", ".join(status["bases"])),
             ("jobs", f"{jobs['running']} running, {jobs['queued']} queued"),
             ("notice", status["notice"]),
+            ("warning", "\n".join(status["warnings"])),
         ]
     )
+
+
+def _waiting(quarantined: int) -> str:
+    return f", {quarantined} of them in quarantine" if quarantined else ""
 
 
 STATUS = Command("status", "What the daemon is doing", human_status, method="daemon.status")

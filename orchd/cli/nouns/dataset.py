@@ -8,7 +8,7 @@ from typing import Any
 
 from orchd.cli.command import Command, Params, arg, opt
 from orchd.cli.context import Context
-from orchd.cli.text import fields, short, table, when
+from orchd.cli.text import fields, short, table, when, word
 
 DATASET = arg("dataset", "its name, or its id or the beginning of it")
 
@@ -45,6 +45,11 @@ def human_preview(shown: dict[str, Any]) -> str:
     return "\n".join(blocks) or "no rows"
 
 
+def human_deleted(gone: dict[str, Any]) -> str:
+    stay = f"; what was trained on it stays: {', '.join(map(short, gone['adapters']))}" if gone["adapters"] else ""
+    return f"deleted{stay}\n`orchctl undo {gone['dataset']}` brings it back for 30 days"
+
+
 def import_file(context: Context, options: argparse.Namespace, params: Params) -> int:
     """The daemon has its own working directory, so it is told the whole path."""
     params["source"] = os.path.abspath(os.path.expanduser(params["source"]))
@@ -58,9 +63,10 @@ IMPORT = Command(
     method="dataset.import",
     job=True,
     run=import_file,
+    then=lambda row: f"`orchctl train start {word(row['name'])}` trains an adapter on it",
     arguments=(
         arg("source", "the file"),
-        opt("--name", "how to call it (default: the file's name)"),
+        opt("--name", "how to call it (default: the file's name, with a number where that is taken)"),
         opt("--kind", "chatgpt, claude, openai, sharegpt or alpaca (default: found out)"),
         opt("--split", "auto, train, or test: every row is for scoring only", choices=("auto", "train", "test")),
         opt("--seed", "of the split into parts", type=int, metavar="N"),
@@ -80,11 +86,12 @@ COMMANDS = (
     ),
     Command(
         "delete",
-        "Delete a data set; adapters trained on it stay",
-        lambda gone: f"deleted {gone['dataset']}",
+        "Move a data set to the trash, where `orchctl undo` finds it for 30 days",
+        human_deleted,
         method="dataset.delete",
         changes=True,
         subject=("dataset.show", "dataset"),
         arguments=(DATASET,),
+        more="Adapters that were trained on it stay. `orchctl registry gc --empty-trash` deletes it for good.",
     ),
 )

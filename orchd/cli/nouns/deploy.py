@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from orchd.cli.command import Command, arg, opt, switch
 from orchd.cli.nouns.deployment import human_row
+from orchd.cli.text import word
 
 COMMANDS = (
     Command(
@@ -12,13 +13,18 @@ COMMANDS = (
         human_row,
         method="deploy.start",
         job=True,
+        then=lambda row: (
+            f"`orchctl chat {word(row['name'])}` talks with it"
+            if row["target"] == "embedded"
+            else f"`orchctl deployment show {word(row['name'])}` says where it is asked"
+        ),
         more="`orchctl chat NAME` asks it then. Without ADAPTER the plain base is deployed.",
         arguments=(
             arg("adapter", "its name, or its id or the beginning of it", nargs="?"),
             opt("--name", "how to call the deployment", required=True),
             opt("--target", "embedded (the default) or ollama"),
             opt("--base", "which base, without an adapter (demo)"),
-            opt("--quantize", "of the file that is made (F16)"),
+            opt("--quantize", "of the file that is made: F32, F16 or Q8_0 (F16)"),
             opt("--dataset", "the proof asks prompts from its test part"),
             switch("--force", "deploy although the proof failed, or a quarantined adapter"),
         ),

@@ -5,20 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from orchd.cli.command import Command, arg
-from orchd.cli.text import fields, size, table, when
+from orchd.cli.text import fields, short, size, table, when
 
 DEPLOYMENT = arg("deployment", "its name")
 
 
 def human_list(shown: dict[str, Any]) -> str:
-    return table(
+    rows = table(
         ("name", "adapter", "target", "state", "size", "same answers", "made"),
         [
             (
                 d["name"],
-                d["adapter"]["name"] if d["adapter"] else "(plain base)",
+                f"{d['adapter']['name']} ({short(d['adapter']['id'])})" if d["adapter"] else "(plain base)",
                 d["target"],
-                d["state"],
+                f"{_words(d['state'])} from {short(d['was'])}" if d["was"] else d["state"],
                 size(d["size"]),
                 _held(d["parity"]),
                 when(d["created_ms"]),
@@ -26,6 +26,7 @@ def human_list(shown: dict[str, Any]) -> str:
             for d in shown["deployments"]
         ],
     )
+    return "\n".join([rows, *(f"{d['name']}: {d['note']}" for d in shown["deployments"] if d["note"])])
 
 
 def human_row(row: dict[str, Any]) -> str:
@@ -35,13 +36,17 @@ def human_row(row: dict[str, Any]) -> str:
             ("name", row["name"]),
             ("adapter", f"{adapter['name']} ({adapter['id']})" if adapter else "(plain base)"),
             ("base", row["base"]),
-            ("target", f"{row['target']}, {row['state']}"),
+            ("target", f"{row['target']}, {_words(row['state'])}"),
             ("file", f"{row['quantize']}, {size(row['size'])}, sha256 {row['sha256']}"),
             ("same answers", f"{_held(parity)}: {parity['detail']}" if parity else None),
-            ("rolled back", f"from {row['was']}: {row['reason']}" if row["was"] else None),
+            ("note", row["note"] or None),
             ("made", when(row["created_ms"])),
         ]
     )
+
+
+def _words(state: str) -> str:
+    return state.replace("_", " ")
 
 
 def _held(parity: dict[str, Any] | None) -> str:
@@ -62,7 +67,9 @@ COMMANDS = (
     Command(
         "remove",
         "Take a deployment out of its target",
-        lambda gone: f"removed {gone['deployment']}",
+        lambda gone: (
+            f"removed {gone['deployment']}; `orchctl undo` does not bring it back, `orchctl deploy` makes it anew"
+        ),
         method="deployment.remove",
         changes=True,
         subject=("deployment.show", "deployment"),

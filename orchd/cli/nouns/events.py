@@ -9,11 +9,13 @@ from typing import Any
 from orchd.cli.command import Command, Params, opt
 from orchd.cli.context import Context
 
+EMPTY: tuple[object, ...] = (None, "", [], {})
+
 
 def human(event: dict[str, Any]) -> str:
     """One line: time, number, kind, job, and what was told."""
     clock = time.strftime("%H:%M:%S", time.localtime(event["time_ms"] / 1000))
-    told = " ".join(f"{name}={_brief(value)}" for name, value in event.get("data", {}).items())
+    told = " ".join(f"{name}={_brief(value)}" for name, value in event.get("data", {}).items() if value not in EMPTY)
     return "  ".join(filter(None, [clock, str(event["seq"]), event["kind"], event.get("job"), told]))
 
 
@@ -28,6 +30,8 @@ def _brief(value: object) -> str:
         return f"{value:.0f}" if value.is_integer() else f"{value:.4g}"
     if isinstance(value, dict):
         return ",".join(f"{name}:{_brief(inner)}" for name, inner in value.items())
+    if isinstance(value, list):
+        return ",".join(map(_brief, value))
     return str(value)
 
 

@@ -11,6 +11,22 @@ from orchd.cli.text import duration, fields, lines, outline, table, when
 from orchd.errors import EXIT_FAILED
 
 JOB = arg("job", "its id or the beginning of it")
+STARTED_BY = {
+    "train": ("train", "start"),
+    "average": ("average", "start"),
+    "average.verify": ("average", "verify"),
+    "evaluate": ("adapter", "evaluate"),
+    "fetch": ("adapter", "fetch"),
+    "export": ("adapter", "export"),
+    "import": ("adapter", "import"),
+    "dataset.import": ("dataset", "import"),
+    "base.add": ("base", "add"),
+    "deploy": ("deploy", "start"),
+    "scrub": ("registry", "scrub"),
+    "rebuild": ("registry", "rebuild"),
+}
+"""Kind of job → noun and verb."""
+
 STATES = ("queued", "running", "cancelling", "done", "failed", "cancelled", "interrupted")
 
 
@@ -21,8 +37,8 @@ def human_list(shown: dict[str, Any]) -> str:
 
 
 def human_row(job: dict[str, Any]) -> str:
-    error = job["error"]
-    return fields(
+    error, told = job["error"], _told(job)
+    about = fields(
         [
             ("id", job["id"]),
             ("job", f"{job['title']} ({job['kind']})"),
@@ -30,11 +46,26 @@ def human_row(job: dict[str, Any]) -> str:
             ("progress", _how_far(job)),
             ("asked for", when(job["created_ms"])),
             ("took", _took(job)),
-            ("result", outline(job["result"])),
+            ("result", "" if told else outline(job["result"])),
             ("error", error and f"{error['message']} [E{error['code']}]\n{error['hint']}"),
             ("log", error and "\n".join(error["log"])),
         ]
     )
+    return f"{about}\n\n{told}" if told else about
+
+
+def _told(job: dict[str, Any]) -> str:
+    """The result as the command shows it that starts such jobs; empty where there is none, or it is of another one."""
+    if job["result"] is None or job["kind"] not in STARTED_BY:
+        return ""
+    from orchd.cli.run import load
+
+    noun, verb = STARTED_BY[job["kind"]]
+    command = next(one for one in load(noun) if one.verb == verb)
+    try:
+        return command.human(job["result"])
+    except (KeyError, TypeError):
+        return ""
 
 
 def watch(context: Context, options: argparse.Namespace, params: Params) -> int:

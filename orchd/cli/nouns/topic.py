@@ -8,6 +8,9 @@ from typing import Any
 from orchd.cli.command import Command, arg
 from orchd.cli.text import table, when
 
+ALONE = (
+    "0 peers are connected: `orchctl net connect ADDRESS` with the address that another's `orchctl net status` shows"
+)
 TOPIC = arg("topic", "its name; `private/LABEL` for a private one")
 
 
@@ -33,11 +36,17 @@ def human_invite(shown: dict[str, Any]) -> str:
     return str(shown["invitation"])
 
 
+def human_join(shown: dict[str, Any]) -> str:
+    """Who comes with an invitation has addresses of members, which are being tried now."""
+    alone = not shown["peers"] and not shown["topic"].startswith("private/")
+    return f"joined {shown['topic']}{f'; {ALONE}' if alone else ''}"
+
+
 COMMANDS = (
     Command(
         "join",
         "Announce this node under a topic and look for others there",
-        lambda shown: f"joined {shown['topic']}",
+        human_join,
         method="topic.join",
         changes=True,
         arguments=(arg("topic", "its name, or the line that `orchctl topic invite` printed; - reads it", type=given),),

@@ -6,7 +6,7 @@ from typing import Any
 
 from orchd.cli.command import Command, arg, opt
 from orchd.cli.nouns.adapter import human_row
-from orchd.cli.text import duration, number, percent, table
+from orchd.cli.text import duration, number, percent, table, word
 
 
 def human(result: dict[str, Any]) -> str:
@@ -37,6 +37,10 @@ COMMANDS = (
         human,
         method="train.start",
         job=True,
+        then=lambda result: (
+            f"`orchctl deploy {word(result['adapter']['name'])} --name NAME` makes it answer,\n"
+            f"`orchctl adapter publish {word(result['adapter']['name'])} --topic TOPIC` lets others fetch it"
+        ),
         more="It follows the job and draws its progress. Ctrl-C leaves the job running; --detach doesn't wait at all.",
         arguments=(
             arg("dataset", "its name, or its id or the beginning of it"),
@@ -51,7 +55,12 @@ COMMANDS = (
             opt("--alpha", "of the adapter (twice the rank)", type=float, metavar="X"),
             opt("--learning-rate", "at its height (0.005)", type=float, metavar="X"),
             opt("--batch-size", "rows a step (16)", type=int, metavar="N"),
-            opt("--steps", "how many (default: 25 times the root of the number of rows)", type=int, metavar="N"),
+            opt(
+                "--steps",
+                "how many (default: what the schedule has left, or 25 times the root of the number of rows)",
+                type=int,
+                metavar="N",
+            ),
             opt("--schedule-total", "steps of the whole schedule, over several runs", type=int, metavar="N"),
             opt("--schedule-offset", "steps of it that earlier runs did", type=int, metavar="N"),
             opt("--seed", "of every random choice (0)", type=int, metavar="N"),

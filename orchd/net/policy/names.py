@@ -74,6 +74,13 @@ def private_name(label: str, secret: bytes) -> str:
     return f"{PRIVATE}{label}/{base64.b32encode(tag).decode().lower().rstrip('=')}"
 
 
+def check_secret(name: str, secret: bytes | None) -> None:
+    """Whether a topic may be joined with this secret. Raises `TopicInvalid`."""
+    if kind_of(name) is Kind.PRIVATE and (secret is None or private_name(label_of(name), secret) != name):
+        hint = "Join it with the line that `orchctl topic invite` printed on a member's node."
+        raise TopicInvalid(f"{name[:80]!r} is private: its name is not enough", hint=hint, field="topic")
+
+
 def label_of(name: str) -> str:
     """What the user calls the topic."""
     return name.removeprefix(PRIVATE).rpartition("/")[0] if kind_of(name) is Kind.PRIVATE else name

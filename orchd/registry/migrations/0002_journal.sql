@@ -27,11 +27,14 @@ DROP TABLE adapter;
 CREATE TABLE adapter(
     digest VARCHAR PRIMARY KEY, name VARCHAR NOT NULL, author VARCHAR NOT NULL, base VARCHAR NOT NULL,
     architecture VARCHAR NOT NULL, adapter_rank USMALLINT NOT NULL, modules VARCHAR[] NOT NULL, licence VARCHAR NOT NULL,
-    tags VARCHAR[] NOT NULL, size BIGINT NOT NULL, created BIGINT NOT NULL, supersedes VARCHAR, words VARCHAR NOT NULL USING COMPRESSION uncompressed,
+    tags VARCHAR[] NOT NULL, size BIGINT NOT NULL, created BIGINT NOT NULL, supersedes VARCHAR,
+    words VARCHAR NOT NULL USING COMPRESSION uncompressed,
+    trigrams0 UBIGINT NOT NULL, trigrams1 UBIGINT NOT NULL, trigrams2 UBIGINT NOT NULL, trigrams3 UBIGINT NOT NULL,
+    trigrams4 UBIGINT NOT NULL, trigrams5 UBIGINT NOT NULL, trigrams6 UBIGINT NOT NULL, trigrams7 UBIGINT NOT NULL,
     loss DOUBLE, exact_match DOUBLE, capabilities VARCHAR[] NOT NULL,
     blobs VARCHAR[] NOT NULL, shown VARCHAR NOT NULL, origin VARCHAR NOT NULL, received BIGINT NOT NULL,
     state VARCHAR NOT NULL, reason VARCHAR NOT NULL, pinned BOOLEAN NOT NULL, used BIGINT NOT NULL,
-    topics VARCHAR[] NOT NULL);
+    topics VARCHAR NOT NULL);
 CREATE TABLE edge(
     child VARCHAR NOT NULL, parent VARCHAR NOT NULL, kind VARCHAR NOT NULL, weight DOUBLE,
     PRIMARY KEY(child, parent, kind));

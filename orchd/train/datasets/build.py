@@ -67,7 +67,8 @@ def build(conversations: Iterable[Conversation], log: ImportLog, folder: Path, p
     with spool.open("w+b") as file:
         rows, duplicates = _spool(conversations, log, file)
         if not rows:
-            raise DatasetUnusable(f"{name}: no conversation with an answer in it", field="source")
+            hint = "A row needs a question and an answer to it (of the assistant)."
+            raise DatasetUnusable(f"{name}: no conversation with an answer in it", hint=hint, field="source")
         rows.sort(key=lambda row: _rank(parts.seed, row.content))
         counts = _write_parts(rows, file, folder, parts)
     spool.unlink()
