@@ -461,6 +461,11 @@ class Registry:
         rows = self.index.read(ONE, ids) if len(ids) == 1 else self.index.read(SOME, (list(ids),))
         return [self._adapter_row(row) for row in rows]
 
+    def names_of(self, ids: Sequence[str]) -> dict[str, str]:
+        """The names of a few adapters, of those that are here."""
+        marks = ", ".join("?" * len(ids))  # each is looked up by its key then; a list would be a scan of all
+        return dict(self.index.read(f"SELECT digest, name FROM adapter WHERE digest IN ({marks})", ids)) if ids else {}
+
     def _adapter_row(self, row: tuple[Any, ...]) -> AdapterRow:
         shown, author, state, reason, origin, received, pinned, topics = row
         return adapter_row(
