@@ -33,6 +33,7 @@ from orchd.registry.known_bases import KnownBases
 from orchd.registry.local import Local, Undone, delete, put
 from orchd.registry.local_rows import Bound, Dataset, DatasetTrash, Pin, Release, Rot, Trash, Verdict
 from orchd.registry.manifest_files import ManifestFiles
+from orchd.registry.names import Names
 from orchd.registry.news import News
 from orchd.registry.people import People
 from orchd.registry.rebuild import insert_adapter
@@ -63,6 +64,7 @@ class Registry:
     def __init__(self, data: Path, index: Index, clock: Callable[[], int], author: str, *, rebuilt: str) -> None:
         self.data = data
         self.index = index
+        self.names = Names(index)
         self.blobs = BlobStore(data / "blobs")
         self.manifests = ManifestFiles(data / "manifests")
         self.author = author
@@ -460,11 +462,6 @@ class Registry:
         """The rows of adapters that are here, in the order of `ids`; unknown ones are left out."""
         rows = self.index.read(ONE, ids) if len(ids) == 1 else self.index.read(SOME, (list(ids),))
         return [self._adapter_row(row) for row in rows]
-
-    def names_of(self, ids: Sequence[str]) -> dict[str, str]:
-        """The names of a few adapters, of those that are here."""
-        marks = ", ".join("?" * len(ids))  # each is looked up by its key then; a list would be a scan of all
-        return dict(self.index.read(f"SELECT digest, name FROM adapter WHERE digest IN ({marks})", ids)) if ids else {}
 
     def _adapter_row(self, row: tuple[Any, ...]) -> AdapterRow:
         shown, author, state, reason, origin, received, pinned, topics = row
