@@ -33,6 +33,7 @@ from orchd.registry.known_bases import KnownBases
 from orchd.registry.local import Local, Undone, delete, put
 from orchd.registry.local_rows import Bound, Dataset, DatasetTrash, Pin, Release, Rot, Trash, Verdict
 from orchd.registry.manifest_files import ManifestFiles
+from orchd.registry.names import Names
 from orchd.registry.news import News
 from orchd.registry.people import People
 from orchd.registry.rebuild import insert_adapter
@@ -63,6 +64,7 @@ class Registry:
     def __init__(self, data: Path, index: Index, clock: Callable[[], int], author: str, *, rebuilt: str) -> None:
         self.data = data
         self.index = index
+        self.names = Names(index)
         self.blobs = BlobStore(data / "blobs")
         self.manifests = ManifestFiles(data / "manifests")
         self.author = author

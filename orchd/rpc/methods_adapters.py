@@ -106,8 +106,8 @@ def _show(node: Node, text: str) -> AdapterShown:
         cosigners = []
     leaves = list[LeafName]()
     if row.lineage is not None:
-        known = registry.rows_of([leaf.id for leaf in row.lineage.leaves])
-        leaves = [LeafName(id=leaf.id, name=leaf.name) for leaf in known]
+        names = registry.names.of([leaf.id for leaf in row.lineage.leaves])
+        leaves = [LeafName(id=leaf.id, name=names[leaf.id]) for leaf in row.lineage.leaves if leaf.id in names]
     return AdapterShown(
         **msgspec.structs.asdict(row),
         leaves=leaves,
