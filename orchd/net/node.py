@@ -36,6 +36,7 @@ from orchd.net.messages import (
 )
 from orchd.net.news import tell
 from orchd.net.policy.names import Kind, kind_of
+from orchd.net.policy.rounds import Rounds
 from orchd.net.policy.scores import Offence
 from orchd.net.records import Records
 from orchd.net.upload import Upload, Uploads
@@ -73,7 +74,7 @@ class Node:
         )
         self.news = self.records.news
         self._server = exchange.Server(self)
-        self._rounds = topics.Rounds(context.announce_every_s, context.lookup_every_s, context.rng)
+        self._rounds = Rounds(context.announce_every_s, context.lookup_every_s, context.rng)
         self._wake = trio.Event()
         self._looking: set[str] = set()
         #: Why there is no mDNS, if there should be.

@@ -1,0 +1,134 @@
+"""When a topic is announced and looked up on the DHT, and which servers a lookup asks. Pure.
+
+A peer's place among keys is the SHA-256 of its id, a key's that of the key
+(https://github.com/libp2p/specs/blob/master/kad-dht/README.md); near is what XOR makes small.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+#: Servers asked at once, and asked in all, in one lookup.
+PARALLEL, SERVERS = 10, 30
+#: After a join: the first pause between lookups, doubling up to the configured one; in seconds.
+FIRST_PAUSE_S = 1.0
+#: In a small network every new peer is one of those that ought to hold our records.
+SMALL_NETWORK = 20
+#: New peers make us announce again, but not more often than this, in seconds.
+REANNOUNCE_PAUSE_S = 2.0
+#: A server takes ten announcements of one peer in ten seconds and drops the rest without a word.
+ANNOUNCE_AT_ONCE, ANNOUNCE_PAUSE_S = 8, 11.0
+
+
+class Peer(Hashable, Protocol):
+    """Whatever names a peer."""
+
+    def to_bytes(self) -> bytes: ...
+
+
+P = TypeVar("P", bound=Peer)
+A = TypeVar("A")
+
+
+@dataclass
+class _Due:
+    announce_at: float
+    lookup_at: float
+    pause: float = FIRST_PAUSE_S
+
+
+class Rounds:
+    """When which topic is to be announced and looked up. Times in seconds of any one clock."""
+
+    def __init__(self, announce_every_s: float, lookup_every_s: float, rng: random.Random) -> None:
+        self._announce_every = announce_every_s
+        self._lookup_every = lookup_every_s
+        self._rng = rng
+        self._due: dict[str, _Due] = {}
+        self._reannounce_after = float("-inf")
+
+    def joined(self, name: str, now: float) -> None:
+        self._due[name] = _Due(now, now)
+
+    def left(self, name: str) -> None:
+        self._due.pop(name, None)
+
+    def new_peer(self, now: float, network_size: int) -> None:
+        """A peer has entered the routing table: if the network is small, our records belong there too."""
+        if network_size > SMALL_NETWORK:
+            return
+        at = max(now, self._reannounce_after)
+        self._reannounce_after = at + REANNOUNCE_PAUSE_S
+        for due in self._due.values():
+            due.announce_at = min(due.announce_at, at)
+            due.lookup_at = min(due.lookup_at, at)
+
+    def to_announce(self, now: float) -> list[str]:
+        """Topics whose announcement is due, at most `ANNOUNCE_AT_ONCE`; the rest are due when servers take more.
+
+        Each is due again after the interval, less a random tenth.
+        """
+        names = [name for name, due in self._due.items() if due.announce_at <= now]
+        for name in names[ANNOUNCE_AT_ONCE:]:
+            self._due[name].announce_at = now + ANNOUNCE_PAUSE_S
+        for name in names[:ANNOUNCE_AT_ONCE]:
+            self._due[name].announce_at = now + self._announce_every * self._rng.uniform(0.9, 1.0)
+        return names[:ANNOUNCE_AT_ONCE]
+
+    def to_look_up(self, now: float) -> list[str]:
+        """Topics to look up, with pauses that double from `FIRST_PAUSE_S` to the configured one."""
+        names = [name for name, due in self._due.items() if due.lookup_at <= now]
+        for name in names:
+            due = self._due[name]
+            due.lookup_at = now + due.pause * self._rng.uniform(0.9, 1.1)
+            due.pause = min(due.pause * 2, self._lookup_every)
+        return names
+
+    def retry_announce(self, name: str, now: float) -> None:
+        """Nobody has taken the announcement: it is due again with the next lookup."""
+        if name in self._due:
+            self._due[name].announce_at = max(self._due[name].lookup_at, now + FIRST_PAUSE_S)
+
+    def next_at(self) -> float:
+        """When something is due next."""
+        return min((min(due.announce_at, due.lookup_at) for due in self._due.values()), default=float("inf"))
+
+
+class Search(Generic[P, A]):
+    """What one lookup of `key` has found so far. `A` is an address."""
+
+    def __init__(self, key: bytes, this_node: P) -> None:
+        self.providers: dict[P, list[A]] = {}
+        self._place = _number(key)
+        self._this_node = this_node
+        self._servers: list[P] = []
+        self._distances: dict[P, int] = {}
+        self._asked: set[P] = {this_node}
+
+    def found(self, peer: P, addresses: Iterable[A]) -> None:
+        if peer != self._this_node:
+            known = self.providers.setdefault(peer, [])
+            known += [address for address in addresses if address not in known]
+
+    def heard_of(self, servers: Iterable[P]) -> None:
+        every = {*self._servers, *servers} - {self._this_node}
+        self._servers = sorted(every, key=self._distance)[:SERVERS]
+
+    def next_servers(self) -> list[P]:
+        """The closest servers that have not been asked yet."""
+        batch = [server for server in self._servers if server not in self._asked][:PARALLEL]
+        self._asked.update(batch)
+        return batch
+
+    def _distance(self, peer: P) -> int:
+        if peer not in self._distances:
+            self._distances[peer] = _number(peer.to_bytes()) ^ self._place
+        return self._distances[peer]
+
+
+def _number(key: bytes) -> int:
+    return int.from_bytes(hashlib.sha256(key).digest())
