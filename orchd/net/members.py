@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-
-from libp2p.peer.id import ID
+from typing import Generic, TypeVar
 
 from orchd.net import messages
 from orchd.net.messages import Hello
 from orchd.net.policy.names import Kind, is_open, kind_of, proof
+from orchd.net.policy.rounds import Peer
+
+P = TypeVar("P", bound=Peer)
 
 
 @dataclass(frozen=True)
@@ -25,22 +27,22 @@ class _Said:
     proofs: frozenset[bytes]
 
 
-class Members:
+class Members(Generic[P]):
     """`topics` are the joined ones, by key; `secret` gives a private one's; `is_near` tells whether a connected peer is
     on this network."""
 
     def __init__(
         self,
-        this_node: ID,
+        this_node: P,
         topics: Mapping[bytes, str],
         secret: Callable[[bytes], bytes | None],
-        is_near: Callable[[ID], bool],
+        is_near: Callable[[P], bool],
     ) -> None:
         self._this_node = this_node.to_bytes()
         self._topics, self._secret, self._is_near = topics, secret, is_near
-        self._said: dict[ID, _Said] = {}
+        self._said: dict[P, _Said] = {}
 
-    def hello(self, peer: ID) -> Hello:
+    def hello(self, peer: P) -> Hello:
         """What `peer` may know of our topics."""
         keys, proofs = [], []
         for key, name in list(self._topics.items())[: messages.TOPICS_LIMIT]:
@@ -52,46 +54,46 @@ class Members:
                 keys.append(key)
         return Hello(topics=tuple(keys), proofs=tuple(proofs))
 
-    def heard(self, peer: ID, hello: Hello) -> None:
+    def heard(self, peer: P, hello: Hello) -> None:
         self._said[peer] = _Said(frozenset(hello.topics), frozenset(hello.proofs))
 
-    def lost(self, peer: ID) -> None:
+    def lost(self, peer: P) -> None:
         """The last connection to `peer` has ended."""
         self._said.pop(peer, None)
 
-    def knows(self, peer: ID) -> bool:
+    def knows(self, peer: P) -> bool:
         """Whether `peer` speaks our protocol."""
         return peer in self._said
 
-    def of(self, peer: ID) -> frozenset[bytes]:
+    def of(self, peer: P) -> frozenset[bytes]:
         """Keys of the topics that `peer` shares with us, as far as it may."""
         said = self._said.get(peer)
         if said is None:
             return frozenset()
         return frozenset(key for key, name in self._topics.items() if self._is_member(peer, said, key, name))
 
-    def _is_member(self, peer: ID, said: _Said, key: bytes, name: str) -> bool:
+    def _is_member(self, peer: P, said: _Said, key: bytes, name: str) -> bool:
         kind = kind_of(name)
         if kind is Kind.PRIVATE:
             secret = self._secret(key)
             return secret is not None and proof(secret, peer.to_bytes(), self._this_node) in said.proofs
         return key in said.topics and (kind is not Kind.LAN or self._is_near(peer))
 
-    def members(self, topics: Collection[bytes] | None = None) -> list[ID]:
+    def members(self, topics: Collection[bytes] | None = None) -> list[P]:
         """Connected peers that share one of `topics`, or any topic, with us."""
         shared = ((peer, self.of(peer)) for peer in tuple(self._said))
         return [peer for peer, keys in shared if (keys if topics is None else not keys.isdisjoint(topics))]
 
-    def topics_of(self, peer: ID) -> list[str]:
+    def topics_of(self, peer: P) -> list[str]:
         """Names of the topics that `peer` shares with us."""
         return sorted(self._topics[key] for key in self.of(peer))
 
-    def may_see(self, peer: ID, topics: Iterable[str]) -> bool:
+    def may_see(self, peer: P, topics: Iterable[str]) -> bool:
         """Whether a peer may have what was announced under these topics: one of them is open, or shared with it."""
         names = frozenset(topics)
         return any(map(is_open, names)) or not names.isdisjoint(self.topics_of(peer))
 
-    def visible(self, peer: ID, keys: Iterable[bytes]) -> list[str]:
+    def visible(self, peer: P, keys: Iterable[bytes]) -> list[str]:
         """Names of those topics that `peer` asks for and may hear of."""
         shared = self.of(peer)
         named = ((key, self._topics[key]) for key in keys if key in self._topics)

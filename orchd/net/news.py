@@ -67,7 +67,7 @@ class News:
         library: Library,
         events: Events,
         topics: Mapping[bytes, str],
-        members: Members,
+        members: Members[ID],
         known: Known,
         mesh: Mesh,
         prove: Callable[[ID], Awaitable[None]],

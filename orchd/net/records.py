@@ -36,7 +36,7 @@ class Records:
         self,
         host: Host,
         context: Context,
-        members: Members,
+        members: Members[ID],
         names: Mapping[bytes, str],
         *,
         ask: Ask,

@@ -45,7 +45,7 @@ class Repair:
         spawn: Callable[..., None],
         known: Known,
         library: Library,
-        members: Members,
+        members: Members[ID],
         news: News,
         schedule: Schedule,
         freshness: Freshness,
