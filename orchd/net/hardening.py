@@ -67,7 +67,9 @@ _dropped: set[Correction] = set()
 
 def harden() -> None:
     """Apply every correction to the library in this process. Doing it again changes nothing."""
-    for correction in CORRECTIONS:
+    from orchd.net.bounds import BOUNDS  # which imports this file
+
+    for correction in (*CORRECTIONS, *BOUNDS):
         if correction not in _dropped:
             _apply(correction)
 
@@ -177,7 +179,8 @@ def bounded_topics(pubsub: Any, router: Any, is_ours: Callable[[str], bool]) -> 
     """Names of topics that a stranger makes up are not remembered.
 
     Seen: each PRUNE for a topic that nobody is in left an entry in `back_off` for ever, each GRAFT for one was answered
-    and left one too, and a subscription's name could be a megabyte long. A topic that we are not in now may still be
+    and left one too, each IHAVE one for as long as its sender stayed, and a subscription's name could be a megabyte
+    long. A topic that we are not in now may still be
     one that we join later: who has subscribed to it is remembered if it is one of ours by its name.
     """
 
@@ -186,17 +189,17 @@ def bounded_topics(pubsub: Any, router: Any, is_ours: Callable[[str], bool]) -> 
             return isinstance(topic, str) and is_ours(topic)
 
     pubsub.allowed_topics = Allowed()
-    handle_graft, handle_prune = router.handle_graft, router.handle_prune
 
-    async def graft(message: Any, sender: ID) -> None:
-        if message.topicID in router.mesh:
-            await handle_graft(message, sender)
+    def of_ours(handle: Callable[[Any, ID], Awaitable[None]]) -> Callable[[Any, ID], Awaitable[None]]:
+        async def handle_if_ours(message: Any, sender: ID) -> None:
+            if message.topicID in router.mesh:
+                await handle(message, sender)
 
-    async def prune(message: Any, sender: ID) -> None:
-        if message.topicID in router.mesh:
-            await handle_prune(message, sender)
+        return handle_if_ours
 
-    router.handle_graft, router.handle_prune = graft, prune
+    router.handle_graft = of_ours(router.handle_graft)
+    router.handle_prune = of_ours(router.handle_prune)
+    router.handle_ihave = of_ours(router.handle_ihave)
 
 
 # ---- fact 2: plaintext is offered ----------------------------------------------------------------------------

@@ -187,8 +187,8 @@ async def test_a_neighbour_does_not_decide_whom_we_dial() -> None:
     assert not await peers_exchanged(corrected=True)
 
 
-async def names_remembered(corrected: bool) -> tuple[int, int]:
-    """Entries that made-up topics leave: of prunes and grafts, and of subscriptions."""
+async def names_remembered(corrected: bool) -> tuple[int, int, int]:
+    """Entries that made-up topics leave: of prunes and grafts, of subscriptions, and of what a neighbour has."""
     async with a_host(1) as host:
         pubsub = a_pubsub(host)
         router = cast(GossipSub, pubsub.router)
@@ -199,18 +199,20 @@ async def names_remembered(corrected: bool) -> tuple[int, int]:
         for number in range(20):
             await router.handle_prune(rpc_pb2.ControlPrune(topicID=f"t{number}"), stranger)
             await router.handle_graft(rpc_pb2.ControlGraft(topicID=f"g{number}"), stranger)
+            await router.handle_ihave(rpc_pb2.ControlIHave(topicID=f"h{number}"), stranger)
             pubsub.handle_subscription(stranger, rpc_pb2.RPC.SubOpts(subscribe=True, topicid="x" * number))
         pubsub.handle_subscription(stranger, rpc_pb2.RPC.SubOpts(subscribe=True, topicid="ours"))
         assert "ours" in pubsub.peer_topics
         pubsub.seen_messages.stop()
-        return len(router.back_off), len(pubsub.peer_topics)
+        return len(router.back_off), len(pubsub.peer_topics), len(router.ihave_message_limits[stranger])
 
 
 async def test_topics_that_a_stranger_makes_up_are_not_remembered() -> None:
-    back_off, subscriptions = await names_remembered(corrected=False)
+    back_off, subscriptions, had = await names_remembered(corrected=False)
     assert back_off >= 20
     assert subscriptions > 20
-    assert await names_remembered(corrected=True) == (0, 1)
+    assert had == 20
+    assert await names_remembered(corrected=True) == (0, 1, 0)
 
 
 # ---- fact 2 ----------------------------------------------------------------------------------------------------
