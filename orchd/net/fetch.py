@@ -113,8 +113,9 @@ def _admit(
     """Through the door; whatever it says, the unfinished files are not needed any more."""
     entries = manifest.record.files
     try:
-        files = {entry.path: here[n] if n in here else partial.path(n) for n, entry in enumerate(entries)}
-        return registry.admit(manifest.envelope, files, origin="fetched", checks=checks)
+        brought = {entry.path: partial.path(n) for n, entry in enumerate(entries) if n not in here}
+        files = brought | {entries[n].path: path for n, path in here.items()}
+        return registry.admit(manifest.envelope, files, origin="fetched", checks=checks, verified=brought.keys())
     finally:
         partial.discard()
 

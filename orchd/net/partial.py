@@ -78,8 +78,12 @@ class Partial:
         return count
 
     def path(self, file: int) -> Path:
-        """Where the file lies; it is made if nothing of it has come (an empty file has no chunks)."""
+        """Where the file lies, to be taken away: it is not written to any more.
+
+        It is made if nothing of it has come (an empty file has no chunks).
+        """
         self._open(file)
+        os.close(self._files.pop(file))
         return self._name(file)
 
     def is_empty(self) -> bool:

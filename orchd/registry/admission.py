@@ -6,8 +6,9 @@ one). `RECORD_CHECKS` need the signed record alone, so they run before a byte is
 files, as they lie in the blob store. A refused adapter leaves nothing behind; a quarantined one stays, with the reason,
 and is not used.
 
-The whole files were hashed while they were stored; the chunks are hashed here (`figures`). So every byte is hashed
-once on the way in and once where it lies, and what is passed on to peers in chunks is what was signed.
+The whole files were hashed while they were stored; the chunks are hashed here (`figures`), but for those that were
+compared one by one while they came from peers. So every byte is hashed in chunks and as a whole, once each, and what is
+passed on to peers in chunks is what was signed.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ class Known:
 class Candidate:
     """An adapter at the door: verified manifest, files by name, the base when it is known here, the time.
 
-    What is read off the files is read once, when the first check asks.
+    `verified` are the names of files whose chunks are known to be those of the manifest. What is read off the files is
+    read once, when the first check asks.
     """
 
     manifest: Verified[Manifest]
@@ -64,10 +66,12 @@ class Candidate:
     base: Base | None
     now_ms: int
     known: Known = Known()
+    verified: frozenset[str] = frozenset()
 
     @cached_property
     def figures(self) -> figures.Figures:
-        entries = {self.files[entry.path]: entry for entry in self.manifest.record.files}
+        listed = self.manifest.record.files
+        entries = {self.files[entry.path]: entry for entry in listed if entry.path not in self.verified}
         return figures.look(entries, self.files[WEIGHTS])
 
     @property

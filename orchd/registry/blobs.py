@@ -67,6 +67,32 @@ class BlobStore:
                 writer.write(block)
             return writer.commit()
 
+    def adopt(self, source: Path, expected: bytes) -> None:
+        """Move a file in instead of copying it; nobody may have it open for writing.
+
+        Raises `DigestMismatch` and leaves the file where it is, when it is another one.
+        """
+        with source.open("rb", buffering=0) as file:
+            _compare(hashlib.file_digest(file, "sha256").digest(), expected)
+            try:
+                self._appear(source, file.fileno(), expected)
+            except OSError as error:
+                if error.errno != errno.EXDEV:  # on another file system it can't be moved
+                    raise
+                self.put_file(source, expected)
+
+    def _appear(self, source: Path, descriptor: int, digest: bytes) -> None:
+        """Make a whole file visible under its name, for good."""
+        target = self.path(digest)
+        with full_disk_told(self.root):
+            os.fchmod(descriptor, 0o444)
+            os.fsync(descriptor)
+            if not target.parent.is_dir():
+                target.parent.mkdir(exist_ok=True)
+                sync_directory(self.root)
+            os.replace(source, target)
+            sync_directory(target.parent)
+
     def keep(self, digest: bytes) -> bool:
         """Whether it is here. If so it counts as new, so that collecting garbage leaves it alone for a while."""
         try:
@@ -167,18 +193,15 @@ class BlobWriter:
     def commit(self) -> bytes:
         """Make the blob visible; its digest. Raises `DigestMismatch` when it is not the expected one."""
         digest = self._hash.digest()
-        if self._expected is not None and digest != self._expected:
-            raise DigestMismatch(f"the digest is {digest.hex()}, {self._expected.hex()} was signed")
-        target = self._store.path(digest)
-        with full_disk_told(self._store.root):
-            os.fchmod(self._file.fileno(), 0o444)
-            os.fsync(self._file.fileno())
-            if not target.parent.is_dir():
-                target.parent.mkdir(exist_ok=True)
-                sync_directory(self._store.root)
-            os.replace(self._path, target)
-            sync_directory(target.parent)
+        if self._expected is not None:
+            _compare(digest, self._expected)
+        self._store._appear(self._path, self._file.fileno(), digest)
         return digest
+
+
+def _compare(digest: bytes, expected: bytes) -> None:
+    if digest != expected:
+        raise DigestMismatch(f"the digest is {digest.hex()}, {expected.hex()} was signed")
 
 
 def check_room(place: Path, reserve: int) -> None:

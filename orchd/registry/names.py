@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
+from orchd.errors import AmbiguousId
 from orchd.registry.index import Index
 
 #: Names kept in memory; above that they are looked up again.
 KEPT = 10_000
+SHOWN_KEY = 14  # characters of an author's key
 
 
 class Names:
@@ -28,3 +30,17 @@ class Names:
             self._known |= found
             known |= found
         return known
+
+
+def ambiguous(name: str, rows: Sequence[tuple[str, str]], people: Collection[str]) -> AmbiguousId:
+    """Several adapters have one name; `people` are who made them."""
+    by = f"{name}@{rows[0][1][:SHOWN_KEY]}"
+    if len(people) == 1:
+        hint = f"{by} is the newest that is admitted, and `orchctl adapter versions {by}` lists all."
+        ids = ", ".join(id for id, _ in rows)
+        return AmbiguousId(
+            f"{len(rows)} versions of {name!r} by one author are here: {ids}", hint=hint, field="adapter"
+        )
+    listed = ", ".join(f"{id} by {author[:SHOWN_KEY]}…" for id, author in rows)
+    hint = f"Say whose, as in {by}, or give the id."
+    return AmbiguousId(f"{len(rows)} adapters are called {name!r}: {listed}", hint=hint, field="adapter")

@@ -33,7 +33,7 @@ from orchd.registry.known_bases import KnownBases
 from orchd.registry.local import Local, Undone, delete, put
 from orchd.registry.local_rows import Bound, Dataset, DatasetTrash, Pin, Release, Rot, Trash, Verdict
 from orchd.registry.manifest_files import ManifestFiles
-from orchd.registry.names import Names
+from orchd.registry.names import Names, ambiguous
 from orchd.registry.news import News
 from orchd.registry.people import People
 from orchd.registry.rebuild import insert_adapter
@@ -41,7 +41,6 @@ from orchd.registry.rows import AdapterRow, AnnouncementRow, adapter_row
 from orchd.registry.standing import ADMITTED, QUARANTINED, REMOVED, StandingChange
 
 SELF, FOLLOWED = "self", "followed"
-SHOWN_KEY = 14  # characters of an author's key
 USED_EVERY_MS = 3_600_000
 MIN_PREFIX = len(ADAPTER) + SHORTEST
 WHOLE_ID = len(text_id(ADAPTER, bytes(32)))
@@ -138,11 +137,19 @@ class Registry:
     # ---- admission ----------------------------------------------------------------------------------------------
 
     def admit(
-        self, envelope: bytes, files: Mapping[str, Path], *, origin: str, checks: Sequence[Check] = ()
+        self,
+        envelope: bytes,
+        files: Mapping[str, Path],
+        *,
+        origin: str,
+        checks: Sequence[Check] = (),
+        verified: Collection[str] = (),
     ) -> Admission:
-        """Let an adapter in, or raise the refusal and keep nothing. `files` are copied.
+        """Let an adapter in, or raise the refusal and keep nothing.
 
-        `origin` is trained, averaged, fetched or imported; `checks` come after the built-in ones.
+        `origin` is trained, averaged, fetched or imported; `checks` come after the built-in ones. `files` are copied,
+        but for those that `verified` names: they lie below the registry's folder, and whoever wrote them compared every
+        chunk with the manifest. They are moved (only if they are new here), and hashed as a whole alone.
         """
         manifest = verify(envelope, Manifest)
         with self.keeping:  # or it is thrown out for good at this moment
@@ -152,7 +159,7 @@ class Registry:
             mended = self._mend(manifest, files)
             self.restand([manifest.id])  # the disk may have been full when it came first
             return self._admission(manifest.id, new=mended or wanted)
-        candidate = self.candidate(manifest, files, self.clock())
+        candidate = replace(self.candidate(manifest, files, self.clock()), verified=frozenset(verified))
         judge(candidate, (*admission.RECORD_CHECKS, admission.check_came))
         with self.keeping:
             if new := not self.has_adapter(manifest.id):
@@ -209,13 +216,14 @@ class Registry:
         """Blobs first, then the checks on them as they lie, then the manifest; when one fails, no new blob stays."""
         manifest = candidate.manifest
         with ExitStack() as undo:
-            stored = dict[str, Path]()
+            stored, verified = dict[str, Path](), set[str]()
             for entry in manifest.record.files:
                 if not self.blobs.keep(entry.sha256):
-                    self._store(candidate.files[entry.path], entry)
+                    self._store(candidate, entry)
                     undo.callback(self.blobs.remove, entry.sha256)
+                    verified |= {entry.path} & candidate.verified
                 stored[entry.path] = self.blobs.path(entry.sha256)
-            lying = replace(candidate, files=stored)
+            lying = replace(candidate, files=stored, verified=frozenset(verified))
             reasons = judge(lying, (*admission.CONTENT_CHECKS, *checks))
             undo.callback(self.manifests.remove, manifest.digest)
             self.manifests.write(manifest)
@@ -227,9 +235,10 @@ class Registry:
         if was_rotten:  # others have the file that is whole again
             self.restand()
 
-    def _store(self, file: Path, entry: FileEntry) -> None:
+    def _store(self, candidate: Candidate, entry: FileEntry) -> None:
+        bring = self.blobs.adopt if entry.path in candidate.verified else self.blobs.put_file
         try:
-            self.blobs.put_file(file, entry.sha256)
+            bring(candidate.files[entry.path], entry.sha256)
         except DigestMismatch as error:
             raise DigestMismatch(f"{entry.path}: {error.message}") from None
 
@@ -315,7 +324,7 @@ class Registry:
         if not rows:
             raise self._unknown(name, "name = ?")
         if len(rows) > 1:
-            raise _ambiguous(name, rows, {self.people.view().newest(author) for _, author in rows})
+            raise ambiguous(name, rows, {self.people.view().newest(author) for _, author in rows})
         return str(rows[0][0])
 
     def _unknown(self, text: str, condition: str) -> AdapterUnknown:
@@ -569,20 +578,6 @@ class Registry:
 
     def _base_of(self, manifest: Verified[Manifest]) -> Base | None:
         return self.known_bases.of(manifest.record.base.fingerprint)
-
-
-def _ambiguous(name: str, rows: Sequence[tuple[str, str]], people: Collection[str]) -> AmbiguousId:
-    """Several adapters have one name; `people` are who made them."""
-    by = f"{name}@{rows[0][1][:SHOWN_KEY]}"
-    if len(people) == 1:
-        hint = f"{by} is the newest that is admitted, and `orchctl adapter versions {by}` lists all."
-        ids = ", ".join(id for id, _ in rows)
-        return AmbiguousId(
-            f"{len(rows)} versions of {name!r} by one author are here: {ids}", hint=hint, field="adapter"
-        )
-    listed = ", ".join(f"{id} by {author[:SHOWN_KEY]}…" for id, author in rows)
-    hint = f"Say whose, as in {by}, or give the id."
-    return AmbiguousId(f"{len(rows)} adapters are called {name!r}: {listed}", hint=hint, field="adapter")
 
 
 def _is_same(link: Path, blob: Path) -> bool:
