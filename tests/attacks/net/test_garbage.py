@@ -20,36 +20,8 @@ from orchd.identity import Identity
 from orchd.net import exchange, hardening, messages
 from orchd.net.host import Host, run_host
 from orchd.net.messages import PROTOCOL, Failed, Push
-from tests.net.support import LOOPBACK, PATIENCE_S, Cluster, Peer, cluster, until
-
-MESHSUB = "/meshsub/1.1.0"
-KAD = "/ipfs/kad/1.0.0"
-
-
-async def send(attacker: Host, victim: Peer | Host, protocol: str, data: bytes) -> bytes:
-    """Send bytes on a new stream, end it, and read what comes back; what fails is the attacker's business."""
-    target = victim.network._node.host if isinstance(victim, Peer) else victim  # type: ignore[union-attr]
-    got = b""
-    with trio.move_on_after(PATIENCE_S):
-        try:
-            stream = await attacker.basic.new_stream(target.id, [TProtocol(protocol)])
-            await stream.write(data)
-            await stream.close_write()
-            while piece := await stream.read(1 << 16):
-                got += piece
-        except Exception:
-            pass
-    return got
-
-
-async def still_serves(made: Cluster, victim: Peer) -> None:
-    """An honest node comes by, hears what the victim announces and fetches it."""
-    honest = await made.start("honest")
-    await honest.network.join("test/topic")
-    manifest = await victim.publish(seed=99)
-    await honest.events.wait("adapter.announced", id=manifest.id)
-    await honest.network.fetch(manifest.id)
-    assert victim.network.status().restarts == 0
+from tests.attacks.net.support import KAD, MESHSUB, send, still_serves
+from tests.net.support import LOOPBACK, PATIENCE_S, cluster, until
 
 
 async def test_random_bytes_on_the_exchange_protocol(tmp_path: Path) -> None:
