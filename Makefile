@@ -2,12 +2,13 @@
 PY := .venv/bin/python
 N ?= 20
 
-.PHONY: help demo test test-repeat lint bench errors settings clean install install-demo
+.PHONY: help demo test test-repeat interop lint bench errors settings clean install install-demo
 
 help:
 	@echo 'make demo            install, then train, share, average and deploy on this machine (./demo/report.html)'
 	@echo 'make test            install the tests too, then run them'
 	@echo 'make test-repeat     end-to-end and network tests N=$(N) times'
+	@echo 'make interop         js-libp2p and go-libp2p against our nodes (fetches both; needs npm)'
 	@echo 'make lint            ruff and mypy --strict'
 	@echo 'make bench           every benchmark; make bench-NAME one of them'
 	@echo 'make errors          write docs/errors.md anew from orchd/errors.py'
@@ -36,6 +37,11 @@ test-repeat: install
 		wait $$daemons && test $$network = 0 || exit 1; \
 	done
 
+# Node 22, js-libp2p and p2pd come into folders of their own; nothing of the system or of .venv is changed.
+interop: install
+	@$(PY) tests/interop/fetch.py
+	@ORCHD_INTEROP=1 $(PY) -m pytest tests/interop
+
 lint: install
 	@.venv/bin/ruff check
 	@.venv/bin/mypy
@@ -52,5 +58,5 @@ settings: install-demo
 	@$(PY) tools/settings_page.py --write
 
 clean:
-	rm -rf .venv demo build dist orchd.egg-info benchmarks/results .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv demo build dist orchd.egg-info benchmarks/results tests/interop/.p2pd tests/interop/js/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

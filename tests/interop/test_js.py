@@ -1,0 +1,121 @@
+"""A js-libp2p member, written from the pages: it hears, verifies and fetches, and what it publishes is admitted."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from orchd.errors import NoProvider
+from orchd.net.policy.names import private_name
+from orchd.records import Manifest, Verified
+from tests.interop.fetch import JS, NODE
+from tests.interop.javascript import JsMember, js_member
+from tests.net.support import TOPIC, Peer, cluster, joined_cluster
+from tests.vectors import make
+
+pytestmark = pytest.mark.usefixtures("js")
+
+#: An adapter of nine chunks.
+WIDTH, RANK = 256, 256
+
+
+def digests(peer: Peer, manifest: Verified[Manifest]) -> dict[str, str]:
+    """The files of an adapter that is here: their SHA-256 by path, from their bytes."""
+    paths = {entry.path: peer.registry.blobs.path(entry.sha256) for entry in manifest.record.files}
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in paths.items()}
+
+
+async def fetched(js: JsMember, manifest: Verified[Manifest], peers: list[Peer], *, bulk: bool = False) -> None:
+    """The client gets an adapter whose hashes agree, byte for byte what the first of these peers has."""
+    ids = [peer.network.peer_id for peer in peers]
+    got = await js.order("fetch", adapter=manifest.digest.hex(), peers=ids, bulk=bulk)
+    assert got == {"id": manifest.id, "name": manifest.record.name, "files": digests(peers[0], manifest)}
+
+
+async def meet(js: JsMember, peer: Peer) -> None:
+    """The client joins, told of one node alone."""
+    await js.order("connect", address=peer.network.addresses()[0])
+    await js.order("join", topic=TOPIC)
+    await js.event("repaired", peer=peer.network.peer_id, topic=TOPIC)
+
+
+def test_javascript_reaches_the_verdicts_of_the_records() -> None:
+    done = subprocess.run([NODE, "vectors.mjs", make.FILE], cwd=JS, capture_output=True, text=True, check=True)
+    *different, count = done.stdout.splitlines()
+    assert different == []
+    assert int(count.split()[0]) > 100
+
+
+async def test_it_finds_the_members_hears_of_adapters_and_fetches_them(tmp_path: Path) -> None:
+    async with cluster(tmp_path, WIDTH) as made, js_member() as js:
+        a, b = await joined_cluster(made, 2)
+        old = await a.publish(seed=1, rank=RANK)
+        await b.events.wait("adapter.announced", id=old.id)
+
+        await meet(js, a)
+        await js.event("announcement", manifest=old.digest.hex())
+        found = await js.order("find", topic=TOPIC)
+        assert sorted(found) == sorted([a.network.peer_id, b.network.peer_id])
+        await js.event("repaired", peer=b.network.peer_id)
+
+        new = await b.publish(seed=2, rank=RANK)
+        await js.event("announcement", manifest=new.digest.hex(), way="mesh")
+        assert await js.order("ping", peer=b.network.peer_id) >= 0
+        await fetched(js, new, [b])
+        await fetched(js, new, [b], bulk=True)
+        assert (await b.network.fetch(old.id)).verdict == "admitted"
+        await fetched(js, old, [a, b])
+
+
+async def test_orchd_finds_it_and_admits_what_it_publishes(tmp_path: Path) -> None:
+    async with cluster(tmp_path, WIDTH) as made, js_member() as js:
+        (a,) = await joined_cluster(made, 1)
+        model = await a.publish(seed=1, rank=RANK)
+        await meet(js, a)
+        await fetched(js, model, [a])
+        assert a.network.peer_id in await js.order("announce", topic=TOPIC)
+
+        b = await made.start("b")  # told of the first node alone: the other it finds on the DHT
+        await b.network.join(TOPIC)
+        await b.events.wait("net.peer.connected", peer=js.peer)
+        await js.event("member", peer=b.network.peer_id, topics=[TOPIC])
+
+        id = await js.order("publish", like=model.digest.hex(), topic=TOPIC, name="from-javascript")
+        heard = await b.events.wait("adapter.announced", id=id)
+        assert heard["topics"] == [TOPIC]
+        assert (await b.network.fetch(id, peers=[js.peer])).verdict == "admitted"
+        assert b.registry.manifest(id).record.name == "from-javascript"
+        gave = [event["bytes"] for event in js.events if event["event"] == "gave"]
+        assert sum(gave) > 0.9 * model.record.size  # the configuration is here already, like the model's
+        assert (await a.network.fetch(id, peers=[b.network.peer_id])).verdict == "admitted"
+
+
+async def test_a_private_topic(tmp_path: Path) -> None:
+    """Its news are pushed and repaired; an outsider gets neither news nor files, on either side."""
+    secret = bytes(range(32))
+    topic = private_name("friends", secret)
+    async with cluster(tmp_path) as made, js_member() as js, js_member() as outsider:
+        a, b = await joined_cluster(made, 2)
+        await a.network.join(topic, secret)
+        old = await a.publish(seed=1, topic=topic)
+        for client, key in ((js, secret), (outsider, secret[::-1])):
+            await client.order("connect", address=a.network.addresses()[0])
+            await client.order("join", topic=topic, secret=key.hex())
+            await client.event("member", peer=a.network.peer_id, topics=[topic] if client is js else [])
+        await js.event("announcement", manifest=old.digest.hex(), way="repair")
+        new = await a.publish(seed=2, topic=topic)
+        await js.event("announcement", manifest=new.digest.hex(), way="push")
+        await fetched(js, new, [a])
+        with pytest.raises(Exception, match="the peer answers: unknown"):
+            await fetched(outsider, new, [a])
+
+        id = await js.order("publish", like=new.digest.hex(), topic=topic, name="from-javascript", push=True)
+        await a.events.wait("adapter.announced", id=id, peer=js.peer)
+        await b.network.connect(js.addresses[0])
+        with pytest.raises(NoProvider, match="unknown"):
+            await b.network.fetch(id, peers=[js.peer])
+        assert (await a.network.fetch(id)).verdict == "admitted"
+        assert not [event for event in outsider.events if event["event"] == "announcement"]
