@@ -149,7 +149,10 @@ class Trust(LocalRow, frozen=True, kw_only=True):
 
 
 class Received(LocalRow, frozen=True, kw_only=True):
-    """A signed record of somebody. `kind` is revocation, attestation, rotation, equivocation or manifest."""
+    """A signed record of somebody. `kind` is revocation, attestation, rotation, equivocation or manifest.
+
+    `topics` are those that it came under, where that matters.
+    """
 
     digest: str
     kind: str
@@ -157,6 +160,7 @@ class Received(LocalRow, frozen=True, kw_only=True):
     author: str
     envelope: bytes
     since: int
+    topics: tuple[str, ...] = ()
 
 
 class BaseHere(LocalRow, frozen=True, kw_only=True):

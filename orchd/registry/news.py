@@ -8,7 +8,9 @@ that adapter, or of one that contains it, under any topic.
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -27,23 +29,43 @@ from orchd.records import (
     verify,
 )
 from orchd.records.ids import ADAPTER, BASE
+from orchd.registry import announced
+from orchd.registry.announced import ANNOUNCEMENT, Told
 from orchd.registry.index import Cursor
 from orchd.registry.local import put
 from orchd.registry.local_rows import OwnAnnouncement, Received
 from orchd.registry.revocation import containing, named
-from orchd.registry.rows import TOPICS
 from orchd.registry.trust import ATTESTATION, EQUIVOCATION, MANIFEST, REVOCATION, ROTATION
 
 if TYPE_CHECKING:
     from orchd.registry.registry import Registry
 
-ANNOUNCEMENT, FEDERATION = "announcement", "federation"
+FEDERATION = "federation"
 #: A record may be dated this far in the future, in milliseconds. Revocations are taken however they are dated.
 CLOCK_WINDOW_MS = 10 * 60 * 1000
 #: Records kept that one author, and all together, have sent about adapters and authors of which nothing is here.
 UNKNOWN_OF_ONE, UNKNOWN_IN_ALL = 200, 10_000
 #: Attestations kept of one author, whatever they are about.
 ATTESTATIONS_OF_ONE = 2_000
+#: What the journal tells of records of three kinds that are no news, as news again. Without their topics they go under
+#: those of this node's announcements.
+_FILL = """
+INSERT INTO news SELECT r.digest, r.kind, r.adapter, r.author,
+    CASE WHEN len(r.topics) > 0 THEN r.topics ELSE coalesce((
+        SELECT list_sort(list_distinct(flatten(list(n.topics)))) FROM announcement n
+        WHERE n.adapter = r.adapter OR (r.kind = $3 AND n.author = r.author)), []) END,
+    r.since, r.envelope
+FROM received r WHERE r.kind IN ($1, $2, $3) ON CONFLICT DO NOTHING
+"""
+
+
+class Heard(NamedTuple):
+    """A record, the peer who told it, and topics for what concerns nothing that was announced here: those that are
+    shared with the peer."""
+
+    record: Verified[Record]
+    peer: str
+    topics: tuple[str, ...] = ()
 
 
 class Item(NamedTuple):
@@ -95,16 +117,25 @@ class News:
 
         `topics` are for what concerns nothing that was announced here: those that are shared with the peer.
         """
+        return self.take_all([Heard(record, peer, tuple(topics))])[0]
+
+    def take_all(self, heard: Sequence[Heard]) -> list[Taken]:
+        """Keep records as `take` does, one after the other; announcements that follow each other in few statements."""
+        found: list[Taken] = []
         with self._taking:
-            return self._take(record, peer, topics)
+            for are_announcements, group in groupby(heard, lambda one: isinstance(one.record.record, Announcement)):
+                if are_announcements:
+                    while batch := list(islice(group, announced.AT_ONCE)):
+                        found += self._announcements(batch)
+                else:
+                    found += [self._take(*one) for one in group]
+        return found
 
     def _take(self, record: Verified[Record], peer: str, topics: Sequence[str]) -> Taken:
         if (revocation := record.of(Revocation)) is not None:
             return self._revocation(revocation, topics)
-        if record.record.created_ms > self._registry.clock() + CLOCK_WINDOW_MS:
+        if self._is_early(record):
             return NOTHING
-        if (announcement := record.of(Announcement)) is not None:
-            return self._announcement(announcement, peer)
         if (attestation := record.of(Attestation)) is not None:
             return self._attestation(attestation, topics)
         if (rotation := record.of(KeyRotation)) is not None:
@@ -112,6 +143,9 @@ class News:
         if (federation := record.of(Federation)) is not None:
             return self._federation(federation)
         return NOTHING
+
+    def _is_early(self, record: Verified[Any]) -> bool:
+        return bool(record.record.created_ms > self._registry.clock() + CLOCK_WINDOW_MS)
 
     def item(self, id: str) -> tuple[Item, ...]:
         """A record that is kept, to pass on again."""
@@ -123,34 +157,48 @@ class News:
 
     # ---- announcements ---------------------------------------------------------------------------------------
 
-    def _announcement(self, announcement: Verified[Announcement], peer: str) -> Taken:
-        if self.has(announcement.id) or self._registry.people.view().blocked(announcement.author):
+    def _announcements(self, heard: Sequence[Heard]) -> list[Taken]:
+        """Those of others with numbers of their own in one transaction; then the rest, each in its own."""
+        told = [Told(record, one.peer) for one in heard if (record := one.record.of(Announcement)) is not None]
+        there = announced.here(self._index, told)
+        used = Counter(dict.fromkeys(there.numbers, 1))
+        used.update((one.record.author, one.record.record.seq) for one in told)
+        view, now = self._registry.people.view(), self._registry.clock()
+        wanted = [
+            one
+            for one in told
+            if one.record.id not in there.known
+            and not view.blocked(one.record.author)
+            and not self._is_early(one.record)
+        ]
+        alone = {
+            one.record.id
+            for one in wanted
+            if one.record.author == self._registry.author or used[one.record.author, one.record.record.seq] > 1
+        }
+        plain = [one for one in wanted if one.record.id not in alone]
+        if plain:
+            self._index.write(lambda cursor: announced.insert(cursor, plain, now))
+        found = {one.record.id: _told(one) for one in plain}
+        return [
+            self._announcement(one, now) if one.record.id in alone else found.get(one.record.id, NOTHING)
+            for one in told
+        ]
+
+    def _announcement(self, told: Told, now_ms: int) -> Taken:
+        """One of this node, or one whose number its author has used before."""
+        announcement = told.record
+        if self.has(announcement.id):
             return NOTHING
         other = self.rival(announcement)
         if other is not None:
-            return self._equivocation(announcement, other, peer)
-        now, record = self._registry.clock(), announcement.record
-        adapter = text_id(ADAPTER, record.manifest)
-
-        def insert(cursor: Cursor) -> None:
-            _insert_announcement(cursor, announcement, peer, now)
-            _insert_news(cursor, announcement, ANNOUNCEMENT, adapter, record.topics, now)
-            _widen(cursor, adapter, record.topics, now)
-
-        if announcement.author == self._registry.author:
-            own = OwnAnnouncement(digest=announcement.id, seq=record.seq, envelope=announcement.envelope)
-            self._local.act("announce", put(own), then=insert)
-        else:
-            self._index.write(insert)
-        told = {
-            "id": adapter,
-            "author": announcement.author,
-            "topics": list(record.topics),
-            "size": record.size,
-            "peer": peer,
-        }
-        item = Item(announcement.envelope, record.topics)
-        return Taken(True, (item,), (("adapter.announced", told),))
+            return self._equivocation(announcement, other, told.peer)
+        if announcement.author != self._registry.author:
+            self._index.write(lambda cursor: announced.insert(cursor, [told], now_ms))
+            return _told(told)
+        own = OwnAnnouncement(digest=announcement.id, seq=announcement.record.seq, envelope=announcement.envelope)
+        self._local.act("announce", put(own), then=lambda cursor: announced.insert(cursor, [told], now_ms))
+        return _told(told)
 
     def rival(self, announcement: Verified[Announcement]) -> Verified[Announcement] | None:
         """Another announcement with this author and number: both together prove that the author equivocates."""
@@ -282,7 +330,13 @@ class News:
             return None
         now = self._registry.clock()
         row = Received(
-            digest=record.id, kind=kind, adapter=adapter, author=record.author, envelope=record.envelope, since=now
+            digest=record.id,
+            kind=kind,
+            adapter=adapter,
+            author=record.author,
+            envelope=record.envelope,
+            since=now,
+            topics=tuple(topics),
         )
         self._local.act(
             f"{kind} received",
@@ -349,8 +403,11 @@ class News:
     # ---- after a rebuild -------------------------------------------------------------------------------------
 
     def fill(self) -> None:
-        """Put back what the journal knows and the index lacks. Under which topics a record came is not journalled:
-        it goes to all that are joined."""
+        """Put back what the journal knows and the index lacks, each record under the topics that it came under.
+
+        Of those that an older orchd has journalled, without their topics, go those about adapters that this node has
+        announced, under their topics; the others are told to nobody until a peer has told them under one.
+        """
         self._journal_own()
         own = self._index.read(
             "SELECT o.envelope FROM own_announcement o"
@@ -363,16 +420,11 @@ class News:
         now = self._registry.clock()
 
         def insert(cursor: Cursor) -> None:
-            cursor.execute(
-                "INSERT INTO news SELECT r.digest, r.kind, r.adapter, r.author,"
-                " (SELECT coalesce(list(name ORDER BY name), []) FROM topic), r.since, r.envelope FROM received r"
-                " WHERE r.kind IN ($1, $2, $3) ON CONFLICT DO NOTHING",
-                [REVOCATION, ATTESTATION, ROTATION],
-            )
             for one in announcements:
                 _insert_announcement(cursor, one, "", now)
                 adapter = text_id(ADAPTER, one.record.manifest)
                 _insert_news(cursor, one, ANNOUNCEMENT, adapter, one.record.topics, now)
+            cursor.execute(_FILL, [REVOCATION, ATTESTATION, ROTATION])
 
         self._index.write(insert)
 
@@ -398,6 +450,19 @@ def receive(registry: Registry, record: Verified[Record], peer: str = "") -> boo
     return registry.news.take(record, peer).new
 
 
+def _told(told: Told) -> Taken:
+    """What comes of an announcement that is new here."""
+    record = told.record.record
+    event = {
+        "id": told.adapter,
+        "author": told.record.author,
+        "topics": list(record.topics),
+        "size": record.size,
+        "peer": told.peer,
+    }
+    return Taken(True, (Item(told.record.envelope, record.topics),), (("adapter.announced", event),))
+
+
 def _insert_announcement(cursor: Cursor, announcement: Verified[Announcement], peer: str, now_ms: int) -> None:
     record = announcement.record
     values = [
@@ -414,7 +479,7 @@ def _insert_announcement(cursor: Cursor, announcement: Verified[Announcement], p
         announcement.envelope,
     ]
     cursor.execute(f"INSERT INTO announcement VALUES ({', '.join('?' * len(values))}) ON CONFLICT DO NOTHING", values)
-    cursor.execute(f"UPDATE adapter SET topics = {TOPICS} WHERE digest = $1", [text_id(ADAPTER, record.manifest)])
+    announced.refresh_topics(cursor, text_id(ADAPTER, record.manifest))
 
 
 def _insert_news(
@@ -422,18 +487,3 @@ def _insert_news(
 ) -> None:
     values = [record.id, kind, adapter, record.author, list(topics), now_ms, record.envelope]
     cursor.execute("INSERT INTO news VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", values)
-
-
-def _widen(cursor: Cursor, adapter: str, topics: Sequence[str], now_ms: int) -> None:
-    """An adapter was announced under further topics: what was said of it concerns them too, and is told again there."""
-    rows = cursor.execute(
-        "SELECT digest, kind, author, topics, envelope FROM news WHERE adapter = $1 AND kind IN ($2, $3)"
-        " AND NOT list_has_all(topics, $4)",
-        [adapter, REVOCATION, ATTESTATION, list(topics)],
-    ).fetchall()
-    for digest, kind, author, before, envelope in rows:
-        wider = list(dict.fromkeys((*before, *topics)))
-        cursor.execute("DELETE FROM news WHERE digest = ?", [digest])
-        cursor.execute(
-            "INSERT INTO news VALUES (?, ?, ?, ?, ?, ?, ?)", [digest, kind, adapter, author, wider, now_ms, envelope]
-        )
