@@ -37,7 +37,7 @@ from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.yamux import yamux as yamux_module
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
-from libp2p.stream_muxer.yamux.yamux import Yamux
+from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
 from libp2p.utils import varint as varint_module
 
 log = logging.getLogger(__name__)
@@ -328,6 +328,23 @@ async def _write_whole_frame(self: Yamux, data: bytes) -> None:
                 await self.secured_conn.close()
             raise ConnectionClosedError(f"the peer took no bytes for {WRITE_STALL_S:.0f} s", transport="tcp")
     await trio.lowlevel.checkpoint()
+
+
+@_correction
+def windows_in_batches() -> list[Replacement]:
+    """A stream's window is opened again when half of it was used, not after every read.
+
+    Seen: each read, also each of the one-byte reads of a length, was answered with a frame of its own, encrypted and
+    sent alone: of what twenty quiet nodes did, four frames of five. go-yamux waits for half of the window.
+    """
+    return [(YamuxStream, "_auto_tune_and_send_window_update", _open_half_used_window)]
+
+
+async def _open_half_used_window(self: YamuxStream, *, bytes_read: int = 0) -> None:
+    waiting = len(self.conn.stream_buffers.get(self.stream_id, b""))
+    used = self.target_recv_window - (self.recv_window + waiting)
+    if used >= self._grow_threshold() and not self.recv_closed:
+        await self.send_window_update(self._grow_to_delta(waiting) + self._apply_autotune_epoch(waiting))
 
 
 # ---- fact 7: small TCP segments break the connection -----------------------------------------------------------
