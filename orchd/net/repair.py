@@ -9,29 +9,26 @@ from node to node all the same. It serves both sides, whoever begins.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
+from typing import Any
 
 import trio
 from libp2p.peer.id import ID
 
 from orchd.errors import OrchdError, PeerMisbehaved
-from orchd.net import messages
 from orchd.net.known import Known
 from orchd.net.library import Library
 from orchd.net.members import Members
-from orchd.net.messages import GetRecords, Reconcile, Reconciled, RecordsAre, Reply, TopicParts, topic_key
-from orchd.net.news import Ask, News, check
-from orchd.net.policy.gossip import Recent, Shares
-from orchd.net.policy.repair import Freshness, Ids, Part, Reconciliation, Schedule, Sum, respond
+from orchd.net.messages import Failed, Reconcile, Reconciled, RecordsAre, Reply, topic_key
+from orchd.net.news import Ask as AskPeer
+from orchd.net.news import News, check
+from orchd.net.policy.dealing import Ask, Dealings, Give, Outcome, Step, Take, Talk, check_question
+from orchd.net.policy.repair import Freshness, Ids, Schedule
 
 log = logging.getLogger(__name__)
 
 #: Repairs that this node begins at once.
 PARALLEL = 4
-#: Comparisons a second that one peer may ask for, and at once.
-COMPARE_RATE, COMPARE_BURST = 20.0, 300.0
-#: Ids remembered of records that were given and not kept (of a blocked author, say), and of those given to one peer.
-REFUSED, GIVEN = 8192, 4096
 
 
 class Repair:
@@ -41,7 +38,7 @@ class Repair:
     def __init__(
         self,
         *,
-        ask: Ask,
+        ask: AskPeer,
         spawn: Callable[..., None],
         known: Known,
         library: Library,
@@ -61,9 +58,7 @@ class Repair:
         self._clock, self._count, self._repaired, self._lied = clock, count, repaired, lied
         self._peers: dict[str, ID] = {}
         self._busy: set[ID] = set()
-        self._refused: Recent[bytes] = Recent(REFUSED)
-        self._given: dict[ID, Recent[bytes]] = {}
-        self._shares: Shares[ID] = Shares(COMPARE_RATE, COMPARE_BURST)
+        self._dealings: Dealings[ID] = Dealings(self._ids, check)
         self._limiter = trio.CapacityLimiter(PARALLEL)
         self._wake, self._ended = trio.Event(), trio.Event()
 
@@ -92,7 +87,7 @@ class Repair:
         """The last connection has ended."""
         self._schedule.lost(str(peer))
         self._peers.pop(str(peer), None)
-        self._given.pop(peer, None)
+        self._dealings.lost(peer)
 
     def at_once(self) -> None:
         """Our topics have changed."""
@@ -135,72 +130,41 @@ class Repair:
         self._busy.add(peer)
         try:
             await self._known.refresh()
-            found = 0
-            for key, parts in await self._differing(peer, keys[: messages.TOPICS_LIMIT]):
-                found += await self._repair_topic(peer, key, parts)
+            outcome = await self._drive(peer, self._dealings.talk(peer, keys, trio.current_time()))
         finally:
             self._busy.discard(peer)
         self._count("repairs")
-        self._schedule.done(str(peer), trio.current_time(), found=bool(found))
+        self._count("repair_records_taken", outcome.taken)
+        self._schedule.done(str(peer), trio.current_time(), found=bool(outcome.taken + outcome.given))
         self._freshness.repaired(self._clock())
         self._ended.set()
         self._ended = trio.Event()
         self._repaired(peer)
 
-    async def _differing(self, peer: ID, keys: Sequence[bytes]) -> list[tuple[bytes, tuple[Part, ...]]]:
-        """Topics under which the two do not know the same, with the first answer; all are asked about at once."""
-        sets = tuple(TopicParts(key, Reconciliation(self._ids(peer, key)).first()) for key in keys)
-        answer: Reconciled = await self._ask(peer, Reconcile(sets=sets), Reconciled)
-        return [(one.topic, one.parts) for one in answer.sets if one.parts and one.topic in keys]
+    async def _drive(self, peer: ID, talk: Talk) -> Outcome:
+        """To its end. Raises what asking raises."""
+        step = next(talk)
+        try:
+            while True:
+                step = talk.send(await self._do(peer, step))
+        except StopIteration as end:
+            outcome: Outcome = end.value
+            return outcome
 
-    async def _repair_topic(self, peer: ID, key: bytes, parts: tuple[Part, ...]) -> int:
-        """How many records were handed over, and kept if it was to us: who offers what nobody wants is asked seldom."""
-        talk = Reconciliation(self._ids(peer, key))
-        talk.first()
-        question = talk.next(parts)
-        while question:
-            answer: Reconciled = await self._ask(peer, Reconcile(sets=(TopicParts(key, question),)), Reconciled)
-            if [one.topic for one in answer.sets] != [key]:
-                raise PeerMisbehaved(f"{peer} was asked about one topic and answered about others")
-            question = talk.next(answer.sets[0].parts)
-        need = [id for id in talk.need if id not in self._refused]
-        given = self._given.setdefault(peer, Recent(GIVEN))
-        have = [id for id in talk.have if id not in given]
-        taken = await self._get(peer, key, need)
-        await self._give(peer, key, have)
-        return taken + len(have)
-
-    async def _get(self, peer: ID, key: bytes, ids: Sequence[bytes]) -> int:
-        """Ask for records; how many were kept. Those that do not come, or are not kept, are not asked for again."""
-        taken = 0
-        for batch in _batches(ids):
-            left = set(batch)
-            while left:
-                answer: RecordsAre = await self._ask(peer, GetRecords(topics=(key,), ids=tuple(left)), RecordsAre)
-                records = check(peer, answer.records)
-                came = {record.digest for record in records}
-                if not came:
-                    break
-                if not came <= left:
-                    raise PeerMisbehaved(f"{peer} was asked for some records and gave others")
-                taken += await self._news.take(peer, records, repair=True)
-                left -= came
-            await self._known.refresh()
-            here = self._ids(peer, key)
-            for id in batch:
-                if id not in here:
-                    self._refused.add(id, trio.current_time())
-        self._count("repair_records_taken", taken)
-        return taken
-
-    async def _give(self, peer: ID, key: bytes, ids: Sequence[bytes]) -> None:
-        names = self._members.visible(peer, [key])
-        for batch in _batches(ids):
-            envelopes = await trio.to_thread.run_sync(self._library.records, batch, names)
-            await self._news.bring(peer, envelopes, repair=True)
-            self._count("repair_records_given", len(envelopes))
-            for id in batch:
-                self._given[peer].add(id, trio.current_time())
+    async def _do(self, peer: ID, step: Step) -> Any:
+        match step:
+            case Ask(request):
+                return await self._ask(peer, request, Reconciled if isinstance(request, Reconcile) else RecordsAre)
+            case Take(found):
+                taken = await self._news.take(peer, found, repair=True)
+                await self._known.refresh()
+                return taken
+            case Give(topic, ids):
+                names = self._members.visible(peer, [topic])
+                envelopes = await trio.to_thread.run_sync(self._library.records, ids, names)
+                await self._news.bring(peer, envelopes, repair=True)
+                self._count("repair_records_given", len(envelopes))
+                return len(envelopes)
 
     def _ids(self, peer: ID, key: bytes) -> Ids:
         return self._known.ids(self._name(peer, key))
@@ -212,27 +176,13 @@ class Repair:
 
     async def answer(self, peer: ID, request: Reconcile) -> Reply:
         """Of topics that are not shared nothing is said. Raises `PeerMisbehaved`."""
-        if len(request.sets) > 1 and any(len(one.parts) > 1 or not _is_sum(one.parts) for one in request.sets):
-            raise PeerMisbehaved(f"{peer} asks about several topics at once, and for more than their fingerprints")
-        if not self._shares.take(peer, trio.current_time()):
-            return messages.Failed(reason=messages.BUSY)
+        check_question(peer, request)
         await self._known.refresh()
         names = self._members.visible(peer, [one.topic for one in request.sets])
-        shared = {topic_key(name): name for name in names}
-        answers = tuple(
-            TopicParts(one.topic, respond(self._known.ids(shared[one.topic]), one.parts))
-            for one in request.sets
-            if one.topic in shared
-        )
+        shared = {topic_key(name): self._known.ids(name) for name in names}
+        answer = self._dealings.answer(peer, request, shared, trio.current_time())
+        if isinstance(answer, Failed):
+            return answer
         self._count("repairs_answered")
-        self._schedule.done(str(peer), trio.current_time(), found=any(one.parts for one in answers))
-        return Reconciled(sets=answers)
-
-
-def _is_sum(parts: Sequence[Part]) -> bool:
-    return all(isinstance(part, Sum) for part in parts)
-
-
-def _batches(ids: Sequence[bytes]) -> Iterator[list[bytes]]:
-    for start in range(0, len(ids), messages.RECORDS_LIMIT):
-        yield list(ids[start : start + messages.RECORDS_LIMIT])
+        self._schedule.done(str(peer), trio.current_time(), found=any(one.parts for one in answer.sets))
+        return answer

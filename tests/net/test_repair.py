@@ -274,9 +274,9 @@ async def test_questions_that_make_no_sense_and_too_many_of_them(
         unknown = GetRecords(topics=(key,), ids=(bytes(32),))
         assert (await exchange.ask(stranger, peer, unknown, RecordsAre)).records == ()
         repair = a.network._node.records.repair
-        monkeypatch.setattr(repair._shares, "_buckets", type(repair._shares._buckets)())
-        monkeypatch.setattr(repair._shares, "_burst", 2.0)
-        monkeypatch.setattr(repair._shares, "_rate", 0.0)
+        monkeypatch.setattr(repair._dealings._shares, "_buckets", type(repair._dealings._shares._buckets)())
+        monkeypatch.setattr(repair._dealings._shares, "_burst", 2.0)
+        monkeypatch.setattr(repair._dealings._shares, "_rate", 0.0)
         question = Reconcile(sets=(TopicParts(key, (nothing,)), TopicParts(bytes(32), (nothing,))))
         for _ in range(2):
             answer = await exchange.ask(stranger, peer, question, Reconciled)

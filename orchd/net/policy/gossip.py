@@ -187,6 +187,11 @@ class Recent(Generic[K]):
     def since(self, key: K, never: float) -> float:
         return self._keys.get(key, never)
 
+    def renew(self, key: K, now: float) -> None:
+        """Add it as if for the first time."""
+        self._keys.pop(key, None)
+        self.add(key, now)
+
     def add(self, key: K, now: float) -> bool:
         """Whether it was new."""
         if key in self._keys:
