@@ -28,6 +28,7 @@ from libp2p.kad_dht.kad_dht import KadDHT
 from libp2p.network import swarm as swarm_module
 from libp2p.network.config import ConnectionConfig
 from libp2p.network.connection.raw_connection import RawConnection
+from libp2p.network.stream.exceptions import StreamEOF
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
@@ -51,8 +52,8 @@ PROVIDER_EXPIRY_S = 3600
 DHT_QUERY_TIMEOUT_S = 3
 #: Inbound DHT streams at once: in all, from one peer, and how long each may stay, in seconds.
 DHT_STREAMS, DHT_STREAMS_PER_PEER, DHT_STREAM_S = 256, 16, 30.0
-#: Inbound streams of all protocols that one peer may hold open.
-STREAMS_PER_PEER = 64
+#: Inbound streams of all protocols that one peer may hold open, and how long one may outlast its handler, in seconds.
+STREAMS_PER_PEER, LINGER_S = 64, 10.0
 
 #: Gossip messages that may wait for one neighbour.
 GOSSIP_QUEUE = 256
@@ -108,10 +109,12 @@ _stock_stream_handler = BasicHost._swarm_stream_handler
 
 @_correction
 def guarded_stream_handlers() -> list[Replacement]:
-    """An exception that leaves a stream handler costs its stream, not the host.
+    """An exception that leaves a stream handler costs its stream, not the host; and a stream ends with its handler.
 
     Seen: one frame of garbage on /meshsub/1.1.0, or any handler that raises, ended `host.run()` with an
-    ExceptionGroup. A peer also gets at most `STREAMS_PER_PEER` inbound streams at once. Related upstream: #417, #1120.
+    ExceptionGroup. Pubsub and identify leave streams half open, each one for as long as its connection lasts: 20 of 20
+    that a peer opened and ended. A peer also gets at most `STREAMS_PER_PEER` inbound streams at once. Related upstream:
+    #417, #1120.
     """
     return [(BasicHost, "_swarm_stream_handler", _guarded_stream_handler)]
 
@@ -125,6 +128,7 @@ async def _guarded_stream_handler(self: BasicHost, stream: Any) -> None:
     held[peer] = held.get(peer, 0) + 1
     try:
         await _stock_stream_handler(self, stream)
+        await _end_with_its_handler(stream)
     except Exception as error:
         log.debug("stream %s of %s: %r", stream.get_protocol(), peer, error)
         await stream.reset()
@@ -132,6 +136,18 @@ async def _guarded_stream_handler(self: BasicHost, stream: Any) -> None:
         held[peer] -= 1
         if not held[peer]:
             del held[peer]
+
+
+async def _end_with_its_handler(stream: Any) -> None:
+    """Close it, and throw away what still comes until the peer has closed it, too. A reset could overtake an answer."""
+    with trio.move_on_after(LINGER_S):
+        try:
+            await stream.close()
+            while await stream.read(1 << 16):
+                pass
+        except StreamEOF:
+            return
+    await stream.reset()
 
 
 def guard_pubsub(pubsub: Any) -> None:

@@ -117,6 +117,49 @@ async def test_one_peer_holds_a_limited_number_of_streams(monkeypatch: pytest.Mo
         await echo(client, server)
 
 
+async def streams_left_half_open() -> int:
+    """Of twenty that a client ended, on a protocol whose handler ends without a word."""
+
+    async def handler(stream: Any) -> None:
+        await stream.read(1)
+
+    async with two_hosts() as (server, client):
+        await until(lambda: server.basic._identified_peers and client.basic._identified_peers)
+        server.basic.set_stream_handler(TProtocol("/test/leaves"), handler)
+        (connection,) = server.swarm.get_connections(client.id)
+        before = len(connection.muxed_conn.streams)
+        for _ in range(20):
+            stream = await client.basic.new_stream(server.id, [TProtocol("/test/leaves")])
+            await stream.write(b"more than is read")
+            await stream.close_write()
+        server.basic.set_stream_handler(ECHO, echo_handler)
+        await echo(client, server)
+        if hardening.guarded_stream_handlers not in hardening._dropped:
+            await until(lambda: len(connection.muxed_conn.streams) <= before, "they have ended")
+        return len(connection.muxed_conn.streams) - before
+
+
+async def test_a_stream_ends_with_its_handler() -> None:
+    with without(hardening.guarded_stream_handlers):
+        assert await streams_left_half_open() >= 20
+    assert await streams_left_half_open() <= 0
+
+
+async def test_a_stream_that_its_peer_does_not_end_is_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardening, "LINGER_S", 0.05)
+
+    async def handler(stream: Any) -> None:
+        pass
+
+    async with two_hosts() as (server, client):
+        server.basic.set_stream_handler(TProtocol("/test/leaves"), handler)
+        stream = await client.basic.new_stream(server.id, [TProtocol("/test/leaves")])
+        with trio.fail_after(PATIENCE_S), pytest.raises(Exception):  # noqa: B017, PT011
+            while True:
+                await stream.write(b"x")
+                await trio.lowlevel.checkpoint()
+
+
 def a_pubsub(host: Host) -> Pubsub:
     return Pubsub(host.basic, GossipSub([TProtocol("/meshsub/1.1.0")], 3, 2, 4, heartbeat_interval=1))
 
