@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 import socket
 import ssl
 import struct
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TypeVar
@@ -27,8 +29,10 @@ from orchd.errors import PeerBusy, PeerMisbehaved, PeerRefused, PeerTimeout, Pee
 from orchd.net import messages
 from orchd.net.messages import HEADER, BulkAt, Failed, Reply, Request
 
-#: Seconds to connect and to shake hands, and without a byte in either direction.
+#: Seconds to connect and for each step of shaking hands, and without a byte in either direction.
 CONNECT_S, SILENCE_S = 3.0, 30.0
+#: Seconds until a portion has been taken, however steadily its bytes drip, and between two looks whether it has.
+DRIP_S, LOOK_S = 60.0, 1.0
 
 R = TypeVar("R")
 
@@ -40,39 +44,53 @@ class Line:
         self.peer = peer
         #: Bytes of frames and files in both directions.
         self.sent = self.received = 0
+        #: When what is under way has to be done, by `time.monotonic`.
+        self.until = math.inf
         self._socket = sock
+        self._is_late = False
 
     def send(self, message: Request | Reply) -> None:
         self.write(messages.encode(message))
 
     def write(self, data: bytes | memoryview) -> None:
         """Raises `PeerUnreachable` or `PeerTimeout`."""
-        with _told(self.peer):
+        with self._told(), self.within(DRIP_S):
             self._socket.sendall(data)
         self.sent += len(data)
 
-    def read_into(self, view: memoryview) -> int:
-        """Some bytes, one at least. Raises `PeerUnreachable` or `PeerTimeout`."""
-        with _told(self.peer):
-            count = self._socket.recv_into(view)
-        if not count:
-            raise PeerUnreachable(f"{self.peer} has closed the bulk channel")
-        self.received += count
-        return count
+    def fill(self, view: memoryview, seconds: float) -> int:
+        """As many bytes as fit, or as came in so many seconds; one at least. Raises `PeerUnreachable` or `PeerTimeout`.
+
+        TLS gives 16 KiB at a time: what is done for each of them is kept small.
+        """
+        done, size, receive, until = 0, len(view), self._socket.recv_into, time.monotonic() + seconds
+        try:
+            with self._told():
+                while done < size:
+                    count = receive(view[done:])
+                    if not count:
+                        raise PeerUnreachable(f"{self.peer} has closed the bulk channel")
+                    done += count
+                    if time.monotonic() > until:
+                        break
+        finally:
+            self.received += done
+        return done
 
     def read_exactly(self, count: int) -> bytes:
         data = bytearray(count)
         view = memoryview(data)
         while view:
-            view = view[self.read_into(view) :]
+            view = view[self.fill(view, SILENCE_S) :]
         return bytes(data)
 
     def frame(self, limit: int) -> bytes:
-        """The next frame's body. Raises `PeerMisbehaved` too."""
-        (length,) = HEADER.unpack(self.read_exactly(HEADER.size))
-        if length > limit:
-            raise PeerMisbehaved(f"a frame of {length} bytes; at most {limit} are taken")
-        return self.read_exactly(length)
+        """The next frame's body, within `SILENCE_S` as a whole. Raises `PeerMisbehaved` too."""
+        with self.within(SILENCE_S):
+            (length,) = HEADER.unpack(self.read_exactly(HEADER.size))
+            if length > limit:
+                raise PeerMisbehaved(f"a frame of {length} bytes; at most {limit} are taken")
+            return self.read_exactly(length)
 
     def reply(self, wanted: type[R]) -> R:
         """The next answer. Raises `PeerBusy`, `PeerRefused` or `PeerMisbehaved` too."""
@@ -86,14 +104,14 @@ class Line:
 
     def shake_hands(self) -> bytes:
         """The other's certificate in DER, nothing when it has none. Raises `PeerUnreachable` or `PeerTimeout`."""
-        with _told(self.peer):
+        with self._told():
             self._socket.do_handshake()
         return self._socket.getpeercert(binary_form=True) or b""
 
     def go_on(self) -> None:
         """Plain blocking calls, which the kernel ends after `SILENCE_S`: a timeout of Python costs a poll for each."""
         limit = struct.pack("ll", int(SILENCE_S), 0)
-        with _told(self.peer):
+        with self._told():
             self._socket.settimeout(None)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
@@ -107,12 +125,21 @@ class Line:
         """When no thread uses it any more."""
         self._socket.close()
 
+    @contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """The line is hung up when this takes longer."""
+        self.until = time.monotonic() + seconds
+        try:
+            yield
+        finally:
+            self.until = math.inf
+
     async def run(self, work: Callable[[], None], limiter: trio.CapacityLimiter | None = None) -> None:
-        """`work` in a thread; hung up when cancelled, and closed at the end."""
+        """`work` in a thread; hung up when it is late or cancelled, and closed at the end."""
         failure: Exception | None = None
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._hang_up_when_cancelled)
+                nursery.start_soon(self._watch)
                 try:
                     await trio.to_thread.run_sync(work, limiter=limiter)
                 except Exception as error:  # by itself, not in a group
@@ -123,11 +150,24 @@ class Line:
         if failure is not None:
             raise failure
 
-    async def _hang_up_when_cancelled(self) -> None:
+    async def _watch(self) -> None:
         try:
-            await trio.sleep_forever()
+            while time.monotonic() < self.until:  # noqa: ASYNC110 - a thread moves it
+                await trio.sleep(LOOK_S)
+            self._is_late = True
         finally:
             self.hang_up()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except (TimeoutError, BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise PeerTimeout(f"{self.peer} is silent on the bulk channel") from None
+        except (OSError, ValueError, PeerUnreachable) as error:
+            if self._is_late:
+                raise PeerTimeout(f"{self.peer} is too slow on the bulk channel") from None
+            raise PeerUnreachable(f"the bulk channel to {self.peer} is gone: {error}") from None
 
 
 async def reach(host: str, way: BulkAt, peer: ID) -> Line:
@@ -170,13 +210,3 @@ def host_of(address: str) -> str | None:
     """The IP address in a multiaddr, None when it leads over a relay or has none."""
     parts = address.split("/")
     return parts[2] if len(parts) > 2 and parts[1] in ("ip4", "ip6") and "p2p-circuit" not in parts else None
-
-
-@contextmanager
-def _told(peer: ID) -> Iterator[None]:
-    try:
-        yield
-    except (TimeoutError, BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-        raise PeerTimeout(f"{peer} is silent on the bulk channel") from None
-    except (OSError, ValueError) as error:
-        raise PeerUnreachable(f"the bulk channel to {peer} is gone: {error}") from None

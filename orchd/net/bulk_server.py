@@ -16,10 +16,12 @@ import socket
 import ssl
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import trio
 from cryptography import x509
@@ -30,7 +32,9 @@ from libp2p.peer.id import ID
 from orchd.errors import OrchdError, PeerMisbehaved
 from orchd.net import messages
 from orchd.net.bulk import Line, wrap
+from orchd.net.exchange import QUESTIONS_BURST, QUESTIONS_RATE
 from orchd.net.messages import BulkAt, Failed, GetRange, OpenBulk, Range, Reply
+from orchd.net.policy.rates import Bucket
 from orchd.net.upload import HELD_S, PORTION, Slot, Uploads
 
 log = logging.getLogger(__name__)
@@ -38,9 +42,11 @@ log = logging.getLogger(__name__)
 TOKEN_SIZE = 32
 #: A token is good for so many seconds; so many wait at once, and so many of one peer.
 TOKEN_S, TOKENS, TOKENS_EACH = 10.0, 64, 4
-#: Channels at once, a thread each.
-CHANNELS = 16
+#: Channels at once, a thread each; so many of one peer, and of one address (others may be behind it).
+CHANNELS, CHANNELS_EACH, CHANNELS_AT = 16, 4, 8
 REQUEST_LIMIT = 4096
+
+K = TypeVar("K")
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,9 @@ class BulkServer:
         self._tickets: list[Ticket] = []
         self._listeners: dict[socket.AddressFamily, trio.SocketListener] = {}
         self._channels = trio.CapacityLimiter(CHANNELS)
+        #: Channels that are open, by address and by peer.
+        self._hosts_in: Counter[str] = Counter()
+        self._peers_in: Counter[ID] = Counter()
         self._context: ssl.SSLContext | None = None
         self._certificate = b""
 
@@ -70,7 +79,7 @@ class BulkServer:
         now = trio.current_time()
         self._tickets = [ticket for ticket in self._tickets if ticket.until > now]
         mine = sum(ticket.peer == peer for ticket in self._tickets)
-        if len(self._tickets) >= TOKENS or mine >= TOKENS_EACH or not self._channels.available_tokens:
+        if len(self._tickets) >= TOKENS or mine >= TOKENS_EACH or not self._has_room(peer, host):
             return Failed(reason=messages.BUSY)
         port = await self._listen(socket.AF_INET6 if ":" in host else socket.AF_INET)
         if port is None:
@@ -78,6 +87,13 @@ class BulkServer:
         token = secrets.token_bytes(TOKEN_SIZE)
         self._tickets.append(Ticket(token, peer, host, request.adapter, now + TOKEN_S))
         return BulkAt(port=port, token=token, certificate=self._certificate)
+
+    def _has_room(self, peer: ID, host: str) -> bool:
+        return (
+            self._channels.available_tokens > 0
+            and self._peers_in[peer] < CHANNELS_EACH
+            and self._hosts_in[host] < CHANNELS_AT
+        )
 
     async def _listen(self, family: socket.AddressFamily) -> int | None:
         """The port, None when nothing can be listened on."""
@@ -103,7 +119,9 @@ class BulkServer:
                 stream = await listener.accept()
                 host = stream.socket.getpeername()[0].removeprefix("::ffff:")
                 now = trio.current_time()
-                if any(ticket.host == host and ticket.until > now for ticket in self._tickets):
+                is_expected = any(ticket.host == host and ticket.until > now for ticket in self._tickets)
+                if is_expected and self._channels.available_tokens and self._hosts_in[host] < CHANNELS_AT:
+                    self._hosts_in[host] += 1
                     nursery.start_soon(self._serve, stream.socket, host)
                 else:
                     stream.socket.close()
@@ -119,25 +137,34 @@ class BulkServer:
         finally:
             self._uploads.count("bytes_in", line.received)
             self._uploads.count("bytes_out", line.sent)
+            _one_less(self._hosts_in, host)
+            _one_less(self._peers_in, line.peer)
 
     def _talk(self, line: Line, host: str) -> None:
-        line.shake_hands()
-        ticket = trio.from_thread.run_sync(self._use, line.read_exactly(TOKEN_SIZE), host)
-        line.peer = ticket.peer
+        with line.within(TOKEN_S):
+            line.shake_hands()
+            token = line.read_exactly(TOKEN_SIZE)
+        ticket = trio.from_thread.run_sync(self._use, token, line, host)
         line.go_on()
+        questions = Bucket(QUESTIONS_RATE, QUESTIONS_BURST, time.monotonic())
         while True:
             request = messages.decode_request(line.frame(REQUEST_LIMIT))
             if not isinstance(request, GetRange) or request.adapter != ticket.adapter:
                 raise PeerMisbehaved(f"{ticket.peer} asks on the bulk channel for what it was not opened for")
-            self._give(line, request)
+            if questions.take(time.monotonic()):
+                self._give(line, request)
+            else:
+                line.send(Failed(reason=messages.BUSY))
 
-    def _use(self, token: bytes, host: str) -> Ticket:
-        """The ticket with this token; it is good for once. Raises `PeerMisbehaved`."""
+    def _use(self, token: bytes, line: Line, host: str) -> Ticket:
+        """The ticket with this token; it is good for once, and its peer's line this is. Raises `PeerMisbehaved`."""
         for ticket in self._tickets:
             if hmac.compare_digest(ticket.token, token):
                 self._tickets.remove(ticket)
                 if ticket.host == host and ticket.until > trio.current_time():
                     self._uploads.count("bulk_channels", 1)
+                    line.peer = ticket.peer
+                    self._peers_in[ticket.peer] += 1
                     return ticket
         raise PeerMisbehaved(f"{host} shows a token that is none")
 
@@ -161,6 +188,13 @@ class BulkServer:
                     trio.from_thread.run(slot.share)
         finally:
             trio.from_thread.run_sync(slot.give_back)
+
+
+def _one_less(counted: Counter[K], key: K) -> None:
+    """Keys that are at nothing are forgotten."""
+    counted[key] -= 1
+    if counted[key] <= 0:
+        del counted[key]
 
 
 def make_context() -> tuple[ssl.SSLContext, bytes]:

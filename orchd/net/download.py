@@ -228,7 +228,7 @@ class Download:
         chunk, told, heard, came, at = span.first, span.first, 0, 0, time.monotonic()
         while left:
             wanted = min(size, left)
-            count = line.read_into(buffer[came:wanted])
+            count = line.fill(buffer[came:wanted], TELL_S)
             came, heard = came + count, heard + count
             good = whole = 0
             if came == wanted:

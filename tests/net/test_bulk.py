@@ -11,10 +11,10 @@ import pytest
 import trio
 from libp2p.peer.id import ID
 
-from orchd.errors import PeerUnreachable
-from orchd.net import bulk, exchange
+from orchd.errors import PeerBusy, PeerUnreachable
+from orchd.net import bulk, bulk_server, exchange, messages
 from orchd.net.bulk import host_of
-from orchd.net.bulk_server import TOKENS_EACH, make_context
+from orchd.net.bulk_server import CHANNELS_EACH, TOKENS_EACH, make_context
 from orchd.net.messages import BulkAt, GetManifest, GetRange, OpenBulk, Range
 from orchd.records import Manifest, Verified
 from tests.net.support import TOPIC, Cluster, Peer, cluster, until
@@ -164,6 +164,81 @@ async def test_ways_in_have_a_bound(tmp_path: Path) -> None:
         with pytest.raises(Exception, match="busy"):
             await way_in(giver, taker, manifest)
         await taker.network.fetch(manifest.id)
+
+
+async def enter(way: BulkAt, leave: trio.Event, nursery: trio.Nursery, *, then: bytes = b"") -> None:
+    """A channel that is open, says `then`, and reads nothing, until `leave`."""
+    entered = trio.Event()
+
+    def talk() -> None:
+        bulk.enter(line, way)
+        line.write(then)
+        trio.from_thread.run_sync(entered.set)
+        trio.from_thread.run(leave.wait)
+
+    line = await bulk.reach("127.0.0.1", way, ID(b"giver"))
+    nursery.start_soon(line.run, talk)
+    await entered.wait()
+
+
+async def test_one_peer_has_few_channels(tmp_path: Path) -> None:
+    async with cluster(tmp_path, width=512) as made, trio.open_nursery() as nursery:
+        giver, taker, manifest = await giver_and_taker(made)
+        node, leave = giver.network._node, trio.Event()
+        assert node is not None
+        for _ in range(CHANNELS_EACH):
+            await enter(await way_in(giver, taker, manifest), leave, nursery)
+        await until(lambda: node._bulk._peers_in.total() == CHANNELS_EACH, "all are in")
+        with pytest.raises(PeerBusy):
+            await way_in(giver, taker, manifest)
+        leave.set()
+        await until(lambda: not node._bulk._peers_in and not node._bulk._hosts_in, "all have left")
+        assert await try_out(await way_in(giver, taker, manifest), question(manifest))
+
+
+async def test_one_address_has_half_of_the_channels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk_server, "CHANNELS_AT", 1)
+    async with cluster(tmp_path, width=512) as made, trio.open_nursery() as nursery:
+        giver, taker, manifest = await giver_and_taker(made)
+        first, second, leave = await way_in(giver, taker, manifest), await way_in(giver, taker, manifest), trio.Event()
+        await enter(first, leave, nursery)
+        with pytest.raises(PeerUnreachable):
+            await try_out(second, question(manifest))
+        with pytest.raises(PeerBusy):
+            await way_in(giver, taker, manifest)
+        leave.set()
+
+
+@pytest.mark.parametrize("loris", ["token", "question", "answer"])
+async def test_who_goes_on_for_ever_is_hung_up_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loris: str) -> None:
+    """Half a token, half a question, or an answer that nobody reads: the thread is free again soon."""
+    async with cluster(tmp_path, width=512) as made, trio.open_nursery() as nursery:
+        giver, taker, manifest = await giver_and_taker(made)
+        way, node = await way_in(giver, taker, manifest), giver.network._node
+        assert node is not None
+        asking, then = messages.encode(question(manifest, 2 << 20)), b""
+        if loris == "token":
+            way = BulkAt(port=way.port, token=way.token[:9], certificate=way.certificate)
+        else:
+            then = asking * 64 if loris == "answer" else asking[:9]
+        monkeypatch.setattr(bulk, "LOOK_S", 0.01)
+        monkeypatch.setattr(bulk, "CONNECT_S", 3600.0)
+        limit = {"token": (bulk_server, "TOKEN_S"), "question": (bulk, "SILENCE_S"), "answer": (bulk, "DRIP_S")}[loris]
+        monkeypatch.setattr(*limit, 0.5)
+        await enter(way, trio.Event(), nursery, then=then)
+        await until(lambda: not node._bulk._hosts_in, "it is out")
+        nursery.cancel_scope.cancel()
+
+
+async def test_questions_have_a_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk_server, "QUESTIONS_BURST", 3.0)
+    monkeypatch.setattr(bulk_server, "QUESTIONS_RATE", 1e-6)
+    async with cluster(tmp_path, width=512) as made:
+        giver, taker, manifest = await giver_and_taker(made)
+        asking = [question(manifest)] * 4
+        assert len(await try_out(await way_in(giver, taker, manifest), *asking[:3])) == 3
+        with pytest.raises(PeerBusy, match="busy"):
+            await try_out(await way_in(giver, taker, manifest), *asking)
 
 
 async def test_what_is_not_published_has_no_way_in(tmp_path: Path) -> None:
