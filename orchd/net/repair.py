@@ -74,13 +74,17 @@ class Repair:
                 await wake.wait()
 
     def met(self, peer: ID, *, ours: bool) -> None:
-        """A member is connected, and its topics are known; `ours` when we have dialled, and so begin.
+        """A peer is connected, and its topics are known; `ours` when we have dialled, and so begin.
 
-        A node that was away does not wait for others to begin.
+        A node that was away does not wait for others to begin. With a peer that shares no topic there is nothing to do.
         """
+        topics = self._members.of(peer)
+        if not topics:
+            self._schedule.lost(str(peer))
+            return
         self._peers[str(peer)] = peer
         away = self._freshness.wait_ms(self._clock()) > 0
-        self._schedule.met(str(peer), trio.current_time(), ours=ours or away)
+        self._schedule.met(str(peer), trio.current_time(), ours=ours or away, topics=topics)
         self._wake_up()
 
     def lost(self, peer: ID) -> None:
@@ -88,11 +92,6 @@ class Repair:
         self._schedule.lost(str(peer))
         self._peers.pop(str(peer), None)
         self._dealings.lost(peer)
-
-    def at_once(self) -> None:
-        """Our topics have changed."""
-        self._schedule.at_once(trio.current_time())
-        self._wake_up()
 
     def learned(self, peer: ID) -> None:
         """A peer has told what gossip has not brought: others may lack it, or know more."""

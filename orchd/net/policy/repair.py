@@ -30,6 +30,9 @@ from orchd.records.manifest import Digest
 #: The pause between two repairs with one peer, in seconds: the first figure, doubling up to the second while nothing is
 #: found, and the first one again when something is.
 EVERY_S, EVERY_MAX_S = 60.0, 600.0
+#: However many peers there are, so many repairs begin at once after a silence, and then no more than two in `EVERY_S`:
+#: with hundreds of members in a topic it takes a few to know what all of them know.
+AT_ONCE = 8
 #: A peer that has connected to us is expected to begin; after so many seconds we do.
 EXPECTED_S = 10.0
 #: When a repair has brought something new, so many others are asked at once whether they know it too.
@@ -315,33 +318,35 @@ def _checked(ids: Sequence[bytes], start: bytes, end: bytes) -> Sequence[bytes]:
 class Schedule:
     """When to repair with which peer. Times in seconds of any one clock; `rng` keeps nodes out of step.
 
-    A repair serves both sides, so it counts for both, whoever has begun it.
+    A repair serves both sides, so it counts for both, whoever has begun it. When more peers are due than may begin,
+    those come first who share the topic that was repaired the longest ago.
     """
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
         self._due: dict[str, float] = {}
         self._pause: dict[str, float] = {}
+        self._topics: dict[str, frozenset[bytes]] = {}
+        #: When topics were repaired last, and when all that has begun is made up for.
+        self._covered: dict[bytes, float] = {}
+        self._free_at = float("-inf")
 
-    def met(self, peer: str, now: float, *, ours: bool) -> None:
-        """Connected; `ours` when we have dialled, and so begin."""
+    def met(self, peer: str, now: float, *, ours: bool, topics: Iterable[bytes] = ()) -> None:
+        """Connected; `ours` when we have dialled, and so begin; `topics` that are shared with it."""
         self._pause[peer] = EVERY_S
         self._due[peer] = now if ours else now + EXPECTED_S
+        self._topics[peer] = frozenset(topics)
 
     def lost(self, peer: str) -> None:
         self._due.pop(peer, None)
         self._pause.pop(peer, None)
+        self._topics.pop(peer, None)
 
     def done(self, peer: str, now: float, *, found: bool) -> None:
         """A repair with it is over, or has failed; `found` when the two did not know the same."""
         if peer in self._due:
             self._pause[peer] = EVERY_S if found else min(self._pause[peer] * 2, EVERY_MAX_S)
             self._due[peer] = now + self._pause[peer] * self._rng.uniform(0.8, 1.2)
-
-    def at_once(self, now: float) -> None:
-        """What we want to know has changed: everybody is due."""
-        for peer in self._due:
-            self._due[peer] = now
 
     def spread(self, besides: str, now: float) -> None:
         """`besides` has brought something new: `SPREAD` others are due."""
@@ -351,14 +356,27 @@ class Schedule:
 
     def take_due(self, now: float) -> list[str]:
         """Peers to repair with now; each is due again after its pause, also if nobody tells how it went."""
-        peers = [peer for peer, at in self._due.items() if at <= now]
-        for peer in peers:
+        due = [peer for peer, at in self._due.items() if at <= now]
+        peers: list[str] = []
+        while due and self._may_begin_at() <= now:
+            peer = min(due, key=self._urgency)
+            due.remove(peer)
+            peers.append(peer)
             self._due[peer] = now + self._pause[peer]
+            self._covered.update(dict.fromkeys(self._topics[peer], now))
+            self._free_at = max(self._free_at, now) + EVERY_S / 2
         return peers
 
     def next_at(self) -> float:
-        """When somebody is due next."""
-        return min(self._due.values(), default=float("inf"))
+        """When somebody is due next, and may be asked."""
+        return max(min(self._due.values(), default=float("inf")), self._may_begin_at())
+
+    def _urgency(self, peer: str) -> tuple[float, float]:
+        covered = (self._covered.get(topic, float("-inf")) for topic in self._topics[peer])
+        return min(covered, default=float("inf")), self._due[peer]
+
+    def _may_begin_at(self) -> float:
+        return self._free_at - (AT_ONCE - 1) * EVERY_S / 2
 
 
 class Freshness:

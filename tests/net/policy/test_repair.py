@@ -229,19 +229,40 @@ def test_the_pause_grows_while_nothing_is_found() -> None:
 
 def test_news_that_came_by_repair_spreads() -> None:
     plan = schedule()
-    for number in range(10):
+    for number in range(6):
         plan.met(f"p{number}", 0.0, ours=True)
-    plan.take_due(0.0)
-    plan.spread("p0", 5.0)
-    due = plan.take_due(5.0)
+    assert len(plan.take_due(0.0)) == 6
+    later = repair.EVERY_MAX_S / 2
+    for number in range(6):
+        plan.done(f"p{number}", later, found=False)
+    plan.spread("p0", later + 5.0)
+    due = plan.take_due(later + 5.0)
     assert len(due) == repair.SPREAD
     assert "p0" not in due
-    plan.at_once(6.0)
-    assert len(plan.take_due(6.0)) == 10
-    plan.lost("p1")
-    plan.done("p1", 6.0, found=True)
-    plan.at_once(7.0)
-    assert len(plan.take_due(7.0)) == 9
+
+
+def test_many_peers_are_no_more_work_than_some() -> None:
+    plan, now, begun = schedule(), 0.0, 0
+    for number in range(200):
+        plan.met(f"p{number}", 0.0, ours=True)
+    assert len(plan.take_due(now)) == repair.AT_ONCE
+    assert plan.take_due(now) == []
+    while (now := plan.next_at()) < 3600.0:
+        for peer in plan.take_due(now):
+            begun += 1
+            plan.done(peer, now, found=False)
+    assert begun == pytest.approx(2 * 3600 / repair.EVERY_S, abs=repair.AT_ONCE)
+
+
+def test_the_topic_that_was_repaired_the_longest_ago_comes_first() -> None:
+    plan = schedule()
+    for number in range(100):
+        plan.met(f"p{number}", 0.0, ours=True, topics=[b"one"])
+    plan.met("rare", 1.0, ours=True, topics=[b"one", b"other"])
+    plan.met("none", 0.0, ours=True)
+    begun = plan.take_due(1.0)
+    assert "rare" in begun[:2]
+    assert "none" not in begun
 
 
 def test_a_node_that_was_away_waits_before_it_serves() -> None:
