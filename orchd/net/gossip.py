@@ -11,7 +11,8 @@ Closed topics never come here: pubsub tells every connected peer what it is subs
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Collection, Hashable
+from collections.abc import Awaitable, Callable, Collection, Hashable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import trio
@@ -26,9 +27,10 @@ from orchd.net import hardening
 from orchd.net.host import Host
 from orchd.net.known import Known
 from orchd.net.messages import TOPIC_NAME_LIMIT, TOPICS_LIMIT
+from orchd.net.news import Passed
 from orchd.net.policy.gossip import Gate, Message, Verdict
 from orchd.net.policy.names import is_open
-from orchd.records import Record, Verified, verify_any
+from orchd.records import verify_any
 from orchd.records.ids import sha256
 
 log = logging.getLogger(__name__)
@@ -39,14 +41,14 @@ PROTOCOL = TProtocol("/meshsub/1.1.0")
 DEGREE, DEGREE_LOW, DEGREE_HIGH = 6, 4, 12
 #: Between two looks at the mesh, in seconds; whoever is not in it hears of a message no later than that.
 HEARTBEAT_S = 1
-#: Records that wait to be kept. More than these go no further here; repair brings them.
-INBOX = 512
+#: Records that wait to be kept, and that are kept at once. More than wait go no further here; repair brings them.
+INBOX, AT_ONCE = 512, 64
 
-Deliver = Callable[[Verified[Record], ID, str], Awaitable[None]]
+Deliver = Callable[[Sequence[Passed]], Awaitable[None]]
 
 
 class Gossip:
-    """Of one life of the host. `deliver` keeps a record; `lied` is called for neighbours who pass on what is forged."""
+    """Of one life of the host. `deliver` keeps records; `lied` is called for neighbours who pass on what is forged."""
 
     def __init__(
         self,
@@ -68,7 +70,7 @@ class Gossip:
         hardening.guard_pubsub(self._pubsub)
         hardening.bounded_topics(self._pubsub, self._router, _is_ours)
         self._limit_neighbours()
-        self._into, self._inbox = trio.open_memory_channel[tuple[Verified[Record], ID, str]](INBOX)
+        self._into, self._inbox = trio.open_memory_channel[Passed](INBOX)
         self._ready = trio.Event()
         self._drains: trio.Nursery | None = None
 
@@ -178,17 +180,22 @@ class Gossip:
         )
         if verdict is Verdict.PASS:
             try:
-                self._into.send_nowait((record, neighbour, told.topic))
+                self._into.send_nowait(Passed(record, neighbour, told.topic))
             except trio.WouldBlock:
                 self._count("gossip_overflow")
         return verdict
 
     async def _deliver_all(self) -> None:
-        async for record, peer, topic in self._inbox:
+        """What waits is kept together: that costs little more than one alone."""
+        async for first in self._inbox:
+            batch = [first]
+            with suppress(trio.WouldBlock):
+                while len(batch) < AT_ONCE:
+                    batch.append(self._inbox.receive_nowait())
             try:
-                await self._deliver(record, peer, topic)
+                await self._deliver(batch)
             except OrchdError as error:
-                log.warning("a record of %s is not kept: %s", record.author, error)
+                log.warning("%d records are not kept: %s", len(batch), error)
 
 
 def _router() -> GossipSub:

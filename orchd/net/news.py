@@ -8,8 +8,9 @@ what any of this has lost. Whichever way a record comes, it is taken here.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import trio
 from libp2p.peer.id import ID
@@ -20,10 +21,10 @@ from orchd.net.known import Known
 from orchd.net.library import Library
 from orchd.net.members import Members
 from orchd.net.messages import Done, GetRecords, Hello, Push, RecordsAre, Reply, Request
-from orchd.net.policy.gossip import Shares, may_keep, to_gossip, to_push
+from orchd.net.policy.gossip import Shares, is_foreign, may_keep, to_gossip, to_push
 from orchd.records import Announcement, Federation, Record, Verified, verify_any
 from orchd.registry import loud, told
-from orchd.registry.news import Item, Taken
+from orchd.registry.news import Heard, Item, Taken
 from orchd.registry.registry import Registry
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,14 @@ TRUSTED = ("self", "followed", "allowed")
 PUSH_ATTEMPTS = 2
 
 Ask = Callable[[ID, Request, type[Any]], Awaitable[Any]]
+
+
+class Passed(NamedTuple):
+    """A record that a neighbour passed on by gossip, under one topic."""
+
+    record: Verified[Record]
+    neighbour: ID
+    topic: str
 
 
 class Events(Protocol):
@@ -147,27 +156,27 @@ class News:
 
     # ---- taking -------------------------------------------------------------------------------------------------
 
-    async def hear(self, record: Verified[Record], peer: ID, topic: str) -> None:
-        """Take one from gossip, which has checked it and passes it on under its topic."""
-        items, unproven = await self._keep_all([record], peer)
-        if items:
-            self._spawn(self._pass_on, items, peer, topic)
-        if unproven:
-            self._spawn(self._prove, peer)
+    async def hear(self, passed: Sequence[Passed]) -> None:
+        """Take what came by gossip, which has checked it and passes it on under its topic."""
+        found = await self._keep_all([(one.record, one.neighbour) for one in passed])
+        for one, taken in zip(passed, found, strict=True):
+            if taken.items:
+                self._spawn(self._pass_on, taken.items, one.neighbour, one.topic)
+        for neighbour in {one.neighbour for one, taken in zip(passed, found, strict=True) if _is_unproven(taken)}:
+            self._spawn(self._prove, neighbour)
 
     async def take(self, peer: ID, records: Iterable[Verified[Record]], *, repair: bool) -> int:
         """Take what a peer gave; how many were new.
 
         `repair`: they are no news, and are not pushed on; others are asked whether they know them instead.
         """
-        # A proof of equivocation is two announcements, maybe one of a topic that is not ours: it comes last, when the
-        # other one is known.
-        items, unproven = await self._keep_all(sorted(records, key=self._is_foreign), peer)
+        found = await self._keep_all([(record, peer) for record in records])
+        items = [item for taken in found for item in taken.items]
         if items:
             self._learned(peer)
             if not repair:
                 self._spawn(self._push, items, peer)
-        if unproven:
+        if any(map(_is_unproven, found)):
             self._spawn(self._prove, peer)
         return len(items)
 
@@ -175,14 +184,12 @@ class News:
         await self._publish(items, came_under)
         await self._push(items, source)
 
-    async def _keep_all(self, records: Sequence[Verified[Record]], peer: ID) -> tuple[list[Item], bool]:
-        """What is to be passed on, and whether it has to be proven whose a revoked adapter was."""
-        items: list[Item] = []
-        unproven = False
-        shared = tuple(self.topics_of(peer))
-        for record in records:
-            taken = await trio.to_thread.run_sync(self._keep, record, str(peer), shared)
-            items += taken.items
+    async def _keep_all(self, given: Sequence[tuple[Verified[Record], ID]]) -> list[Taken]:
+        """Keep records that peers gave; what came of each."""
+        shared = {peer: tuple(self.topics_of(peer)) for peer in {peer for _, peer in given}}
+        heard = [Heard(record, str(peer), shared[peer]) for record, peer in given]
+        found = await trio.to_thread.run_sync(self._keep, heard, self._ours)
+        for (record, _), taken in zip(given, found, strict=True):
             if taken.new:
                 self._mesh.met(record.digest)
             for item in taken.items:
@@ -190,32 +197,33 @@ class News:
                     self._known.came(record.digest, record.author, item.topics)
             for kind, data in taken.events:
                 tell(self._events, kind, data)
-                unproven |= kind == "adapter.revoked" and not data["known"]
-        return items, unproven
+        return found
 
-    def _keep(self, record: Verified[Record], peer: str, shared: tuple[str, ...]) -> Taken:
-        """In a thread."""
-        if self._is_foreign(record):
-            announcement = record.of(Announcement)
-            if announcement is None or self._registry.news.rival(announcement) is None:
-                return Taken()
-        if not self._has_room_for(record):
-            return Taken()
-        taken = self._registry.news.take(record, peer, shared)
-        if not taken.new and shared and not isinstance(record.record, Announcement | Federation):
-            told.widen(self._registry.index, record.id, shared, self._registry.clock())
-        return taken
+    def _keep(self, heard: Sequence[Heard], joined: frozenset[str]) -> list[Taken]:
+        """In a thread.
 
-    def _has_room_for(self, record: Verified[Record]) -> bool:
-        trusted = self._registry.trust(record.author) in TRUSTED
-        return may_keep(record.record, self._known.of_author(record.author), len(self._known), trusted=trusted)
+        A proof of equivocation is two announcements, maybe one of a topic that is not ours: what names none of ours
+        comes last, when the other one is known.
+        """
+        news, more = self._registry.news, Counter[str]()
+        ours = [one for one in heard if not is_foreign(one.record.record, joined)]
+        wanted = [one for one in ours if self._has_room_for(one.record, more)]
+        found = dict(zip(map(id, wanted), news.take_all(wanted), strict=True))
+        for one in heard:
+            foreign = one.record.of(Announcement) if is_foreign(one.record.record, joined) else None
+            if foreign and news.rival(foreign) is not None and self._has_room_for(foreign, more):
+                found[id(one)] = news.take(*one)
+        for one in wanted:
+            if not found[id(one)].new and one.topics and not isinstance(one.record.record, Announcement | Federation):
+                told.widen(self._registry.index, one.record.id, one.topics, self._registry.clock())
+        return [found.get(id(one), Taken()) for one in heard]
 
-    def _is_foreign(self, record: Verified[Record]) -> bool:
-        """Whether it names topics, and none of ours."""
-        found = record.record
-        if isinstance(found, Announcement):
-            return self._ours.isdisjoint(found.topics)
-        return isinstance(found, Federation) and found.topic not in self._ours
+    def _has_room_for(self, record: Verified[Record], more: Counter[str]) -> bool:
+        """Besides what is known, and `more` by author."""
+        author, trusted = record.author, self._registry.trust(record.author) in TRUSTED
+        of_author, in_all = self._known.of_author(author) + more[author], len(self._known) + more.total()
+        more[author] += 1
+        return may_keep(record.record, of_author, in_all, trusted=trusted)
 
     @property
     def _ours(self) -> frozenset[str]:
@@ -233,6 +241,11 @@ class News:
         names = self._members.visible(peer, request.topics)
         found = await trio.to_thread.run_sync(self._library.records, request.ids, names)
         return RecordsAre(records=next(iter(messages.batches(found)), ()))
+
+
+def _is_unproven(taken: Taken) -> bool:
+    """Whether something was revoked, and it has to be shown yet whose it was."""
+    return any(kind == "adapter.revoked" and not data["known"] for kind, data in taken.events)
 
 
 def tell(events: Events, kind: str, data: dict[str, Any]) -> None:

@@ -54,7 +54,7 @@ class Records:
             is_blocked=context.blocked.__contains__,
             clock=context.clock,
             count=context.count,
-            deliver=lambda record, peer, topic: self.news.hear(record, peer, topic),
+            deliver=lambda passed: self.news.hear(passed),
             lied=lied,
         )
         self.news = News(

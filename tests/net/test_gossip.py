@@ -23,7 +23,7 @@ from orchd.net.policy import gossip as policy
 from orchd.net.policy import repair as repairing
 from orchd.records import KeyRotation, sign
 from orchd.registry.trust import BLOCK
-from tests.net.support import LOOPBACK, TOPIC, Peer, cluster, joined_cluster, now_ms, until
+from tests.net.support import LOOPBACK, PATIENCE_S, TOPIC, Peer, cluster, joined_cluster, now_ms, until
 from tests.net.test_records import decide
 
 NEVER_S = 1e9
@@ -106,6 +106,29 @@ async def test_a_burst_of_sixty_reaches_four_others(tmp_path: Path, monkeypatch:
             await until(lambda peer=peer: heard(peer) == 60, f"all sixty at {peer.name}")  # type: ignore[misc]
         by_gossip = [peer.network.stats().counters["gossip_passed"] for peer in peers[1:]]
         assert min(by_gossip) > 0, "gossip has had its part"
+
+
+@pytest.mark.usefixtures("gossip_alone")
+async def test_what_waits_is_kept_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with cluster(tmp_path) as made:
+        a, b = await joined_cluster(made, 2)
+        await meshed([a, b])
+        batches: list[int] = []
+        go_on, keep = threading.Event(), b.registry.news.take_all
+
+        def slowly(heard: list[Any]) -> list[Any]:
+            batches.append(len(heard))
+            go_on.wait(PATIENCE_S)
+            return keep(heard)
+
+        monkeypatch.setattr(b.registry.news, "take_all", slowly)
+        manifest = a.make()
+        for _ in range(30):
+            await a.network.tell(a.announcement(manifest))
+        await until(lambda: gossip_of(b)._inbox.statistics().current_buffer_used == 29, "the others wait")
+        go_on.set()
+        await until(lambda: heard(b) == 30, "all")
+        assert batches == [1, 29]
 
 
 @pytest.mark.usefixtures("gossip_alone")

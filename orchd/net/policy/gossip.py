@@ -127,6 +127,13 @@ def belongs(record: Record, topic: str) -> bool:
     return not isinstance(record, Manifest)
 
 
+def is_foreign(record: Record, joined: Collection[str]) -> bool:
+    """Whether it names topics, and none that we have joined."""
+    if isinstance(record, Announcement):
+        return not any(name in joined for name in record.topics)
+    return isinstance(record, Federation) and record.topic not in joined
+
+
 def is_early(record: Record, now_ms: int) -> bool:
     """Whether it is dated in the future, further than clocks differ."""
     return not isinstance(record, Revocation) and record.created_ms > now_ms + CLOCK_WINDOW_MS
