@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Self
 
 from orchd.errors import BlobUnknown, DigestMismatch, DiskFull
+from orchd.paths import sync
 
 #: The reserve: free bytes that stay free on the file system. The index and the journal need room to write at any time.
 DISK_RESERVE = 256 << 20
@@ -175,9 +176,9 @@ class BlobWriter:
             os.fsync(self._file.fileno())
             if not target.parent.is_dir():
                 target.parent.mkdir(exist_ok=True)
-                sync_directory(self._store.root)
+                sync(self._store.root)
             os.replace(self._path, target)
-            sync_directory(target.parent)
+            sync(target.parent)
         return digest
 
 
@@ -209,14 +210,6 @@ def full_disk_told(place: Path) -> Iterator[None]:
         raise
 
 
-def sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def write_durably(path: Path, data: bytes) -> None:
     """Atomic and durable: after a crash there is the old file or the new one, whole."""
     with full_disk_told(path.parent):
@@ -230,4 +223,4 @@ def write_durably(path: Path, data: bytes) -> None:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
-        sync_directory(path.parent)
+        sync(path.parent)
