@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from orchd.errors import DiskFull, IdentityInvalid
+from orchd.paths import sync
 
 KEY_PREFIX = "key_"
 #: y of the points of small order (p and p + 1 are other forms of 0 and 1). With such a key anybody's bytes verify:
@@ -79,7 +80,7 @@ class Identity:
         retired = path.with_name(f"{path.name}.retired-{now_ms}")
         os.link(path, retired)
         os.replace(_next(path), path)
-        _sync(path.parent)
+        sync(path.parent)
         return retired
 
     @classmethod
@@ -161,16 +162,8 @@ def _write_key(path: Path, key: Ed25519PrivateKey) -> None:
         pass
     finally:
         os.unlink(temporary)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def _next(path: Path) -> Path:
     return path.with_name(f"{path.name}.next")
-
-
-def _sync(folder: Path) -> None:
-    directory = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -34,9 +34,10 @@ from orchd.records.ids import ADAPTER, DATASET
 from orchd.registry import QUARANTINED, REMOVED, AdapterRow, DatasetRow, Registry
 from orchd.registry.local_rows import Deployment, Run
 from orchd.registry.own import Datasets, Deployments, Topics
+from orchd.registry.registry import Admission
 from orchd.registry.revocation import named
 from orchd.registry.use import against_hint
-from orchd.rollback import ROLLED_BACK, ROLLING_BACK, Rollbacks
+from orchd.rollback import READY, ROLLED_BACK, ROLLING_BACK, Rollbacks
 from orchd.serve.embedded import EmbeddedRuntime
 from orchd.serve.specs import BuildResult, Golden
 from orchd.serve.targets import Artefact, DeployTarget
@@ -236,7 +237,13 @@ class Node:
 
     def leaf_names(self, ids: Sequence[str]) -> tuple[LeafName, ...]:
         """Those that are here, in the order of `ids`."""
-        return tuple(LeafName(id=row.id, name=row.name) for row in self.registry.rows_of(ids))
+        names = self.registry.names.of(ids)
+        return tuple(LeafName(id=id, name=names[id]) for id in ids if id in names)
+
+    def tell_admitted(self, admission: Admission, job: str | None = None) -> None:
+        """The event of an adapter that is new here; `job` made it."""
+        data = {"id": admission.id, "origin": admission.row.origin, "state": admission.row.state}
+        self.events.emit("adapter.admitted", data, job)
 
     async def deployment_row(self, deployment: Deployment) -> DeploymentRow:
         adapter = None
@@ -319,9 +326,7 @@ class Node:
         )
         run = Run(adapter=admission.id, dataset=note.dataset, job=job.id, salt=salt)
         await in_thread(self.datasets.add_run, run)
-        self.events.emit(
-            "adapter.admitted", {"id": admission.id, "origin": "trained", "state": admission.row.state}, job.id
-        )
+        self.tell_admitted(admission, job.id)
         return Trained(
             adapter=admission.row, scores=result.heldout, train_loss=result.train_loss, seconds=result.seconds
         )
@@ -344,9 +349,7 @@ class Node:
             origin="averaged",
             lineage=lineage,
         )
-        self.events.emit(
-            "adapter.admitted", {"id": admission.id, "origin": "averaged", "state": admission.row.state}, job.id
-        )
+        self.tell_admitted(admission, job.id)
         return Averaged(
             adapter=admission.row,
             recipe=lineage.recipe.hex(),
@@ -385,7 +388,7 @@ class Node:
             name=note.name,
             adapter=note.adapter,
             target=note.target,
-            state="rolled_back" if note.was else "ready",
+            state=ROLLED_BACK if note.was else READY,
             base=note.base,
             blob=result.sha256,
             size=result.size,
@@ -395,16 +398,22 @@ class Node:
             was=note.was,
             reason=note.reason,
         )
-        before = [row.blob for row in await in_thread(self.deployments.list) if row.name == note.name]
+        await self.deployed(deployment, job.id)
+        self.rollbacks.wake()  # it may have been revoked while it was built
+        return await self.deployment_row(deployment)
+
+    async def deployed(self, deployment: Deployment, job: str | None = None) -> None:
+        """A target answers by it from now on: its row, the event; the file that answered before goes if unused."""
+        before = [row.blob for row in await in_thread(self.deployments.list) if row.name == deployment.name]
         await in_thread(self.deployments.put, deployment)
         for blob in before:
             await in_thread(self.drop_blob, blob)
-        told = {"name": note.name, "target": note.target}
-        if note.was:
-            told |= {"adapter": note.was, "reason": note.reason}
-        self.events.emit("deployment.rolled_back" if note.was else "deployment.ready", told, job.id)
-        self.rollbacks.wake()  # it may have been revoked while it was built
-        return await self.deployment_row(deployment)
+        told = {"name": deployment.name, "target": deployment.target}
+        if deployment.state == ROLLED_BACK:
+            told |= {"adapter": deployment.was, "reason": deployment.reason}
+            self.events.emit("deployment.rolled_back", told, job)
+        else:
+            self.events.emit("deployment.ready", told, job)
 
     def check_usable(self, adapter: str | None) -> None:
         """Raises `NotAdmitted` for what nobody should use any more, whatever is forced."""

@@ -51,6 +51,15 @@ class Paths:
         return _system_paths(env) if env.get("ORCHD_SYSTEM") == "1" else _user_paths(env)
 
 
+def sync(path: Path) -> None:
+    """fsync of a file or a folder: what was written to it, or renamed in it, is still there after the power went."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _fitting(runtime: Path, key: str) -> Path:
     """`runtime`, or a short directory of this user when the socket's path would be too long there."""
     if len(os.fsencode(runtime / "rpc.sock")) <= SOCKET_PATH_LIMIT:

@@ -142,11 +142,7 @@ async def put_base(node: Node, deployment: Deployment, base: Deployment) -> None
     """The plain base answers under the name of a deployment that is rolled back."""
     path: Path = node.registry.blobs.path(bytes.fromhex(base.blob))
     await node.target(deployment.target).put(deployment.name, Artefact(path=path, sha256=base.blob, size=base.size))
-    before = deployment.blob
     done = msgspec.structs.replace(
         deployment, state=ROLLED_BACK, blob=base.blob, size=base.size, parity=base.parity, created=node.clock()
     )
-    await trio.to_thread.run_sync(node.deployments.put, done)
-    await trio.to_thread.run_sync(node.drop_blob, before)
-    told = {"name": done.name, "target": done.target, "adapter": done.was, "reason": done.reason}
-    node.events.emit("deployment.rolled_back", told)
+    await node.deployed(done)

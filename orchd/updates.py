@@ -54,44 +54,48 @@ class Updates:
             heard.close()
 
     async def _look_back(self, nursery: trio.Nursery) -> None:
+        view = await self._view()
+        if not any(any(_wanted(view, author)) for author in view.opinions):
+            return  # as nearly always: nothing is read
         for row in await trio.to_thread.run_sync(self._node.registry.announcements):
-            if not row.here:
+            if not row.here and any(_wanted(view, row.author)):
                 nursery.start_soon(self._consider, row.adapter, row.author)
+
+    async def _view(self) -> View:
+        return await trio.to_thread.run_sync(self._node.registry.people.view)
 
     async def _consider(self, adapter: str, announcer: str) -> None:
         async with self._limiter:
             try:
-                if adapter not in self._seen and await self._is_wanted_from(announcer):
+                if adapter not in self._seen and any(_wanted(await self._view(), announcer)):
                     self._seen.add(adapter)
                     await self._bring(adapter)
             except OrchdError as error:
                 self._seen.discard(adapter)
                 LOG.info("%s was not fetched by itself: %s", adapter, error)
 
-    async def _is_wanted_from(self, announcer: str) -> bool:
-        """Whether anything by a followed author is fetched without asking."""
-        view = await trio.to_thread.run_sync(self._node.registry.people.view)
-        opinion = view.opinion(announcer)
-        updates = opinion is not None and opinion.auto_update
-        return view.level(announcer) == FOLLOWED and (view.policies.auto_fetch == "followed" or updates)
-
     async def _bring(self, adapter: str) -> None:
         node = self._node
         if await trio.to_thread.run_sync(node.registry.has_adapter, adapter):
             return
         manifest = await node.network.peek(adapter)
-        view = await trio.to_thread.run_sync(node.registry.people.view)
-        if view.level(manifest.author) != FOLLOWED:
-            return
-        opinion = view.opinion(manifest.author)
-        updates = opinion is not None and opinion.auto_update
-        newer = updates and await trio.to_thread.run_sync(_is_newer, node, view, manifest)
-        if not (newer and manifest.record.supersedes is not None) and view.policies.auto_fetch != "followed":
+        view = await self._view()
+        everything, newer = _wanted(view, manifest.author)
+        newer = newer and await trio.to_thread.run_sync(_is_newer, node, view, manifest)
+        if not everything and not (newer and manifest.record.supersedes is not None):
             return
         checks = (await trio.to_thread.run_sync(waits, node),) if newer else ()
         await ended_well(node, await start_fetch(node, adapter, checks=checks))
         if newer:
             await self._gate.pass_through(adapter)
+
+
+def _wanted(view: View, author: str) -> tuple[bool, bool]:
+    """Whether all that an author made is fetched without asking, and whether newer versions of what is here are."""
+    if view.level(author) != FOLLOWED:
+        return False, False
+    opinion = view.opinion(author)
+    return view.policies.auto_fetch == "followed", opinion is not None and opinion.auto_update
 
 
 def _is_newer(node: Node, view: View, manifest: Verified[Manifest]) -> bool:

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Self
 
 from orchd.errors import BlobUnknown, DigestMismatch, DiskFull
+from orchd.paths import sync
 
 #: The reserve: free bytes that stay free on the file system. The index and the journal need room to write at any time.
 DISK_RESERVE = 256 << 20
@@ -89,9 +90,9 @@ class BlobStore:
             os.fsync(descriptor)
             if not target.parent.is_dir():
                 target.parent.mkdir(exist_ok=True)
-                sync_directory(self.root)
+                sync(self.root)
             os.replace(source, target)
-            sync_directory(target.parent)
+            sync(target.parent)
 
     def keep(self, digest: bytes) -> bool:
         """Whether it is here. If so it counts as new, so that collecting garbage leaves it alone for a while."""
@@ -232,14 +233,6 @@ def full_disk_told(place: Path) -> Iterator[None]:
         raise
 
 
-def sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def write_durably(path: Path, data: bytes) -> None:
     """Atomic and durable: after a crash there is the old file or the new one, whole."""
     with full_disk_told(path.parent):
@@ -253,4 +246,4 @@ def write_durably(path: Path, data: bytes) -> None:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
-        sync_directory(path.parent)
+        sync(path.parent)

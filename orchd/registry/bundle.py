@@ -24,9 +24,10 @@ from typing import BinaryIO, NamedTuple
 
 from orchd.errors import BundleRefused, DigestMismatch, OutputExists, OutputRefused
 from orchd.identity import author_text
+from orchd.paths import sync
 from orchd.records import Attestation, KeyRotation, Manifest, Record, Revocation, Verified, verify_any
 from orchd.records.envelope import LARGEST
-from orchd.registry.blobs import full_disk_told, sync_directory
+from orchd.registry.blobs import full_disk_told
 
 SUFFIX = ".orchpack"
 MANIFESTS, RECORDS, BLOBS = "manifests", "records", "blobs"
@@ -325,7 +326,7 @@ def write(
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
-        sync_directory(path.parent)
+        sync(path.parent)
     return size
 
 
@@ -396,11 +397,3 @@ def _source_blocks(source: bytes | Path) -> Iterator[bytes]:
     with source.open("rb") as file:
         while block := file.read(COPY_SIZE):
             yield block
-
-
-def is_bundle(path: Path) -> bool:
-    """Whether a file begins as a bundle does."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(4) == _LOCAL_MAGIC.to_bytes(4, "little")

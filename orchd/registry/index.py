@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import duckdb
 
 from orchd.errors import DiskFull, HomeBusy, IndexDamaged, IndexTooNew, IndexUnavailable, OrchdError
+from orchd.paths import sync
 
 T = TypeVar("T")
 Cursor = duckdb.DuckDBPyConnection
@@ -297,9 +298,9 @@ class Index:
         try:
             with self._writer_lock:
                 self._copy(unfinished)
-            _sync(unfinished)
+            sync(unfinished)
             os.replace(unfinished, target)
-            _sync(target.parent)
+            sync(target.parent)
         except duckdb.Error as error:
             self._after(error, root)
             raise self._refusal(error) from None
@@ -399,14 +400,6 @@ def _fetch(cursor: Cursor, sql: str, params: Sequence[Any], cancel: Cancel | Non
 
 def _literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _run_migration(cursor: Cursor, number: int, name: str, sql: str) -> None:

@@ -16,7 +16,8 @@ from typing import Any
 
 import msgspec
 
-from orchd.registry.blobs import full_disk_told, sync_directory, write_durably
+from orchd.paths import sync
+from orchd.registry.blobs import full_disk_told, write_durably
 
 LOG = logging.getLogger(__name__)
 CHECK = 16  # hexadecimal digits before each line
@@ -110,7 +111,7 @@ class Journal:
             except BaseException:
                 unfinished.unlink(missing_ok=True)
                 raise
-            sync_directory(self.path.parent)
+            sync(self.path.parent)
             self._file.close()
             self._file = self.path.open("r+b", buffering=0)
         self.last, self.count, self.size, self.anew = last, count, self.path.stat().st_size, anew

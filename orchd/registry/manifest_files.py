@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orchd.errors import DigestMismatch, ManifestGone
+from orchd.paths import sync
 from orchd.records import Manifest, Verified, verify
-from orchd.registry.blobs import UNFINISHED, sync_directory, write_durably
+from orchd.registry.blobs import UNFINISHED, write_durably
 
 FILE = re.compile(r"\A[0-9a-f]{64}\Z")
 DAMAGED = ".damaged-"  # begins the name of a file that was set aside
@@ -51,7 +52,7 @@ class ManifestFiles:
         path = self.path(manifest.digest)
         if not path.parent.is_dir():
             path.parent.mkdir(exist_ok=True)
-            sync_directory(self.root)
+            sync(self.root)
         write_durably(path, manifest.envelope)
 
     def read(self, digest: bytes) -> Verified[Manifest]:
@@ -70,7 +71,7 @@ class ManifestFiles:
         path = self.path(digest)
         if path.exists():
             path.unlink()
-            sync_directory(path.parent)
+            sync(path.parent)
 
     def set_aside(self, digest: bytes) -> Path:
         """Move a damaged one out of the way; where it is now."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from orchd.errors import AmbiguousId, DatasetHere, DatasetNameTaken, DatasetUnknown, DeploymentUnknown
-from orchd.registry.blobs import sync_directory
+from orchd.paths import sync
 from orchd.registry.local import Local, delete, put
 from orchd.registry.local_rows import Dataset, DatasetTrash, Deployment, Run, Setting, TopicJoined
 from orchd.registry.rows import DatasetRow
@@ -75,7 +75,7 @@ class Datasets:
             return
         shutil.rmtree(target, ignore_errors=True)  # what is left of one that was deleted
         os.replace(folder, target)
-        sync_directory(self._root)
+        sync(self._root)
 
     def _under_a_free_name(self, row: DatasetRow, *, named: bool) -> DatasetRow:
         """The row, renamed if need be. Raises `DatasetNameTaken`."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from orchd.registry import revocation
+from orchd.registry import revocation, standing
 from orchd.registry.index import Index
 from orchd.registry.local import Local
-from orchd.registry.standing import EQUIVOCATES
 from orchd.registry.trust import TrustBook, View, read_view
 
 
@@ -52,20 +51,21 @@ class People:
     def against(self, ids: Sequence[str]) -> dict[str, str]:
         """Why adapters may not be used, whatever is released or forced: revoked, or of a blocked or lying author."""
         revoked = self.revoked()
-        found = {id: revoked[id] for id in ids if id in revoked}
         containing = self.containing(revoked.keys())
         told = revocation.named(self._index, {one for id in ids for one in containing.get(id, ())})
-        for id in ids:
-            if sources := containing.get(id):
-                told_of = ", ".join(told[one] for one in sources)
-                found.setdefault(id, f"it contains {told_of}, which its author has revoked")
         rows = self._index.read(
             "SELECT digest, author FROM adapter WHERE digest IN (SELECT unnest($1::VARCHAR[]))", (list(ids),)
         )
-        view = self.view()
-        for id, author in rows:
-            if blocked := view.blocked(author):
-                found.setdefault(id, blocked)
-            elif view.equivocated(author):
-                found.setdefault(id, EQUIVOCATES)
+        authors, view = dict(rows), self.view()
+        found = dict[str, str]()
+        for id in ids:
+            author = authors.get(id)
+            reasons = standing.against(
+                revoked.get(id, ""),
+                [told[one] for one in containing.get(id, ())],
+                "" if author is None else view.blocked(author),
+                author is not None and view.equivocated(author),
+            )
+            if reasons:
+                found[id] = reasons[0]
         return found

@@ -21,12 +21,13 @@ from typing import Any, Self
 import msgspec
 
 from orchd.errors import AdapterUnknown, AmbiguousId, BlobUnknown, DigestMismatch, NothingToUndo, NotReleasable
+from orchd.paths import sync
 from orchd.records import Announcement, FileEntry, Manifest, Verified, parse_id, text_id, verify
 from orchd.records.ids import ADAPTER, BASE, DATASET, SHORTEST, too_short
 from orchd.registry import admission, bounds, rebuild, restand, restore, versions
 from orchd.registry.admission import Candidate, Check, Known, judge
 from orchd.registry.bases import Base
-from orchd.registry.blobs import BlobStore, sync_directory
+from orchd.registry.blobs import BlobStore
 from orchd.registry.index import Index
 from orchd.registry.journal import Journal
 from orchd.registry.known_bases import KnownBases
@@ -39,8 +40,8 @@ from orchd.registry.people import People
 from orchd.registry.rebuild import insert_adapter
 from orchd.registry.rows import AdapterRow, AnnouncementRow, adapter_row
 from orchd.registry.standing import ADMITTED, QUARANTINED, REMOVED, StandingChange
+from orchd.registry.trust import FOLLOWED, SELF
 
-SELF, FOLLOWED = "self", "followed"
 USED_EVERY_MS = 3_600_000
 MIN_PREFIX = len(ADAPTER) + SHORTEST
 WHOLE_ID = len(text_id(ADAPTER, bytes(32)))
@@ -118,7 +119,7 @@ class Registry:
                 )
             rebuild.reconcile(registry, progress=progress)
             for folder in (data, data.parent):  # what was made in them stays, also when the power goes
-                sync_directory(folder)
+                sync(folder)
         except BaseException:
             index.close()
             raise
@@ -228,11 +229,11 @@ class Registry:
             undo.callback(self.manifests.remove, manifest.digest)
             self.manifests.write(manifest)
             verdict = Verdict(adapter=manifest.id, reasons=tuple(reasons), origin=origin, received=self.clock())
-            was_rotten = bool(self._rot(manifest))
-            self._insert(lying, verdict)
+            rotten = self._rot(manifest)
+            self._insert(lying, verdict, mended=rotten)
             undo.pop_all()
         self.restand([manifest.id], tell=False)
-        if was_rotten:  # others have the file that is whole again
+        if rotten:  # others have the file that is whole again
             self.restand()
 
     def _store(self, candidate: Candidate, entry: FileEntry) -> None:
@@ -242,18 +243,20 @@ class Registry:
         except DigestMismatch as error:
             raise DigestMismatch(f"{entry.path}: {error.message}") from None
 
-    def _insert(self, candidate: Candidate, verdict: Verdict) -> None:
-        """The verdict in the journal, then the rows; the adapter stands in quarantine until everything was weighed."""
+    def _insert(self, candidate: Candidate, verdict: Verdict, mended: Sequence[Rot]) -> None:
+        """The verdict in the journal, then the rows; the adapter stands in quarantine until everything was weighed.
+
+        `mended` are its files that were damaged or missing; they have just been read, and are whole.
+        """
         manifest, seen = candidate.manifest, tuple[Bound, ...]()
         if not verdict.reasons and self.trust(manifest.author) in (SELF, FOLLOWED):
             base = text_id(BASE, manifest.record.base.fingerprint)
             seen = bounds.learned(candidate.known.bounds, base, candidate.norms)
-        mended = [delete(Rot, row.blob) for row in self._rot(manifest)]  # its files have just been read, and are whole
         self.local.act(
             "adapter.admit",
             put(verdict),
             *map(put, seen),
-            *mended,
+            *(delete(Rot, row.blob) for row in mended),
             then=lambda cursor: insert_adapter(cursor, manifest, verdict),
         )
 
@@ -379,10 +382,6 @@ class Registry:
         now = self.clock()
         if self.index.read("SELECT 1 FROM adapter WHERE digest = ? AND used < ?", (id, now - USED_EVERY_MS)):
             self.index.execute("UPDATE adapter SET used = ? WHERE digest = ?", (now, id))
-
-    def folder_of(self, id: str) -> Path:
-        """Where `adapter_folder` makes its folder."""
-        return self._folders / id
 
     def drop_folder(self, id: str) -> None:
         """Remove what `adapter_folder` made. Nobody sees half of it, and starting clears what a crash leaves."""

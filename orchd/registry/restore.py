@@ -8,7 +8,8 @@ import shutil
 from pathlib import Path
 
 from orchd.errors import IndexDamaged
-from orchd.registry.blobs import UNFINISHED, full_disk_told, sync_directory
+from orchd.paths import sync
+from orchd.registry.blobs import UNFINISHED, full_disk_told
 from orchd.registry.index import BACKUPS, DAMAGE_MARK, UNFINISHED_BACKUP, Index
 
 LOG = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ def _without_log(path: Path, now_ms: int) -> Index | None:
     if not log.exists() or path.with_name(path.name + DAMAGE_MARK).exists():
         return None
     log.rename(_aside(log, now_ms))
-    sync_directory(path.parent)
+    sync(path.parent)
     try:
         return Index(path)
     except IndexDamaged:
@@ -97,13 +98,13 @@ def _copy(backup: Path, path: Path) -> None:
             os.replace(unfinished, path)
         finally:
             unfinished.unlink(missing_ok=True)
-        sync_directory(path.parent)
+        sync(path.parent)
 
 
 def _set_aside(path: Path, now_ms: int) -> None:
     for file in reversed(_files(path)):  # the log first: DuckDB would throw it away beside a new database
         file.rename(_aside(file, now_ms))
-    sync_directory(path.parent)
+    sync(path.parent)
     path.with_name(path.name + DAMAGE_MARK).unlink(missing_ok=True)
 
 

@@ -20,6 +20,7 @@ import msgspec
 from msgspec import Meta
 
 from orchd.errors import BaseChanged, BaseUnknown, NotAverageable, ParamsInvalid
+from orchd.identity import KEY_PREFIX
 from orchd.records.ids import BASE, too_short
 from orchd.registry import trigrams, versions
 from orchd.registry.index import Cancel
@@ -179,7 +180,7 @@ def _author(view: View, found: Meaning, text: str) -> Meaning:
     if len(key) >= versions.KEY_LENGTH:
         return msgspec.structs.replace(found, authors=tuple(sorted(view.keys_of(key))))
     if len(key) < versions.MIN_PREFIX:
-        raise ParamsInvalid(too_short(text, versions.KEY), field="author")
+        raise ParamsInvalid(too_short(text, KEY_PREFIX), field="author")
     return msgspec.structs.replace(found, author_prefix=key)
 
 

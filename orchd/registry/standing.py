@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 ADMITTED, QUARANTINED, REMOVED = "admitted", "quarantined", "removed"
@@ -48,19 +50,16 @@ def standing(facts: Facts) -> Standing:
     """Removed, quarantined with every reason there is, or admitted. Only admission and policies can be overruled."""
     if facts.trashed:
         return Standing(state=REMOVED, reason="removed here; `orchctl undo` brings it back")
-    reasons = list(facts.reasons)
-    if facts.policy:
-        reasons.append(facts.policy)
-    if facts.released:
-        reasons = []
-    if facts.revoked:
-        reasons.append(facts.revoked)
-    if facts.contains_revoked:
-        reasons.append(f"it contains {', '.join(facts.contains_revoked)}, which its author has revoked")
-    if facts.blocked:
-        reasons.append(facts.blocked)
-    if facts.equivocated:
-        reasons.append(EQUIVOCATES)
-    if facts.rot:
-        reasons.append(facts.rot)
+    door = () if facts.released else (*facts.reasons, facts.policy)
+    final = against(facts.revoked, facts.contains_revoked, facts.blocked, facts.equivocated)
+    reasons = [reason for reason in (*door, *final, facts.rot) if reason]
     return Standing(state=QUARANTINED if reasons else ADMITTED, reason="; ".join(reasons))
+
+
+def against(revoked: str, contains_revoked: Sequence[str], blocked: str, equivocated: bool) -> list[str]:
+    """What nobody can overrule, worst first; arguments are those of `Facts`."""
+    reasons = [revoked]
+    if contains_revoked:
+        reasons.append(f"it contains {', '.join(contains_revoked)}, which its author has revoked")
+    reasons += [blocked, EQUIVOCATES if equivocated else ""]
+    return [reason for reason in reasons if reason]

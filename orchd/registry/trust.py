@@ -20,7 +20,6 @@ from orchd.registry.local import Local
 from orchd.registry.local_rows import Received, Setting, Trust
 
 FOLLOW, ALLOW, BLOCK = "follow", "allow", "block"
-VERDICTS = (FOLLOW, ALLOW, BLOCK)
 AUTHOR, PEER = "author", "peer"
 #: Kinds of `Received`. A `manifest` only proves who made an adapter that is not here.
 REVOCATION, ATTESTATION, ROTATION, EQUIVOCATION = "revocation", "attestation", "rotation", "equivocation"

@@ -21,13 +21,13 @@ from orchd.records.ids import ADAPTER
 from orchd.registry import rebuild, restore
 from orchd.registry.local import delete, put
 from orchd.registry.local_rows import Rot, Trash
+from orchd.registry.own import TRASH_MS
 from orchd.registry.restand import DAMAGED, MISSING
 
 if TYPE_CHECKING:
     from orchd.registry.registry import Registry
 
 DAY_MS = 86_400_000
-TRASH_MS = 30 * DAY_MS
 #: A blob that nothing has is left alone this long: somebody may be about to want it.
 GRACE_MS = DAY_MS
 AT_ONCE = 200  # blobs looked at while nothing else may come in
@@ -108,11 +108,11 @@ def collect(registry: Registry, *, dry_run: bool = False, empty_trash: bool = Fa
     Raises `RegistryIncomplete` when a manifest on the disk is not in the index: its blobs would look like garbage.
     """
     now = registry.clock()
+    before = now + 1 if empty_trash else now - TRASH_MS
     if dry_run:
-        before = now + 1 if empty_trash else now - TRASH_MS
         adapters = tuple(row.adapter for row in registry.local.where(Trash, "since < ?", (before,)))
     else:
-        adapters = purge(registry, now + 1 if empty_trash else now - TRASH_MS)
+        adapters = purge(registry, before)
     with registry.tidying:
         _check_complete(registry)
         live = {row[0] for row in registry.index.stream(LIVE)}

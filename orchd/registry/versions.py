@@ -15,15 +15,15 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from orchd.errors import AdapterUnknown, AmbiguousId, ParamsInvalid
+from orchd.identity import KEY_PREFIX
 from orchd.records.ids import SHORTEST, too_short
 from orchd.registry.index import Index
 from orchd.registry.trust import View
 
 ME = "me"
-KEY = "key_"
 #: A key's text in whole; anything shorter is the beginning of one.
-KEY_LENGTH = len(KEY) + 52
-MIN_PREFIX = len(KEY) + SHORTEST
+KEY_LENGTH = len(KEY_PREFIX) + 52
+MIN_PREFIX = len(KEY_PREFIX) + SHORTEST
 
 
 class Made(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,7 +76,7 @@ def newest(versions: Sequence[Made]) -> Made | None:
 def split(text: str) -> tuple[str, str] | None:
     """`NAME@author` as name and author, None for anything else. What looks like that is never taken as a name."""
     name, at, author = text.rpartition("@")
-    return (name, author) if at and (author == ME or author.startswith(KEY)) else None
+    return (name, author) if at and (author == ME or author.startswith(KEY_PREFIX)) else None
 
 
 def versions(index: Index, view: View, id: str) -> list[Made]:
@@ -106,7 +106,7 @@ def _person(index: Index, view: View, name: str, author: str) -> frozenset[str]:
     if author == ME or len(author) >= KEY_LENGTH:
         return view.keys_of(view.me if author == ME else author)
     if len(author) < MIN_PREFIX:
-        raise ParamsInvalid(too_short(author, KEY), field="adapter")
+        raise ParamsInvalid(too_short(author, KEY_PREFIX), field="adapter")
     rows = index.read(
         "SELECT DISTINCT author FROM adapter WHERE name = ? AND starts_with(author, ?) AND state <> 'removed'",
         (name, author),

@@ -104,13 +104,10 @@ def _show(node: Node, text: str) -> AdapterShown:
         cosigners = list(registry.manifests.read(parse_id(row.id, ADAPTER)).cosigners)
     except ManifestGone:
         cosigners = []
-    leaves = list[LeafName]()
-    if row.lineage is not None:
-        names = registry.names.of([leaf.id for leaf in row.lineage.leaves])
-        leaves = [LeafName(id=leaf.id, name=names[leaf.id]) for leaf in row.lineage.leaves if leaf.id in names]
+    leaves = node.leaf_names([leaf.id for leaf in row.lineage.leaves]) if row.lineage is not None else ()
     return AdapterShown(
         **msgspec.structs.asdict(row),
-        leaves=leaves,
+        leaves=list(leaves),
         author_now=view.newest(row.author),
         cosigners=cosigners,
         attestations=[_attestation(one, view.level(one.author)) for one in received],
@@ -214,9 +211,7 @@ async def start_fetch(node: Node, adapter: str, peers: tuple[str, ...] = (), che
 
         admission = await node.network.fetch(adapter, peers=peers, progress=progress, checks=checks)
         if admission.new:
-            node.events.emit(
-                "adapter.admitted", {"id": admission.id, "origin": "fetched", "state": admission.row.state}
-            )
+            node.tell_admitted(admission)
         return Fetched(adapter=admission.row, new=admission.new)
 
     return await node.jobs.submit_local("fetch", f"fetch {adapter[:12]}", work)

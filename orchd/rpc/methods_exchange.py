@@ -92,9 +92,7 @@ async def adapter_import(node: Node, p: AdapterImport) -> JobStarted:
         made = await in_thread(_folder if is_folder else _bundle, node, p, path, progress)
         for admission in made.admissions:
             if admission.new:
-                node.events.emit(
-                    "adapter.admitted", {"id": admission.id, "origin": IMPORTED, "state": admission.row.state}
-                )
+                node.tell_admitted(admission)
         return AdaptersImported(
             adapters=[admission.row for admission in made.admissions],
             new=[admission.id for admission in made.admissions if admission.new],

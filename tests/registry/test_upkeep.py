@@ -52,7 +52,7 @@ def test_the_trash_is_kept_for_thirty_days(lab: Lab) -> None:
     gone = collect(lab.registry)
     assert (gone.adapters, gone.blobs) == ((id,), 1)  # the config is the other one's too
     assert not lab.registry.has_adapter(id)
-    assert not lab.registry.folder_of(id).exists()
+    assert not (lab.registry.data / "adapters" / id).exists()
     for kind in (Verdict, Trash):
         assert lab.registry.local.get(kind, id) is None
     lab.registry.close()
