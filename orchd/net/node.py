@@ -246,7 +246,8 @@ class Node:
 
     async def prove_everywhere(self) -> None:
         """An adapter has come: it may contain one that was revoked before."""
-        await _all(self.prove, self.news.members())
+        if await trio.to_thread.run_sync(revocation.unproven, self._context.registry.index):
+            await _all(self.prove, self.news.members())
 
     async def manifest_from(self, adapter: bytes, peer: ID) -> Verified[Manifest]:
         """The manifest that a peer gives for an adapter's id. Raises `PeerMisbehaved` when it is another's."""

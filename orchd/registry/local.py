@@ -371,7 +371,9 @@ def _change(entry: Entry) -> Change:
 
 
 def _mark(cursor: Cursor, seq: int) -> None:
-    cursor.execute("INSERT OR REPLACE INTO applied VALUES (1, ?)", [seq])
+    [(found,)] = cursor.execute("UPDATE applied SET seq = ?", [seq]).fetchall()
+    if not found:
+        cursor.execute("INSERT INTO applied VALUES (1, ?)", [seq])
 
 
 def _apply(cursor: Cursor, change: Change) -> None:
@@ -379,8 +381,7 @@ def _apply(cursor: Cursor, change: Change) -> None:
     if change.row is None:
         cursor.execute(f"DELETE FROM {_quoted(table.name)} WHERE {table.key} = ?", [change.key])
     else:
-        marks = ", ".join("?" * len(table.columns))
-        cursor.execute(f"INSERT OR REPLACE INTO {_quoted(table.name)} VALUES ({marks})", _to_index(change.row))
+        Index.put(cursor, _quoted(table.name), table.key, _to_index(change.row))
 
 
 def _apply_all(cursor: Cursor, newest: dict[tuple[str, str], Any], seq: int) -> None:

@@ -51,7 +51,7 @@ class Rebuilt(msgspec.Struct, frozen=True, kw_only=True):
 def insert_adapter(cursor: Cursor, manifest: Verified[Manifest], verdict: Verdict) -> None:
     """The rows of one adapter, in quarantine until its standing was computed."""
     values = (*adapter_values(manifest, verdict), QUARANTINED, NOT_WEIGHED, False, verdict.received, "")
-    cursor.execute(f"INSERT OR REPLACE INTO adapter VALUES ({', '.join('?' * len(values))})", list(values))
+    Index.put(cursor, "adapter", "digest", values)
     cursor.execute(f"UPDATE adapter SET topics = {TOPICS} WHERE digest = $1", [manifest.id])
     for edge in edges(manifest):
         cursor.execute("INSERT OR REPLACE INTO edge VALUES (?, ?, ?, ?)", list(edge))

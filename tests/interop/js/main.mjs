@@ -14,6 +14,7 @@ const commands = {
   connect: ({ address }) => member.connect(address),
   ping: ({ peer }) => member.ping(peer),
   join: ({ topic, secret }) => member.join(topic, secret ? Buffer.from(secret, 'hex') : null),
+  accept: ({ line }) => member.accept(line),
   announce: ({ topic }) => member.announce(topic),
   find: ({ topic }) => member.find(topic),
   fetch: async ({ adapter, peers, bulk }) => {

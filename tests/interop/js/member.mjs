@@ -17,12 +17,14 @@ import { create as multihash } from 'multiformats/hashes/digest'
 
 import { chunksOf, makeLike } from './adapter.mjs'
 import { Channel, Failed, LONGEST_RANGE, PROTOCOL, ask, openBulk, serve } from './exchange.mjs'
+import { decode } from './msgpack.mjs'
 import { first, inOrder, next, respond } from './reconcile.mjs'
-import { Refused, hex, sha256, sign, verify } from './records.mjs'
+import { Refused, base32, hex, sha256, sign, verify } from './records.mjs'
 
 const RAW = 0x55
 const SHA2_256 = 0x12
 const MESH = '/orchd/1/'
+const INVITATION = 'orchd-topic-1.'
 const RECORDS_AT_ONCE = 64
 const BUSY_MS = 250
 
@@ -35,6 +37,17 @@ function proof(secret, sender, receiver) {
   const size = Buffer.alloc(2)
   size.writeUInt16BE(from.length)
   return createHmac('sha256', secret).update('orchd/topic/member/').update(size).update(from).update(to).digest()
+}
+
+/** Name, secret and members' addresses of the private topic to which a line invites. Throws `Refused`. */
+function invitation(line) {
+  if (!line.startsWith(INVITATION)) throw new Refused('no invitation')
+  const raw = Buffer.from(line.slice(INVITATION.length), 'base64url')
+  const [check, body] = [raw.subarray(0, 4), raw.subarray(4)]
+  if (Buffer.compare(sha256('orchd/topic/invite/', body).subarray(0, 4), check) !== 0) throw new Refused('damaged')
+  const [label, secret, addresses] = decode(body)
+  const tag = createHmac('sha256', secret).update('orchd/topic/tag/' + label).digest().subarray(0, 16)
+  return { name: `private/${label}/${base32(tag)}`, secret, addresses }
 }
 
 export class Member {
@@ -109,6 +122,14 @@ export class Member {
       pubsub.subscribe(MESH + name)
     }
     await Promise.all([...this.#host.getPeers()].map(peer => this.#quietly('joined', this.#greet(peer))))
+  }
+
+  /** Take part in the private topic to which a line invites; its name. */
+  async accept(line) {
+    const { name, secret, addresses } = invitation(line)
+    for (const address of addresses) await this.connect(address)
+    await this.join(name, secret)
+    return name
   }
 
   /** Put our address under a topic. */
