@@ -8,7 +8,7 @@ put the next question, and closes the stream. Every answer has a time limit; a p
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Protocol, TypeVar
 
@@ -22,6 +22,8 @@ from orchd.net import messages
 from orchd.net.host import READ_SIZE, WRITE_SIZE, Host
 from orchd.net.messages import PROTOCOL, Failed, Frames, Reply, Request
 from orchd.net.policy.rates import Bucket
+from orchd.net.policy.scores import Floods
+from orchd.net.policy.unfinished import Unfinished
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,8 @@ GRACE_S = 0.5
 IDLE_S = 60.0
 #: Questions a second that one peer may ask, and how many at once after a silence.
 QUESTIONS_RATE, QUESTIONS_BURST = 200.0, 400.0
+#: Questions a second that may be put in spite of `busy`, and at once; who goes on beyond that floods.
+REFUSED_RATE, REFUSED_BURST = 20.0, 200.0
 
 R = TypeVar("R")
 
@@ -51,14 +55,19 @@ class Answers(Protocol):
     def misbehaved(self, peer: ID, error: PeerMisbehaved) -> None:
         """It sent what the protocol does not allow."""
 
+    def flooded(self, peer: ID) -> None:
+        """It goes on asking, however often it is told to wait."""
+
 
 class Channel:
-    """Frames over one stream. `limit`: bytes of the largest frame that is read."""
+    """Frames over one stream. `limit`: bytes of the largest frame that is read; `waits` is told how many bytes of
+    frames wait here, and says whether they may."""
 
-    def __init__(self, stream: Any, limit: int) -> None:
+    def __init__(self, stream: Any, limit: int, waits: Callable[[int], bool] | None = None) -> None:
         self.peer: ID = stream.muxed_conn.peer_id
         self._stream = stream
         self._frames = Frames(limit)
+        self._waits = waits or _any_number
 
     async def ask(self, request: Request, wanted: type[R], timeout_s: float = ANSWER_TIMEOUT_S) -> R:
         """The answer. Raises `PeerTimeout`, `PeerBusy`, `PeerRefused` or `PeerMisbehaved`."""
@@ -104,7 +113,7 @@ class Channel:
             raise PeerUnreachable(f"{self.peer} is gone: {error}") from None
 
     async def receive(self) -> bytes | None:
-        """The next frame's body, None at the end. Raises `PeerMisbehaved` or `PeerUnreachable`."""
+        """The next frame's body, None at the end. Raises `PeerMisbehaved`, `PeerUnreachable` or `PeerBusy`."""
         while (body := self._frames.next()) is None:
             data = await self._read()
             if not data:
@@ -112,6 +121,9 @@ class Channel:
                     raise PeerMisbehaved(f"{self.peer} ended within a frame")
                 return None
             self._frames.feed(data)
+            if not self._waits(self._frames.waiting):
+                raise PeerBusy(f"{self.peer} has begun too many questions that it does not end")
+        self._waits(self._frames.waiting)
         return body
 
     async def _read(self) -> bytes:
@@ -131,6 +143,10 @@ class Channel:
                 yield
         except trio.TooSlowError:
             raise PeerTimeout(f"{self.peer} did not answer within {timeout_s:.0f} s") from None
+
+
+def _any_number(count: int) -> bool:
+    return True
 
 
 @asynccontextmanager
@@ -201,10 +217,24 @@ class Server:
     def __init__(self, answers: Answers) -> None:
         self._answers = answers
         self._buckets: dict[ID, Bucket] = {}
+        self._floods: Floods[ID] = Floods(REFUSED_RATE, REFUSED_BURST)
+        self._unfinished: Unfinished[ID] = Unfinished()
 
     async def handle(self, stream: Any) -> None:
         """The stream handler."""
-        channel = Channel(stream, messages.REQUEST_LIMIT)
+        peer, waiting = stream.muxed_conn.peer_id, 0
+
+        def waits(count: int) -> bool:
+            nonlocal waiting
+            more, waiting = count - waiting, count
+            return self._unfinished.change(peer, more)
+
+        try:
+            await self._handle(stream, Channel(stream, messages.REQUEST_LIMIT, waits))
+        finally:
+            waits(0)
+
+    async def _handle(self, stream: Any, channel: Channel) -> None:
         try:
             await self._serve(channel)
         except PeerMisbehaved as error:
@@ -213,7 +243,8 @@ class Server:
                 await channel.send(Failed(reason=messages.MALFORMED))
             await stream.reset()
             self._answers.misbehaved(channel.peer, error)
-        except PeerUnreachable:
+        except (PeerUnreachable, PeerBusy) as error:
+            log.info("%s", error)
             await stream.reset()
         else:
             await stream.close()
@@ -237,14 +268,20 @@ class Server:
 
     async def _answer(self, peer: ID, request: Request) -> Reply | Streamed:
         if not self._bucket(peer).take(trio.current_time()):
-            return Failed(reason=messages.BUSY)
+            return self._busy(peer)
         try:
-            return await self._answers.answer(peer, request)
+            answer = await self._answers.answer(peer, request)
+            return self._busy(peer) if answer == Failed(reason=messages.BUSY) else answer
         except PeerMisbehaved:
             raise
         except OrchdError as error:
             log.info("%s asked: %s", peer, error)
             return Failed(reason=messages.BROKEN)
+
+    def _busy(self, peer: ID) -> Failed:
+        if self._floods.refused(peer, trio.current_time()):
+            self._answers.flooded(peer)
+        return Failed(reason=messages.BUSY)
 
     def _bucket(self, peer: ID) -> Bucket:
         return self._buckets.setdefault(peer, Bucket(QUESTIONS_RATE, QUESTIONS_BURST, trio.current_time()))

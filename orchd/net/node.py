@@ -291,6 +291,9 @@ class Node:
     def misbehaved(self, peer: ID, error: PeerMisbehaved) -> None:
         self.company.blame(peer, Offence.MALFORMED, error.message)
 
+    def flooded(self, peer: ID) -> None:
+        self.company.blame(peer, Offence.FLOODED, "it goes on asking after it was told to wait")
+
     async def may_have(self, peer: ID, adapter: bytes) -> bool:
         """Whether an adapter was announced under a topic that `peer` may see."""
         return self.members.may_see(peer, await self._read(self._context.library.announced_under, adapter))

@@ -145,6 +145,12 @@ async def test_a_stream_ends_with_its_handler() -> None:
     assert await streams_left_half_open() <= 0
 
 
+async def write_without_end(stream: Any) -> None:
+    while True:
+        await stream.write(b"x")
+        await trio.lowlevel.checkpoint()
+
+
 async def test_a_stream_that_its_peer_does_not_end_is_reset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardening, "LINGER_S", 0.05)
 
@@ -155,9 +161,7 @@ async def test_a_stream_that_its_peer_does_not_end_is_reset(monkeypatch: pytest.
         server.basic.set_stream_handler(TProtocol("/test/leaves"), handler)
         stream = await client.basic.new_stream(server.id, [TProtocol("/test/leaves")])
         with trio.fail_after(PATIENCE_S), pytest.raises(Exception):  # noqa: B017, PT011
-            while True:
-                await stream.write(b"x")
-                await trio.lowlevel.checkpoint()
+            await write_without_end(stream)
 
 
 def a_pubsub(host: Host) -> Pubsub:

@@ -8,8 +8,13 @@ neighbours anything. Scores halve every ten minutes. Who reaches the limit is ba
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
+from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Generic, TypeVar
+
+from orchd.net.policy.rates import Bucket
 
 #: The score at which a subject is banned, and the time in which one halves, in seconds.
 LIMIT, HALF_LIFE_S = 100.0, 600.0
@@ -20,18 +25,19 @@ BAN_S, BAN_MAX_S, MEMORY_S = 600.0, 86_400.0, 172_800.0
 #: Subjects that are remembered.
 SUBJECTS = 8192
 
+K = TypeVar("K", bound=Hashable)
+
 
 class Offence(IntEnum):
-    """What a peer did wrong, by how much it counts."""
+    """What a peer did wrong, by how much it counts. To be silent or slow is none: a starved machine is that, too, and
+    whoever waits for it gives it up by itself."""
 
     #: Bytes or records that are not what their author signed: nobody does this by mistake.
     LIED = 100
     #: What the protocol does not allow: once may be a fault of the software, twice within minutes is too much.
     MALFORMED = 55
-    #: Far more than it may send.
+    #: It went on and on after it was told to wait.
     FLOODED = 20
-    #: No answer, or half of one, where one was due.
-    SILENT = 5
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,26 @@ class Scores:
 
         for subject in sorted(self._records, key=weight)[: max(1, self._subjects // 4)]:
             del self._records[subject]
+
+
+class Floods(Generic[K]):
+    """Who is told to wait and does not. So many refusals a second, and at once, are nobody's fault."""
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self._rate, self._burst = rate, burst
+        self._patience: OrderedDict[K, Bucket] = OrderedDict()
+
+    def refused(self, peer: K, now: float) -> bool:
+        """One thing more was refused; whether that is too much. After that the counting begins again."""
+        if peer not in self._patience:
+            self._patience[peer] = Bucket(self._rate, self._burst, now)
+            if len(self._patience) > SUBJECTS:
+                self._patience.popitem(last=False)
+        self._patience.move_to_end(peer)
+        if self._patience[peer].take(now):
+            return False
+        del self._patience[peer]
+        return True
 
 
 def _decayed(record: _Record, now: float) -> float:

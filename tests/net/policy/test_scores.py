@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orchd.net.policy.scores import BAN_MAX_S, BAN_S, HALF_LIFE_S, MEMORY_S, Offence, Scores
+from orchd.net.policy.scores import BAN_MAX_S, BAN_S, HALF_LIFE_S, MEMORY_S, SUBJECTS, Floods, Offence, Scores
 
 
 def test_a_lie_is_enough_and_the_ban_ends() -> None:
@@ -69,10 +69,25 @@ def test_forgiven_is_a_new_start() -> None:
     assert ban.until == BAN_S
 
 
+def test_who_goes_on_after_many_refusals_floods() -> None:
+    floods: Floods[str] = Floods(10.0, 100.0)
+    assert not any(floods.refused("patient", second / 10) for second in range(1000))
+    refusals = [floods.refused("flooder", 0.0) for _ in range(303)]
+    assert [number for number, flood in enumerate(refusals) if flood] == [100, 201, 302]
+    assert not floods.refused("patient", 100.0)
+
+
+def test_refusals_of_many_are_counted_in_bounded_memory() -> None:
+    floods: Floods[int] = Floods(10.0, 100.0)
+    for peer in range(3 * SUBJECTS):
+        floods.refused(peer, 0.0)
+    assert len(floods._patience) == SUBJECTS
+
+
 def test_a_crowd_of_small_offenders_does_not_push_out_the_banned() -> None:
     scores = Scores(subjects=100)
     scores.blame("liar", "", Offence.LIED, "x", 0.0)
     for number in range(10_000):
-        scores.blame(f"k{number}", "", Offence.SILENT, "x", 1.0)
+        scores.blame(f"k{number}", "", Offence.FLOODED, "x", 1.0)
     assert scores.is_banned("liar", 2.0)
     assert len(scores._records) <= 100
