@@ -65,6 +65,16 @@ class NetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     upload_quota_mb: Annotated[
         int, _means("megabytes that one peer is given in an hour; 0: as many as it asks for")
     ] = 20_000
+    relay: Annotated[
+        bool,
+        _means(
+            "let peers that nobody can reach directly be reached through this node, a few at once; what they say to"
+            " each other can't be read here"
+        ),
+    ] = True
+    relay_limit: Annotated[
+        int, _means("kilobytes (1000 bytes) a second that pass through this node for others, all together")
+    ] = 1000
     capture: Annotated[
         str | None,
         _means("a folder that every byte sent is recorded in, before encryption, to look at; empty: none"),
@@ -233,5 +243,6 @@ _BOUNDS = {
     "net.upload_slots": (1, 256),
     "net.bulk_port": (0, 65_535),
     "net.upload_quota_mb": (0, 100_000_000),
+    "net.relay_limit": (64, 10_000_000),
 }
 _WORDS = {"log.format": ("auto", "text", "json"), "log.level": ("debug", "info", "warning", "error")}

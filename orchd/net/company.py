@@ -20,8 +20,8 @@ from orchd.errors import PeerBlocked, PeerUnreachable
 from orchd.net import hardening, pulse
 from orchd.net.context import Context, address_of
 from orchd.net.door import Door
-from orchd.net.host import Host, parse_peer_address, parse_peer_id
-from orchd.net.policy import reach
+from orchd.net.host import Host, is_through_relay, parse_peer_address, parse_peer_id
+from orchd.net.policy import reach, rooms
 from orchd.net.policy.book import Remembered
 from orchd.net.policy.scores import Offence
 
@@ -47,6 +47,8 @@ class Company:
     def __init__(self, host: Host, context: Context, spawn: Callable[..., None]) -> None:
         self._host, self._context, self._spawn = host, context, spawn
         self._unreachable: dict[ID, float] = {}
+        #: When peers came, in seconds of trio's clock.
+        self._since: dict[ID, float] = {}
         self._lost = trio.Event()
         self._dials = trio.CapacityLimiter(DIALS)
 
@@ -70,8 +72,9 @@ class Company:
         return str(peer) in self._context.blocked or self.is_banned(str(peer)) or self.is_banned(self.place_of(peer))
 
     def place_of(self, peer: ID) -> str:
-        """Where a connected peer comes from; nothing for this machine and for who is not connected."""
-        connections = self._host.swarm.get_connections(peer)
+        """Where a connected peer comes from; nothing for this machine, for a relayed one, and for one that is not
+        connected."""
+        connections = self._host.connections(peer)
         address = address_of(connections[0]) if connections else ""
         return "" if reach.is_this_machine(address) else reach.network_of(reach.ip_of(address))
 
@@ -111,6 +114,20 @@ class Company:
             del self._unreachable[peer]
         return peer in self._unreachable or self.is_unwelcome(peer)
 
+    def make_room(self, is_wanted: Callable[[ID], bool]) -> None:
+        """End connections with strangers when there are too many of them."""
+        count = len(self._host.swarm.get_connections())
+        if count <= rooms.STRANGERS:
+            return
+        strangers = [
+            rooms.Stranger(peer, self.place_of(peer), since)
+            for peer, since in self._since.items()
+            if not is_wanted(peer)
+        ]
+        for peer in rooms.too_many(strangers, count, trio.current_time()):
+            self._context.count("strangers_let_go")
+            self._spawn(self._host.disconnect, peer)
+
     # ---- connecting ---------------------------------------------------------------------------------------------
 
     async def connect(self, peer: ID, addresses: Sequence[Multiaddr]) -> None:
@@ -144,20 +161,29 @@ class Company:
 
     def came(self, connection: Any) -> None:
         """A connection is there that is welcome."""
-        if "inbound" in str(connection.direction).lower():
-            self._context.count("inbound")
-            if not reach.is_near(address_of(connection)):
-                self._context.count("inbound_from_afar")
+        self._since.setdefault(connection.muxed_conn.peer_id, trio.current_time())
+        if "inbound" not in str(connection.direction).lower():
+            return
+        if is_through_relay(connection):
+            self._context.count("inbound_relayed")
+            return
+        self._context.count("inbound")
+        if not reach.is_near(address_of(connection)):
+            self._context.count("inbound_from_afar")
 
     def reached(self, peer: ID) -> None:
         """It is one of us, and this node has dialled it: remember where."""
         for connection in self._host.swarm.get_connections(peer):
-            if "outbound" in str(connection.direction).lower() and (address := address_of(connection)):
+            is_ours = "outbound" in str(connection.direction).lower() and not is_through_relay(connection)
+            if is_ours and (address := address_of(connection)):
                 self._context.book.reached(str(peer), address, self._context.clock())
 
     def lost(self, connection: Any) -> None:
         """A connection has ended."""
-        self._context.count_traffic(hardening.traffic_of(connection))
+        if not is_through_relay(connection):  # its bytes are those of the connection to the relay
+            self._context.count_traffic(hardening.traffic_of(connection))
+        if not self._host.connected(connection.muxed_conn.peer_id):
+            self._since.pop(connection.muxed_conn.peer_id, None)
         self._lost.set()
         self._lost = trio.Event()
 

@@ -44,6 +44,9 @@ class Context:
     freshness: Freshness
     #: Peers that could be reached before, and bans by the user.
     book: Book
+    #: Whether this node relays for others, and how many bytes a second, all together.
+    relays: bool
+    relay_rate: float
     topics: dict[bytes, Topic] = field(default_factory=dict)
     counters: dict[str, int] = field(default_factory=dict)
     #: Peers (ids as text) that the user has blocked, and those that are asked before others.

@@ -18,6 +18,7 @@ from orchd.net.policy.names import Kind, kind_of
 
 #: Remembered peers that are dialled, at most.
 REMEMBERED_TRIED = 3
+LISTEN = "Set net.listen, such as /ip4/0.0.0.0/tcp/4001."
 
 
 class Finding(StrEnum):
@@ -56,7 +57,9 @@ async def examine(node: Node | None, context: Context, config: NetConfig, error:
         _dht,
         _topics,
         _from_outside,
-        _relay,
+        _relays,
+        _holes,
+        _for_others,
     ]
     async with trio.open_nursery() as nursery:
 
@@ -69,13 +72,13 @@ async def examine(node: Node | None, context: Context, config: NetConfig, error:
 
 
 async def _listening(node: Node, context: Context, config: NetConfig) -> Check:
-    addresses = node.host.addresses()
+    addresses = list(map(str, node.host.direct_addresses()))
     if not addresses:
-        return _check("listening", Finding.FAILED, "on no address", "Set net.listen, such as /ip4/0.0.0.0/tcp/4001.")
+        return _check("listening", Finding.FAILED, "on no address", LISTEN)
     shown = ", ".join(address.partition("/p2p/")[0] for address in addresses)
     if all(map(reach.is_this_machine, addresses)):
         found = f"{shown}: nobody but programs of this machine can connect"
-        return _check("listening", Finding.WARNING, found, "Set net.listen, such as /ip4/0.0.0.0/tcp/4001.")
+        return _check("listening", Finding.WARNING, found, LISTEN)
     return _check("listening", Finding.OK, shown)
 
 
@@ -161,7 +164,9 @@ async def _from_outside(node: Node, context: Context, config: NetConfig) -> Chec
     came = context.counters.get("inbound_from_afar", 0)
     if came:
         return _check(name, Finding.OK, f"{came} connections came from other networks since the start")
-    ports = sorted({address.split("/")[4] for address in node.host.addresses()})
+    ports = sorted({str(address).split("/")[4] for address in node.host.direct_addresses()})
+    if not ports:
+        return _check(name, Finding.FAILED, "it listens on no address", LISTEN)
     return _check(
         name,
         Finding.UNKNOWN,
@@ -171,9 +176,52 @@ async def _from_outside(node: Node, context: Context, config: NetConfig) -> Chec
     )
 
 
-async def _relay(node: Node, context: Context, config: NetConfig) -> Check:
-    found = "this version uses no relays and punches no holes: of two nodes, one must be reachable"
-    return _check("relays", Finding.OFF, found)
+async def _relays(node: Node, context: Context, config: NetConfig) -> Check:
+    name = "through relays"
+    slots = node.relayed.slots
+    if slots:
+        shown = ", ".join(str(slot.relay.peer) for slot in slots)
+        return _check(name, Finding.OK, f"others reach this node through {shown}")
+    if context.counters.get("inbound_from_afar", 0):
+        return _check(name, Finding.OFF, "not needed: this node is reached directly")
+    if node.relayed.refusal:
+        found = f"no relay has a slot for this node; the last one said: {node.relayed.refusal}"
+        return _check(name, Finding.WARNING, found, "Others are asked as they are met; a slot is not asked for twice.")
+    if context.counters.get("inbound", 0):
+        return _check(name, Finding.OFF, "none asked: it is reached on its own network, and knows no relay outside")
+    return _check(
+        name,
+        Finding.UNKNOWN,
+        "no slot, because no connected peer is one that relays and was dialled from here",
+        "It is asked for by itself, ten seconds after the start, when such a peer is connected.",
+    )
+
+
+async def _holes(node: Node, context: Context, config: NetConfig) -> Check:
+    name = "hole punching"
+    tried, done = context.counters.get("punches", 0), context.counters.get("punches_done", 0)
+    if not tried:
+        return _check(
+            name, Finding.UNKNOWN, "not tried yet: nobody came through a relay", "It is tried by itself then."
+        )
+    found = f"{done} of {tried} connections through a relay have become direct ones"
+    if done:
+        return _check(name, Finding.OK, found)
+    return _check(
+        name,
+        Finding.WARNING,
+        f"{found}: what passes through relays is slow and limited",
+        "Forward a port on the router of one of the two (see `reachable from outside`).",
+    )
+
+
+async def _for_others(node: Node, context: Context, config: NetConfig) -> Check:
+    name = "relaying for others"
+    if not config.relay:
+        return _check(name, Finding.OFF, "turned off in the settings", "Set net.relay = true to help others.")
+    slots = node.relay.slots
+    found = f"on: {slots.held} slots and {slots.open} connections in use, at most {config.relay_limit} kB a second"
+    return _check(name, Finding.OK, found)
 
 
 def _check(name: str, finding: Finding, found: str, next: str = "") -> Check:

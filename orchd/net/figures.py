@@ -10,6 +10,7 @@ from libp2p.peer.id import ID
 
 from orchd.net import hardening
 from orchd.net.context import Context, address_of
+from orchd.net.host import is_through_relay
 from orchd.net.node import Node
 
 #: What each counter counts. Counters that are not here are shown by their name alone.
@@ -25,6 +26,7 @@ MEANINGS = {
     "bytes_served": "Bytes of adapters given to peers",
     "dials": "Connections tried",
     "dials_failed": "Connections tried that did not come about",
+    "dials_relayed": "Connections made through a relay",
     "gossip_author_limit": "Gossiped records of authors who said too much, left to repair",
     "gossip_blocked": "Gossiped records of blocked authors",
     "gossip_known": "Gossiped messages that were no news",
@@ -39,15 +41,24 @@ MEANINGS = {
     "inbound": "Connections that peers made",
     "inbound_from_afar": "Connections that peers made from outside this network",
     "inbound_pushed_out": "Half-open connections ended to make room",
+    "inbound_relayed": "Connections that peers made through a relay",
     "inbound_refused": "Connections refused by place: banned, too many or too fast",
     "lookups": "Lookups of topics on the DHT",
     "lookups_found": "Peers that lookups found",
+    "punches": "Times that a direct connection was tried instead of one through a relay",
+    "punches_done": "Times that it came about",
     "questions_answered": "Questions of peers",
     "questions_asked": "Questions to peers",
+    "relay_bytes": "Bytes that passed through this node for others",
+    "relay_circuits": "Connections of others through this node",
+    "relay_limit_reached": "Connections of others ended because they had carried their share",
+    "relay_slots_given": "Times that a peer was given a slot here, or longer",
+    "relay_slots_taken": "Times that a relay gave this node a slot, or longer",
     "repair_records_given": "Records that peers lacked",
     "repair_records_taken": "Records that this node lacked",
     "repairs": "Repairs that this node began",
     "repairs_answered": "Repairs that peers began",
+    "strangers_let_go": "Connections ended to make room for peers that share a topic",
     "restarts": "Falls of the network part",
 }
 
@@ -82,7 +93,7 @@ class NetworkStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def peer_status(context: Context, node: Node, peer: ID) -> PeerStatus:
-    connections = node.host.swarm.get_connections(peer)
+    connections = node.host.connections(peer)
     first = next(iter(connections), None)
     traffic = [seen for connection in connections if (seen := hardening.traffic_of(connection))]
     return PeerStatus(
@@ -116,7 +127,7 @@ def live_counters(context: Context, node: Node | None) -> dict[str, int]:
     """What has ended was counted; the bytes of what is still open are added."""
     counters = dict.fromkeys(MEANINGS, 0) | context.counters
     for connection in node.host.swarm.get_connections() if node else ():
-        if traffic := hardening.traffic_of(connection):
+        if not is_through_relay(connection) and (traffic := hardening.traffic_of(connection)):
             counters["bytes_in"] += traffic.bytes_in
             counters["bytes_out"] += traffic.bytes_out
     return counters
@@ -129,6 +140,8 @@ def gauges(context: Context, node: Node | None) -> dict[str, int]:
         "dht_peers": node.host.dht.get_routing_table_size() if node else 0,
         "members": len(node.members.members()) if node else 0,
         "peers": len(node.host.peers()) if node else 0,
+        "relay_circuits": node.relay.slots.open if node else 0,
+        "relay_slots": node.relay.slots.held if node else 0,
         "remembered_peers": len(context.book.peers()),
         "topics": len(context.topics),
         "up": int(node is not None),

@@ -11,13 +11,14 @@ import ipaddress
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakValueDictionary
 
 import trio
+from libp2p.connection_types import ConnectionType
 from libp2p.crypto.ed25519 import Ed25519PublicKey
 from libp2p.crypto.ed25519 import create_new_key_pair as new_ed25519_key_pair
 from libp2p.host.basic_host import BasicHost
@@ -30,14 +31,13 @@ from libp2p.tools.anyio_service import background_trio_service
 from libp2p.transport.tcp.tcp import TCP
 from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
-from multiaddr.protocols import P_P2P  # type: ignore[import-untyped]
 from multiaddr.utils import get_thin_waist_addresses  # type: ignore[import-untyped]
 
 from orchd.errors import AddressInvalid, ListenFailed, PeerUnreachable
 from orchd.identity import Identity
 from orchd.net import hardening
 from orchd.net.capture import Capture
-from orchd.net.policy.reach import network_of
+from orchd.net.policy.reach import is_relayed, network_of
 
 log = logging.getLogger(__name__)
 
@@ -51,20 +51,40 @@ DIAL_TIMEOUT_S, DIAL_STAGGER_S = 10.0, 1.0
 STOP_S = 2.5
 #: How long an address of a peer is remembered, in seconds.
 ADDRESS_TTL_S = 3600
-#: Addresses of one peer that are tried.
-ADDRESSES_PER_PEER = 8
+#: Addresses of one peer that are tried, and of them through relays.
+ADDRESSES_PER_PEER, CIRCUITS_PER_PEER = 8, 2
 #: A peer id is the multihash of a key: the identity of a small one, or SHA-256.
 PEER_ID_FORMS = (b"\x00\x24\x08", b"\x00\x25\x08", b"\x12\x20")
 WILDCARDS = ("0.0.0.0", "::")
 
 
+class Basic(BasicHost):
+    """The library's host, which also tells others of its addresses through relays."""
+
+    #: Each with this host's id at its end.
+    circuits: tuple[Multiaddr, ...] = ()
+
+    def get_addrs(self) -> list[Multiaddr]:
+        """The library cuts an address off at the first peer id in it, so these are added here."""
+        return [*super().get_addrs(), *self.circuits]
+
+
+#: Connects to a peer at an address through a relay.
+DialCircuit = Callable[[Multiaddr, ID], Awaitable[None]]
+
+
+async def _no_circuits(address: Multiaddr, peer: ID) -> None:
+    raise PeerUnreachable("this host uses no relays")
+
+
 @dataclass
 class Host:
-    """A running host with its DHT."""
+    """A running host with its DHT. `dial_circuit` is set by who knows of relays."""
 
-    basic: BasicHost
+    basic: Basic
     dht: KadDHT
     swarm: Any
+    dial_circuit: DialCircuit = _no_circuits
     _dialling: WeakValueDictionary[ID, trio.Lock] = field(default_factory=WeakValueDictionary)
 
     @property
@@ -78,12 +98,32 @@ class Host:
         except OSError:  # its sockets are closed already
             return []
 
+    def direct_addresses(self) -> list[Multiaddr]:
+        """Without those through relays."""
+        return [Multiaddr(address) for address in self.addresses() if not is_relayed(address)]
+
     def connected(self, peer: ID) -> bool:
         return any(not connection.is_closed for connection in self.swarm.get_connections(peer))
+
+    def connections(self, peer: ID) -> list[Any]:
+        """Open ones to a peer, direct ones first."""
+        found = [connection for connection in self.swarm.get_connections(peer) if not connection.is_closed]
+        return sorted(found, key=is_through_relay)
+
+    def is_direct(self, peer: ID) -> bool:
+        """Whether there is a connection to a peer without a relay."""
+        return any(not is_through_relay(connection) for connection in self.connections(peer))
 
     def peers(self) -> list[ID]:
         """Peers with an open connection."""
         return [peer for peer in self.swarm.connections if self.connected(peer)]
+
+    def protocols(self, peer: ID) -> list[str]:
+        """What a peer says that it speaks, nothing before it is identified."""
+        try:
+            return list(self.basic.get_peerstore().get_protocols(peer))
+        except PeerStoreError:
+            return []
 
     def known_addresses(self, peer: ID) -> list[Multiaddr]:
         """Addresses of a peer that have not expired."""
@@ -100,7 +140,7 @@ class Host:
         lock = self._dialling.setdefault(peer, trio.Lock())  # a lock goes when nobody dials the peer any more
         async with lock:
             if not self.connected(peer):
-                await self._dial(peer, addresses[:ADDRESSES_PER_PEER])
+                await self._dial(peer, _worth_trying(addresses))
 
     async def _dial(self, peer: ID, addresses: Sequence[Multiaddr]) -> None:
         hardening.forget_failed_dial(self.swarm, peer)
@@ -112,7 +152,10 @@ class Host:
             async def attempt(address: Multiaddr, failed: trio.Event) -> None:
                 try:
                     with trio.fail_after(DIAL_TIMEOUT_S):
-                        await self.swarm.dial_addr(address, peer)
+                        if is_relayed(str(address)):
+                            await self.dial_circuit(address, peer)
+                        else:
+                            await self.swarm.dial_addr(address, peer)
                     nursery.cancel_scope.cancel()
                 except trio.TooSlowError:
                     failures.append(f"{address}: no answer within {DIAL_TIMEOUT_S:.0f} s")
@@ -168,7 +211,30 @@ async def _serve(host: Host, wanted: Sequence[Multiaddr], stop: trio.Event, *, t
                 await hardening.close_everything(host.basic)
 
 
-def _make_host(identity: Identity) -> BasicHost:
+class _DirectTCP(TCP):
+    """The library's would dial the relay in an address through a relay, and find another peer there."""
+
+    def can_dial(self, maddr: Multiaddr) -> bool:
+        return super().can_dial(maddr) and not _is_circuit(maddr)
+
+
+def _is_circuit(address: Multiaddr) -> bool:
+    return is_relayed(str(address))
+
+
+def _worth_trying(addresses: Sequence[Multiaddr]) -> list[Multiaddr]:
+    """Those through relays last."""
+    circuits = [address for address in addresses if _is_circuit(address)][:CIRCUITS_PER_PEER]
+    direct = [address for address in addresses if not _is_circuit(address)]
+    return direct[: ADDRESSES_PER_PEER - len(circuits)] + circuits
+
+
+def is_through_relay(connection: Any) -> bool:
+    """Of a swarm's connection."""
+    return bool(connection.get_connection_type() == ConnectionType.RELAYED)
+
+
+def _make_host(identity: Identity) -> Basic:
     key_pair = new_ed25519_key_pair(identity.private_seed())
     peer = ID.from_pubkey(key_pair.public_key)
     peerstore = PeerStore()
@@ -177,12 +243,12 @@ def _make_host(identity: Identity) -> BasicHost:
         peer,
         peerstore,
         TransportUpgrader(hardening.noise_only(key_pair), hardening.yamux_only(), 10),
-        transports=[TCP()],
+        transports=[_DirectTCP()],
         retry_config=RetryConfig(max_retries=0),
         connection_config=hardening.connection_config(),
     )
     hardening.no_auto_connect(swarm)
-    return BasicHost(
+    return Basic(
         network=swarm,
         negotiate_timeout=10,
         addrs_factory=_reachable,
@@ -208,13 +274,15 @@ def parse_peer_id(text: str, field: str = "peers") -> ID:
 
 
 def parse_peer_address(text: str) -> tuple[ID, Multiaddr]:
-    """The peer and the way there of `/ip4/…/tcp/…/p2p/…`. Raises `AddressInvalid`."""
+    """The peer and the way there of `/ip4/…/tcp/…/p2p/…`, also of `…/p2p/RELAY/p2p-circuit/p2p/…`.
+
+    Raises `AddressInvalid`.
+    """
     address = _parse(text)
-    try:
-        name = str(address.value_for_protocol("p2p"))
-    except Exception:
-        raise AddressInvalid(f"{text[:120]!r} names no peer: it lacks /p2p/ and an id", field="address") from None
-    return parse_peer_id(name), address.decapsulate_code(P_P2P)
+    way, _, name = str(address).rpartition("/p2p/")
+    if not way or "/" in name:
+        raise AddressInvalid(f"{text[:120]!r} names no peer: it lacks /p2p/ and an id", field="address")
+    return parse_peer_id(name), _parse(way)
 
 
 def ban_subject(text: str) -> str:

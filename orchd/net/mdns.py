@@ -22,6 +22,7 @@ from orchd.errors import AddressInvalid
 from orchd.net.capture import Capture
 from orchd.net.host import parse_peer_address
 from orchd.net.node import Node
+from orchd.net.policy.reach import is_relayed
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,8 @@ async def run(node: Node, capture: Capture | None = None) -> None:
 
     name = "".join(random.SystemRandom().choices(string.ascii_lowercase + string.digits, k=32))
     try:
-        service = await trio.to_thread.run_sync(_start, name, node.host.addresses(), found, capture)
+        addresses = list(map(str, node.host.direct_addresses()))
+        service = await trio.to_thread.run_sync(_start, name, addresses, found, capture)
     except OSError as error:
         log.warning("no mDNS on this machine: %s", error)
         node.mdns_failure = str(error)
@@ -99,7 +101,8 @@ def peers_in(info: ServiceInfo) -> dict[ID, list[Multiaddr]]:
             peer, address = parse_peer_address(value.decode())
         except (AddressInvalid, UnicodeDecodeError):
             continue
-        peers.setdefault(peer, []).append(address)
+        if not is_relayed(str(address)):
+            peers.setdefault(peer, []).append(address)
     return peers
 
 

@@ -30,6 +30,7 @@ from orchd.net.node import Node
 from orchd.net.partial import tidy
 from orchd.net.policy.book import Banned, Book
 from orchd.net.policy.names import INVITE_ADDRESSES, Kind, check_secret, kind_of
+from orchd.net.policy.reach import is_relayed
 from orchd.net.records import freshness
 from orchd.net.upload import Transfers
 from orchd.records import Manifest, Record, Verified, parse_id
@@ -109,6 +110,8 @@ class Network:
             freshness=freshness(registry, clock()),
             transfers=Transfers(config),
             book=remembering.load(registry.data),
+            relays=config.relay,
+            relay_rate=config.relay_limit * 1000,
         )
         self._capture = Capture(Path(config.capture)) if config.capture else None
         self._node: Node | None = None
@@ -358,9 +361,10 @@ class Network:
 
     def invite_addresses(self) -> tuple[str, ...]:
         """For an invitation: of this node, and of the peers in the settings."""
-        return tuple(dict.fromkeys((*self.addresses()[: INVITE_ADDRESSES - 2], *self._config.bootstrap)))[
-            :INVITE_ADDRESSES
-        ]
+        mine = self.addresses()
+        direct, relayed = [one for one in mine if not is_relayed(one)], [one for one in mine if is_relayed(one)]
+        chosen = (*direct[: INVITE_ADDRESSES - 2 - len(relayed[:2])], *relayed[:2], *self._config.bootstrap)
+        return tuple(dict.fromkeys(chosen))[:INVITE_ADDRESSES]
 
     def addresses(self) -> list[str]:
         """Where this node can be reached, with its peer id; empty while it is down."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import trio
@@ -18,7 +18,7 @@ from orchd.net.bulk import host_of
 from orchd.net.bulk_server import BulkServer
 from orchd.net.company import Company
 from orchd.net.context import Context, Topic, address_of
-from orchd.net.host import Host
+from orchd.net.host import Host, is_through_relay
 from orchd.net.members import Members
 from orchd.net.messages import (
     PROTOCOL,
@@ -38,7 +38,10 @@ from orchd.net.news import tell
 from orchd.net.policy.names import Kind, kind_of
 from orchd.net.policy.rounds import Rounds
 from orchd.net.policy.scores import Offence
+from orchd.net.punch import Punch
 from orchd.net.records import Records
+from orchd.net.relay import Relay
+from orchd.net.relayed import Relayed
 from orchd.net.upload import Upload, Uploads
 from orchd.records import Manifest, Verified, parse_id, verify
 from orchd.records.ids import ADAPTER
@@ -73,6 +76,9 @@ class Node:
             lied=self.distrust,
         )
         self.news = self.records.news
+        self.relay = Relay(host, context, self._shares, self.company.place_of)
+        self.relayed = Relayed(host, context, self.company, self._is_trusted, self._moved)
+        self._punch = Punch(host, context)
         self._server = exchange.Server(self)
         self._rounds = Rounds(context.announce_every_s, context.lookup_every_s, context.rng)
         self._wake = trio.Event()
@@ -96,6 +102,10 @@ class Node:
         for name in self._names.values():
             self._announce_from_now(name)
         self.company.start()
+        self.relay.start()
+        self.relayed.start()
+        self._punch.start()
+        self.spawn(self.relayed.run)
         self.spawn(self._run_rounds)
         self.spawn(self._run_greetings)
         self.records.start()
@@ -114,6 +124,12 @@ class Node:
         if len(self.host.swarm.get_connections(peer)) == 1:
             self._context.events.emit("net.peer.connected", {"peer": str(peer), "address": address_of(connection)})
         self.company.came(connection)
+        self.company.make_room(self._is_wanted)
+        if is_through_relay(connection):
+            if connection.direction == Direction.INBOUND:
+                self.spawn(self._punch.upgrade, connection)
+        elif any(map(is_through_relay, self.host.connections(peer))):
+            self.spawn(self._punch.retire, peer)
         if connection.direction == Direction.OUTBOUND:
             self.spawn(self._greet, peer)
         self.wake()
@@ -121,6 +137,9 @@ class Node:
     async def disconnected(self, connection: Any) -> None:
         peer = connection.muxed_conn.peer_id
         self.company.lost(connection)
+        if not self.host.is_direct(peer):
+            self.relay.lost(peer)
+            self.relayed.lost(peer)
         if self.host.connected(peer):
             return
         self.records.lost(peer)
@@ -132,6 +151,8 @@ class Node:
     async def _identified(self, peer: ID) -> None:
         self._rounds.new_peer(trio.current_time(), self.host.dht.get_routing_table_size())
         self.wake()
+        self.relayed.wake()
+        self._punch.identified(peer)
 
     async def _greet(self, peer: ID) -> None:
         try:
@@ -140,6 +161,21 @@ class Node:
             log.info("%s is not one of us, or busy: %s", peer, error)
         else:
             self.company.reached(peer)
+
+    def _shares(self, peer: ID) -> bool:
+        return bool(self.members.of(peer))
+
+    def _is_trusted(self, peer: ID) -> bool:
+        return self._shares(peer) or any(text.endswith(f"/p2p/{peer}") for text in self._context.bootstrap)
+
+    def _is_wanted(self, peer: ID) -> bool:
+        """Whether a connection is kept when there are many."""
+        return self._is_trusted(peer) or self.relay.slots.has(peer) or self.relayed.has(peer)
+
+    def _moved(self) -> None:
+        """This node has other addresses: who looks it up has to find those."""
+        self._rounds.moved(trio.current_time())
+        self.wake()
 
     def _secret(self, key: bytes) -> bytes | None:
         topic = self._context.topics.get(key)
@@ -223,14 +259,8 @@ class Node:
         """Peers that were busy when we met are greeted again."""
         while True:
             await trio.sleep(GREET_AGAIN_S * self._context.rng.uniform(0.8, 1.2))
-            speakers = [peer for peer in self.host.peers() if PROTOCOL in self._protocols(peer)]
+            speakers = [peer for peer in self.host.peers() if PROTOCOL in self.host.protocols(peer)]
             await _all(self._greet, [peer for peer in speakers if not self.news.knows(peer)])
-
-    def _protocols(self, peer: ID) -> Sequence[str]:
-        try:
-            return list(self.host.basic.get_peerstore().get_protocols(peer))
-        except Exception:
-            return ()
 
     async def prove(self, peer: ID) -> None:
         """Ask for the manifests of revoked adapters that are in something here, to learn whose they are."""
@@ -285,7 +315,7 @@ class Node:
 
     def bulk_host(self, peer: ID) -> str | None:
         """The address of a peer that is connected directly, None when bytes are to stay in libp2p."""
-        connection = next(iter(self.host.swarm.get_connections(peer)), None)
+        connection = next(iter(self.host.connections(peer)), None)
         return host_of(address_of(connection)) if self._context.transfers.bulk else None
 
     def misbehaved(self, peer: ID, error: PeerMisbehaved) -> None:

@@ -8,7 +8,12 @@ import ipaddress
 def ip_of(address: str) -> str:
     """The IP address in a multiaddr, or nothing: of a relayed connection it would be the relay's."""
     parts = address.split("/")
-    return parts[2] if len(parts) > 2 and parts[1] in ("ip4", "ip6") and "p2p-circuit" not in parts else ""
+    return parts[2] if len(parts) > 2 and parts[1] in ("ip4", "ip6") and not is_relayed(address) else ""
+
+
+def is_relayed(address: str) -> bool:
+    """Whether a multiaddr goes through a relay."""
+    return "p2p-circuit" in address.split("/")
 
 
 def is_near(address: str) -> bool:
@@ -40,3 +45,16 @@ def network_of(ip: str) -> str:
     if found.version == 4:
         return ip
     return str(found.ipv4_mapped or ipaddress.ip_network((found, 64), strict=False))
+
+
+def is_punchable(address: str, relay: str) -> bool:
+    """Whether an address that a peer gave through the relay at `relay` may be dialled to punch a hole.
+
+    One of this machine or of a private network only where the relay is in one, too: a stranger must not make this
+    node knock at doors of its own network.
+    """
+    if not ip_of(address) or "/tcp/" not in address:
+        return False
+    if is_this_machine(address):
+        return is_this_machine(relay)
+    return not is_near(address) or is_near(relay)

@@ -67,6 +67,13 @@ class Rounds:
             due.announce_at = min(due.announce_at, at)
             due.lookup_at = min(due.lookup_at, at)
 
+    def moved(self, now: float) -> None:
+        """This node has other addresses than those that were announced."""
+        at = max(now, self._reannounce_after)
+        self._reannounce_after = at + REANNOUNCE_PAUSE_S
+        for due in self._due.values():
+            due.announce_at = min(due.announce_at, at)
+
     def to_announce(self, now: float) -> list[str]:
         """Topics whose announcement is due, at most `ANNOUNCE_AT_ONCE`; the rest are due when servers take more.
 
