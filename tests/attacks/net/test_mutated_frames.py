@@ -15,8 +15,9 @@ import trio
 from libp2p.custom_types import TProtocol
 from libp2p.host.exceptions import StreamFailure
 
+from orchd.net import bounds, exchange
 from orchd.net.host import Host
-from orchd.net.messages import PROTOCOL
+from orchd.net.messages import PROTOCOL, BulkAt, OpenBulk
 from tests.attacks.net.frames import frames_of, mutate
 from tests.attacks.net.support import (
     IDENTIFY,
@@ -39,7 +40,8 @@ OFFERED = (PROTOCOL, KAD, MESHSUB, IDENTIFY, IDENTIFY_PUSH, PING)
 
 
 @pytest.mark.parametrize("protocol", OFFERED)
-async def test_mutated_frames(tmp_path: Path, protocol: str) -> None:
+async def test_mutated_frames(tmp_path: Path, protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds, "DHT_QUESTIONS_RATE", 1e6)
     async with cluster(tmp_path) as made:
         victim = await made.start("victim")
         offered = {str(name) for name in host_of(victim).basic.get_mux().get_protocols()}
@@ -47,6 +49,8 @@ async def test_mutated_frames(tmp_path: Path, protocol: str) -> None:
         await victim.network.join(TOPIC)
         manifest = await victim.publish(seed=1)
         news = victim.announcement(manifest, TOPIC)
+        async with attacker(victim, b"before") as first:  # who asks for it first has the bulk port opened, for good
+            await exchange.ask(first, host_of(victim).id, OpenBulk(adapter=manifest.digest), BulkAt)
         with nobody_is_banned():
             async with leaves_nothing(victim), attacker(victim) as hostile:
                 good = frames_of(protocol, hostile, manifest, news)
