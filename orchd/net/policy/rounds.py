@@ -14,6 +14,8 @@ from typing import Generic, Protocol, TypeVar
 
 #: Servers asked at once, and asked in all, in one lookup.
 PARALLEL, SERVERS = 10, 30
+#: Servers asked in all in a lookup for upkeep, and the pause between lookups from which on they are that, in seconds.
+UPKEEP_SERVERS, UPKEEP_PAUSE_S = 4, 60.0
 #: After a join: the first pause between lookups, doubling up to the configured one; in seconds.
 FIRST_PAUSE_S = 1.0
 #: In a small network every new peer is one of those that ought to hold our records.
@@ -95,6 +97,11 @@ class Rounds:
             due.pause = min(due.pause * 2, self._lookup_every)
         return names
 
+    def servers(self, name: str) -> int:
+        """How many a lookup that is due now is to ask: few when those before have asked many again and again."""
+        due = self._due.get(name)
+        return UPKEEP_SERVERS if due and due.pause > min(UPKEEP_PAUSE_S, self._lookup_every) else SERVERS
+
     def retry_announce(self, name: str, now: float) -> None:
         """Nobody has taken the announcement: it is due again with the next lookup."""
         if name in self._due:
@@ -106,12 +113,12 @@ class Rounds:
 
 
 class Search(Generic[P, A]):
-    """What one lookup of `key` has found so far. `A` is an address."""
+    """What one lookup of `key`, which asks the `most` closest servers, has found so far. `A` is an address."""
 
-    def __init__(self, key: bytes, this_node: P) -> None:
+    def __init__(self, key: bytes, this_node: P, most: int = SERVERS) -> None:
         self.providers: dict[P, list[A]] = {}
         self._place = _number(key)
-        self._this_node = this_node
+        self._this_node, self._most = this_node, most
         self._servers: list[P] = []
         self._distances: dict[P, int] = {}
         self._asked: set[P] = {this_node}
@@ -123,7 +130,7 @@ class Search(Generic[P, A]):
 
     def heard_of(self, servers: Iterable[P]) -> None:
         every = {*self._servers, *servers} - {self._this_node}
-        self._servers = sorted(every, key=self._distance)[:SERVERS]
+        self._servers = sorted(every, key=self._distance)[: self._most]
 
     def next_servers(self) -> list[P]:
         """The closest servers that have not been asked yet."""
