@@ -38,14 +38,14 @@ async def announce(dht: KadDHT, name: str) -> bool:
     return False
 
 
-async def lookup(dht: KadDHT, name: str) -> dict[ID, list[Multiaddr]]:
-    """Everybody who has announced the topic to any of the servers closest to its key, with their addresses.
+async def lookup(dht: KadDHT, name: str, servers: int = SERVERS) -> dict[ID, list[Multiaddr]]:
+    """Everybody who has announced the topic to any of so many servers closest to its key, with their addresses.
 
     Iterative: each answer also names closer servers. What this node has stored for others counts as an answer;
     this node itself is left out.
     """
     key = provider_key(name)
-    search: Search[ID, Multiaddr] = Search(key, dht.local_peer_id)
+    search: Search[ID, Multiaddr] = Search(key, dht.local_peer_id, servers)
     search.heard_of(_first_servers(dht, key))
     for info in dht.provider_store.get_providers(key):
         search.found(info.peer_id, info.addrs)
