@@ -223,7 +223,7 @@ class Node:
                 for name in self._rounds.to_announce(now):
                     self.spawn(self._announce, name)
                 for name in self._rounds.to_look_up(now):
-                    self.spawn(self._look_up, name)
+                    self.spawn(self._look_up, name, self._rounds.servers(name))
                 deadline = self._rounds.next_at()
             else:
                 deadline = float("inf")
@@ -239,13 +239,13 @@ class Node:
         elif topic := self._context.topics.get(messages.topic_key(name)):
             topic.announced_ms = self._context.clock()
 
-    async def _look_up(self, name: str) -> None:
+    async def _look_up(self, name: str, servers: int) -> None:
         if name in self._looking:
             return
         self._looking.add(name)
         try:
             async with self._queries:
-                found = await topics.lookup(self.host.dht, name)
+                found = await topics.lookup(self.host.dht, name, servers)
         finally:
             self._looking.discard(name)
         self._context.count("lookups")
