@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,21 @@ def see_each_other(a: Peer, b: Peer) -> bool:
     return node_of(a).host.connected(node_of(b).host.id)
 
 
+def record_waits(relay: Peer) -> list[float]:
+    """From now on the relay's pace is slow; how long each portion would have to wait for it, in seconds."""
+    waits: list[float] = []
+    pace = node_of(relay).relay._pace
+    pace.rate = 10_000.0
+    reserve = pace.reserve
+
+    def recorded(now: float, count: int) -> float:
+        waits.append(reserve(now, count))
+        return 0.0
+
+    pace.reserve = recorded  # type: ignore[method-assign]
+    return waits
+
+
 @asynccontextmanager
 async def hidden_pair(folder: Path, **settings: Any) -> AsyncIterator[tuple[Peer, Peer, Peer, Cluster]]:
     """A relay, and two nodes that listen nowhere and are connected through it; all in one topic."""
@@ -61,9 +77,11 @@ async def hidden_pair(folder: Path, **settings: Any) -> AsyncIterator[tuple[Peer
 
 async def test_two_that_nobody_can_reach_meet_and_fetch_over_the_stream(tmp_path: Path) -> None:
     async with hidden_pair(tmp_path) as (relay, here, there, _):
+        waits = record_waits(relay)
         made = await here.publish(rank=64)
         admission = await there.network.fetch(made.id, peers=[here.network.peer_id])
         assert admission.verdict == "admitted"
+        assert max(waits) > 0, "what is beyond the pace waits"
         assert relay.network.stats().counters["relay_bytes"] > made.record.size
         assert relay.network.stats().gauges["relay_circuits"] >= 1
         assert here.network.stats().counters["bulk_channels"] == 0
@@ -144,18 +162,6 @@ async def test_a_circuit_that_has_carried_its_share_ends(tmp_path: Path, monkeyp
         assert (await there.network.fetch(manifest.id)).verdict == "admitted", "a new one carries again"
 
 
-async def test_the_relay_keeps_its_pace(tmp_path: Path) -> None:
-    async with hidden_pair(tmp_path) as (relay, here, there, _):
-        pace = node_of(relay).relay._pace
-        waited: list[float] = []
-        reserve = pace.reserve
-        pace.rate = 100_000.0
-        pace.reserve = lambda now, count: waited.append(reserve(now, count)) or 0.0  # type: ignore[func-returns-value,method-assign]
-        manifest = await here.publish(rank=64)
-        await there.network.fetch(manifest.id, peers=[here.network.peer_id])
-        assert max(waited) > 0, "bytes beyond the pace have to wait"
-
-
 async def test_nobody_relays_over_a_relay_and_strangers_bring_nobody(tmp_path: Path) -> None:
     async with hidden_pair(tmp_path) as (relay, here, there, _):
         beyond = node_of(here).host.id
@@ -184,13 +190,13 @@ async def test_who_has_no_slot_is_not_reached(tmp_path: Path) -> None:
             await node_of(there).relayed.dial(address, NOBODY)
 
 
-@pytest.mark.parametrize("protocol", [HOP, STOP, DCUTR])
-async def test_garbage_on_its_protocols_costs_a_stream(tmp_path: Path, protocol: str) -> None:
+async def test_garbage_on_its_protocols_costs_a_stream(tmp_path: Path) -> None:
     async with cluster(tmp_path) as made:
         relay = await made.start("relay")
         here = await made.start("here", listen=())
         await until(lambda: circuits(here), "a slot")
-        for garbage in (b"\xff" * 50, b"\x05\x08\x07\x12\x01\x00", b"\x00", b"\x81\x80\x01", b"\x02\x08\x02"):
+        sent = (b"\xff" * 50, b"\x05\x08\x07\x12\x01\x00", b"\x00", b"\x81\x80\x01", b"\x02\x08\x02")
+        for protocol, garbage in product((HOP, STOP, DCUTR), sent):
             stream = await node_of(here).host.basic.new_stream(node_of(relay).host.id, [TProtocol(protocol)])
             with suppress(StreamError):
                 await stream.write(garbage)
