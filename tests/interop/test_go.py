@@ -21,8 +21,8 @@ from tests.vectors.independent import verify
 pytestmark = pytest.mark.usefixtures("p2pd")
 
 PING = "/ipfs/ping/1.0.0"
-#: An adapter of nine chunks.
-WIDTH, RANK = 256, 256
+#: An adapter of 4 MiB, 65 chunks: more than a Yamux window.
+WIDTH, RANK = 1024, 512
 #: Its routing table fills some time after a peer has connected, and no event tells of it; in seconds.
 AGAIN_S = 0.1
 

@@ -19,8 +19,8 @@ from tests.vectors import make
 
 pytestmark = pytest.mark.usefixtures("js")
 
-#: An adapter of nine chunks.
-WIDTH, RANK = 256, 256
+#: An adapter of 4 MiB, 65 chunks: more than a Yamux window.
+WIDTH, RANK = 1024, 512
 
 
 def digests(peer: Peer, manifest: Verified[Manifest]) -> dict[str, str]:
