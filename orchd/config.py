@@ -45,7 +45,7 @@ class NetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     ] = False
     announce_interval_s: Annotated[
         int, _means("announce every joined topic again this often, in seconds; others forget it after an hour")
-    ] = 600
+    ] = 1500
     # Who joins later finds those who are there, so this is for the rare case that both missed each other.
     lookup_interval_s: Annotated[
         int,

@@ -8,7 +8,16 @@ from itertools import pairwise
 from libp2p.kad_dht.utils import sort_peer_ids_by_distance
 from libp2p.peer.id import ID
 
-from orchd.net.policy.rounds import ANNOUNCE_AT_ONCE, ANNOUNCE_PAUSE_S, PARALLEL, SERVERS, SMALL_NETWORK, Rounds, Search
+from orchd.net.policy.rounds import (
+    ANNOUNCE_AT_ONCE,
+    ANNOUNCE_PAUSE_S,
+    PARALLEL,
+    SERVERS,
+    SMALL_NETWORK,
+    UPKEEP_SERVERS,
+    Rounds,
+    Search,
+)
 
 KEY = b"\x12\x20" + bytes(32)
 PEERS = [ID(b"\x12\x20" + bytes([number]) * 32) for number in range(100)]
@@ -43,6 +52,23 @@ def test_lookups_become_seldom_and_announcements_keep_their_pace() -> None:
     looked = [when for when, what in at if what == "look up"]
     assert len([when for when in looked if when < 1200]) == 11
     assert all(1600 < after - before < 2000 for before, after in pairwise(looked[12:]))
+
+
+def test_a_lookup_for_upkeep_asks_few() -> None:
+    rounds, now, asked = Rounds(600.0, 1800.0, random.Random(1)), 0.0, list[int]()
+    rounds.joined("topic", now)
+    while now < 3600:
+        asked += [rounds.servers(name) for name in rounds.to_look_up(now)]
+        rounds.to_announce(now)
+        now = rounds.next_at()
+    assert asked[:5] == [SERVERS] * 5
+    assert set(asked[5:]) == {UPKEEP_SERVERS}
+    busy = Rounds(600.0, 5.0, random.Random(1))
+    busy.joined("topic", 0.0)
+    assert {busy.servers(name) for now in range(60) for name in busy.to_look_up(now)} == {SERVERS}, "never seldom"
+    search: Search[ID, str] = Search(KEY, PEERS[0], UPKEEP_SERVERS)
+    search.heard_of(PEERS)
+    assert search.next_servers() == sort_peer_ids_by_distance(KEY, PEERS[1:])[:UPKEEP_SERVERS]
 
 
 def test_a_new_peer_makes_a_small_network_announce_again() -> None:
