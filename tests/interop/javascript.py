@@ -69,10 +69,13 @@ class JsMember:
 
 
 @asynccontextmanager
-async def js_member() -> AsyncIterator[JsMember]:
-    """One that runs inside the block. What went wrong in it without being asked for fails the test at the end."""
+async def js_member(relay: str = "") -> AsyncIterator[JsMember]:
+    """One that runs inside the block; with the address of a `relay` it can be reached through that alone.
+
+    What went wrong in it without being asked for fails the test at the end.
+    """
     process = await trio.lowlevel.open_process(
-        [str(NODE), "main.mjs"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=JS
+        [str(NODE), "main.mjs", *([relay] if relay else [])], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=JS
     )
     assert process.stdin is not None
     assert process.stdout is not None

@@ -27,6 +27,8 @@ FIELD = {CONNECT: 2, STREAM_OPEN: 3, STREAM_HANDLER: 4, DHT: 5, PUBSUB: 8}
 #: Kinds of answers, of questions to the DHT and its answers, and of questions to pubsub.
 FAILED, FIND_PROVIDERS, PROVIDE, LAST, SUBSCRIBE = 1, 2, 8, 2, 3
 UNIX = 400
+#: An address at which nobody is.
+NOBODY = "/ip4/127.0.0.1/tcp/9/p2p/12D3KooWN1hUCsVYbrv65DhFRqtsRArqvQ9yKjHLafaQQDqkkCyt"
 PROVIDERS = 20
 
 Value = int | bytes
@@ -107,10 +109,13 @@ class P2pd:
 
 
 @asynccontextmanager
-async def run_p2pd(folder: Path, bootstrap: str) -> AsyncIterator[P2pd]:
-    """One that runs inside the block, on loopback; `bootstrap` keeps it from the public peers that it has built in."""
+async def run_p2pd(folder: Path, bootstrap: str = NOBODY, *, relays: bool = False) -> AsyncIterator[P2pd]:
+    """One that runs inside the block, on loopback; `bootstrap` keeps it from the public peers that it has built in, and
+    `relays` makes it a relay for others."""
     command = [str(P2PD), "-listen", f"/unix{folder / 'control'}", "-hostAddrs", "/ip4/127.0.0.1/tcp/0", "-tls=false"]
-    command += ["-relay=false", "-relayService=false", "-pubsub", "-dhtServer", "-bootstrapPeers", bootstrap]
+    relaying = str(relays).lower()
+    command += [f"-relay={relaying}", f"-relayService={relaying}", "-forceReachabilityPublic"]
+    command += ["-pubsub", "-dhtServer", "-bootstrapPeers", bootstrap]
     process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdout is not None
     try:

@@ -13,9 +13,10 @@ import trio
 from libp2p.network.health.ping_probe import ping_connection
 from libp2p.peer.id import ID
 
+from orchd.net import relayed
 from tests.interop import plain
 from tests.interop.p2pd import P2pd, P2pdFailed, exactly, run_p2pd
-from tests.net.support import PATIENCE_S, TOPIC, Peer, cluster, joined_cluster
+from tests.net.support import PATIENCE_S, TOPIC, Peer, cluster, joined_cluster, until
 from tests.vectors.independent import verify
 
 pytestmark = pytest.mark.usefixtures("p2pd")
@@ -115,3 +116,19 @@ async def test_orchd_finds_go_and_fetches_from_it_what_it_has_fetched(tmp_path: 
             await b.events.wait("net.peer.connected", peer=go.peer)
             assert (await b.network.fetch(manifest.id, peers=[go.peer])).verdict == "admitted"
             assert b.network.peer_id in asked
+
+
+async def test_two_nodes_that_nobody_can_reach_meet_through_go(
+    tmp_path: Path, short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relayed, "FIRST_S", 0.0)  # slots are asked for without waiting for who might come
+    async with cluster(tmp_path) as made, run_p2pd(short, relays=True) as go:
+        here, there = [await made.start(name, listen=(), bootstrap=go.addresses) for name in ("here", "there")]
+        for peer in (here, there):
+            await peer.network.join(TOPIC)
+        met = await here.events.wait("net.peer.connected", peer=there.network.peer_id)
+        assert met["address"].startswith(f"{go.addresses[0]}/p2p-circuit")
+        await until(lambda: here.network.topics()[0].members, "members")
+        manifest = await there.publish(seed=1)
+        await here.events.wait("adapter.announced", id=manifest.id)
+        assert (await here.network.fetch(manifest.id)).verdict == "admitted"

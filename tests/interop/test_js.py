@@ -94,6 +94,24 @@ async def test_orchd_finds_it_and_admits_what_it_publishes(tmp_path: Path) -> No
         assert (await a.network.fetch(id, peers=[b.network.peer_id])).verdict == "admitted"
 
 
+async def test_it_is_reached_through_our_relay(tmp_path: Path) -> None:
+    async with cluster(tmp_path, WIDTH) as made:
+        (a,) = await joined_cluster(made, 1)
+        model = await a.publish(seed=1, rank=RANK)
+        async with js_member(relay=a.network.addresses()[0]) as js:
+            assert js.addresses == (f"{a.network.addresses()[0]}/p2p-circuit/p2p/{js.peer}",)
+            await js.order("join", topic=TOPIC)
+            await fetched(js, model, [a])
+            await js.order("announce", topic=TOPIC)
+            b = await made.start("b")
+            await b.network.join(TOPIC)
+            found = await b.events.wait("net.peer.connected", peer=js.peer)
+            assert "/p2p-circuit" in found["address"]
+            id = await js.order("publish", like=model.digest.hex(), topic=TOPIC, name="from-behind")
+            await b.events.wait("adapter.announced", id=id)
+            assert (await b.network.fetch(id, peers=[js.peer])).verdict == "admitted"
+
+
 async def test_it_takes_nothing_that_does_not_hold(tmp_path: Path) -> None:
     """One node changes a bit of every answer, another gives the same manifest whatever it is asked for."""
     async with cluster(tmp_path, WIDTH) as made, js_member() as js:

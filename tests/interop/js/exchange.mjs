@@ -5,6 +5,8 @@ import { Refused, decode, encode } from './msgpack.mjs'
 import { hex, sha256 } from './records.mjs'
 
 export const PROTOCOL = '/orchd/exchange/1'
+/** Also through a relay, which carries so many bytes and no more. */
+export const LIMITED = { runOnLimitedConnection: true }
 export const LONGEST_RANGE = 4_194_304
 const LONGEST_QUESTION = 528_896
 const LONGEST_ANSWER = 1_052_672
@@ -93,9 +95,14 @@ export class Channel {
   }
 }
 
+/** A stream to a peer. */
+export async function open(host, peer) {
+  return new Channel(await host.dialProtocol(peer, PROTOCOL, LIMITED))
+}
+
 /** One question on a stream of its own. */
 export async function ask(host, peer, question, wanted) {
-  const channel = new Channel(await host.dialProtocol(peer, PROTOCOL))
+  const channel = await open(host, peer)
   try {
     await channel.send(question)
     return await channel.answer(wanted)

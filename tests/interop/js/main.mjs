@@ -1,12 +1,14 @@
-// A member that does as it is told: one JSON text a line, `{do, …}` in, `{done: …}` or `{failed: text}` out in the same
-// order, and between them `{event: …}`. It ends with its input.
+// usage: node main.mjs [RELAY]    a member that does as it is told, one that can be reached through a relay alone
+//
+// One JSON text a line: `{do, …}` in, `{done: …}` or `{failed: text}` out in the same order, and between them
+// `{event: …}`. It ends with its input.
 
 import { createInterface } from 'node:readline'
 import { Member } from './member.mjs'
 import { hex, sha256 } from './records.mjs'
 
 const say = message => console.log(JSON.stringify(message))
-const member = await Member.start(say)
+const member = await Member.start(say, process.argv[2] ?? null)
 /** By id in hex: what was fetched. */
 const fetched = new Map()
 

@@ -3,6 +3,7 @@
 import { createHmac } from 'node:crypto'
 import { noise } from '@chainsafe/libp2p-noise'
 import { yamux } from '@chainsafe/libp2p-yamux'
+import { circuitRelayTransport } from '@libp2p/circuit-relay-v2'
 import { generateKeyPair } from '@libp2p/crypto/keys'
 import { gossipsub } from '@libp2p/gossipsub'
 import { identify } from '@libp2p/identify'
@@ -16,7 +17,7 @@ import { CID } from 'multiformats/cid'
 import { create as multihash } from 'multiformats/hashes/digest'
 
 import { chunksOf, makeLike } from './adapter.mjs'
-import { Channel, Failed, LONGEST_RANGE, PROTOCOL, ask, openBulk, serve } from './exchange.mjs'
+import { Failed, LIMITED, LONGEST_RANGE, PROTOCOL, ask, open, openBulk, serve } from './exchange.mjs'
 import { decode } from './msgpack.mjs'
 import { first, inOrder, next, respond } from './reconcile.mjs'
 import { Refused, base32, hex, sha256, sign, verify } from './records.mjs'
@@ -63,15 +64,15 @@ export class Member {
   #key
   #host
 
-  /** `tell(event)` hears what happens. */
-  static async start(tell) {
+  /** `tell(event)` hears what happens. With the address of a `relay` we can be reached through that alone. */
+  static async start(tell, relay = null) {
     const member = new Member()
     member.#tell = tell
     member.#key = await generateKeyPair('Ed25519')
     member.#host = await createLibp2p({
       privateKey: member.#key,
-      addresses: { listen: ['/ip4/127.0.0.1/tcp/0'] },
-      transports: [tcp()],
+      addresses: { listen: [relay === null ? '/ip4/127.0.0.1/tcp/0' : relay + '/p2p-circuit'] },
+      transports: [tcp(), circuitRelayTransport()],
       connectionEncrypters: [noise()],
       streamMuxers: [yamux()],
       services: {
@@ -85,7 +86,7 @@ export class Member {
     pubsub.addEventListener('gossipsub:message', ({ detail }) => member.#heard(detail.msg))
     await member.#host.handle(PROTOCOL, (stream, connection) =>
       member.#quietly(`answering ${connection.remotePeer}`,
-        serve(stream, question => member.#answer(connection.remotePeer, question))))
+        serve(stream, question => member.#answer(connection.remotePeer, question))), LIMITED)
     member.#host.addEventListener('peer:identify', ({ detail }) => {
       if (detail.protocols.includes(PROTOCOL)) member.#quietly('identified', member.#greet(detail.peerId))
     })
@@ -303,7 +304,7 @@ export class Member {
   }
 
   async #openFor(adapter, peer, bulk) {
-    if (!bulk) return new Channel(await this.#host.dialProtocol(peer, PROTOCOL))
+    if (!bulk) return await open(this.#host, peer)
     const offer = await ask(this.#host, peer, { op: 'bulk', adapter }, 'bulk_at')
     const [connection] = this.#host.getConnections(peer)
     return await openBulk(connection.remoteAddr.toString().split('/')[2], offer)
