@@ -48,7 +48,8 @@ Deliver = Callable[[Sequence[Passed]], Awaitable[None]]
 
 
 class Gossip:
-    """Of one life of the host. `deliver` keeps records; `lied` is called for neighbours who pass on what is forged."""
+    """Of one life of the host. `deliver` keeps records; `lied` is called for neighbours who pass on what is forged,
+    `flooded` for those who send far too much."""
 
     def __init__(
         self,
@@ -61,10 +62,12 @@ class Gossip:
         count: Callable[[str], None],
         deliver: Deliver,
         lied: Callable[[ID], None],
+        flooded: Callable[[ID], None],
     ) -> None:
         self._this_node = host.id
         self._gate, self._known, self._is_blocked = gate, known, is_blocked
-        self._clock, self._count, self._deliver, self._lied = clock, count, deliver, lied
+        self._clock, self._count, self._deliver = clock, count, deliver
+        self._lied, self._flooded = lied, flooded
         self._router = _router()
         self._pubsub = Pubsub(host.basic, self._router, max_subscriptions_per_peer=TOPICS_LIMIT)
         hardening.guard_pubsub(self._pubsub)
@@ -143,6 +146,8 @@ class Gossip:
         verdict = self._gate.message(_message(neighbour, message), len(message.data), trio.current_time())
         if verdict is not Verdict.PASS:
             self._count(f"gossip_{verdict}")
+        if verdict is Verdict.NEIGHBOUR_LIMIT and self._gate.is_flood(neighbour, trio.current_time()):
+            self._flooded(neighbour)
         return verdict is Verdict.PASS
 
     def _validate(self, neighbour: ID, message: Any) -> bool:

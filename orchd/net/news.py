@@ -21,7 +21,7 @@ from orchd.net.known import Known
 from orchd.net.library import Library
 from orchd.net.members import Members
 from orchd.net.messages import Done, GetRecords, Hello, Push, RecordsAre, Reply, Request
-from orchd.net.policy.gossip import Shares, is_foreign, may_keep, to_gossip, to_push
+from orchd.net.policy.gossip import Shares, is_foreign, may_keep, to_forget, to_gossip, to_push
 from orchd.records import Announcement, Federation, Record, Verified, verify_any
 from orchd.registry import loud, told
 from orchd.registry.news import Heard, Item, Taken
@@ -188,6 +188,8 @@ class News:
         """Keep records that peers gave; what came of each."""
         shared = {peer: tuple(self.topics_of(peer)) for peer in {peer for _, peer in given}}
         heard = [Heard(record, str(peer), shared[peer]) for record, peer in given]
+        if count := to_forget(len(self._known), len(heard)):
+            await self._make_room(count)
         found = await trio.to_thread.run_sync(self._keep, heard, self._ours)
         for (record, _), taken in zip(given, found, strict=True):
             if taken.new:
@@ -198,6 +200,13 @@ class News:
             for kind, data in taken.events:
                 tell(self._events, kind, data)
         return found
+
+    async def _make_room(self, count: int) -> None:
+        registry = self._registry
+        spared = {str(registry.author), *registry.people.view().opinions}
+        forgotten = await trio.to_thread.run_sync(told.forget, registry.index, count, spared)
+        log.warning("too many announcements are here: %d of strangers are forgotten", forgotten)
+        await self._known.refresh()
 
     def _keep(self, heard: Sequence[Heard], joined: frozenset[str]) -> list[Taken]:
         """In a thread.

@@ -74,6 +74,7 @@ class Node:
             spawn=self.spawn,
             prove=self.prove,
             lied=self.distrust,
+            flooded=self.flooded,
         )
         self.news = self.records.news
         self.relay = Relay(host, context, self._shares, self.company.place_of)

@@ -43,6 +43,7 @@ class Records:
         spawn: Callable[..., None],
         prove: Callable[[ID], Awaitable[None]],
         lied: Callable[[ID], None],
+        flooded: Callable[[ID], None],
     ) -> None:
         self._context, self._names, self._spawn, self._prove = context, names, spawn, prove
         self._saved_ms = 0
@@ -56,6 +57,7 @@ class Records:
             count=context.count,
             deliver=lambda passed: self.news.hear(passed),
             lied=lied,
+            flooded=flooded,
         )
         self.news = News(
             ask=ask,

@@ -6,13 +6,15 @@ Ids are the 32 bytes of a record's digest here, because that is what nodes compa
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from orchd.records import ids, text_id
+from orchd.registry.announced import ANNOUNCEMENT
 from orchd.registry.index import Cursor, Index
 from orchd.registry.trust import ATTESTATION, REVOCATION, ROTATION
 
+FEDERATION = "federation"
 #: What an id in the table `news` may begin with.
 PREFIXES = (ids.ANNOUNCEMENT, ids.REVOCATION, ids.ATTESTATION, ids.ROTATION, ids.FEDERATION)
 
@@ -67,6 +69,28 @@ def widen(index: Index, id: str, topics: Sequence[str], now_ms: int) -> None:
         )
 
     index.write(change)
+
+
+def forget(index: Index, count: int, spared: Collection[str]) -> int:
+    """Make room: so many announcements of strangers are forgotten; how many were.
+
+    Strangers are authors who are not `spared` and of whom no adapter is here. Who has announced the most loses the
+    oldest first; among those with equally many, chance decides.
+    """
+
+    def change(cursor: Cursor) -> int:
+        rows = cursor.execute(
+            "SELECT digest FROM news WHERE kind IN ($1, $2) AND NOT list_contains($3::VARCHAR[], author)"
+            " AND adapter NOT IN (SELECT digest FROM adapter) AND author NOT IN (SELECT author FROM adapter)"
+            " ORDER BY row_number() OVER (PARTITION BY author ORDER BY received DESC) DESC, random() LIMIT $4",
+            [ANNOUNCEMENT, FEDERATION, list(spared), count],
+        ).fetchall()
+        digests = [digest for (digest,) in rows]
+        for table in ("news", "announcement"):
+            cursor.execute(f"DELETE FROM {table} WHERE digest IN (SELECT unnest($1::VARCHAR[]))", [digests])
+        return len(digests)
+
+    return index.write(change)
 
 
 def _digest(text: str) -> bytes:

@@ -18,12 +18,15 @@ from typing import Generic, NamedTuple, TypeVar
 
 from orchd.net.policy.names import is_open
 from orchd.net.policy.rates import Bucket
+from orchd.net.policy.scores import Floods
 from orchd.records import Announcement, Federation, Manifest, Record, Revocation
 
 #: Bytes of a record that is gossiped, at most: the largest revocation.
 MESSAGE_LIMIT = 32 << 10
 #: Messages a second from one neighbour, and how many at once after a silence.
 NEIGHBOUR_RATE, NEIGHBOUR_BURST = 50.0, 500.0
+#: Messages beyond that which are only dropped, a second and at once. Who sends more than these, too, floods.
+DROPPED_RATE, DROPPED_BURST = 100.0, 1000.0
 #: New records a second of one author, and at once.
 AUTHOR_RATE, AUTHOR_BURST = 0.5, 128.0
 #: Authors never heard of, that one neighbour may bring a second, and at once.
@@ -34,6 +37,8 @@ NEWS_S = 120.0
 REMEMBERED, SHARES = 8192, 4096
 #: Announcements that are kept of one author, and records in all beyond which no announcement is kept.
 KEPT_OF_ONE, KEPT_IN_ALL = 2_000, 100_000
+#: The part of them that is forgotten at once, to make room.
+FORGOTTEN_PART = 0.1
 #: A record may be dated this far in the future, in milliseconds. Revocations are taken however they are dated.
 CLOCK_WINDOW_MS = 10 * 60 * 1000
 
@@ -68,6 +73,7 @@ class Gate:
 
     def __init__(self) -> None:
         self._neighbours: Shares[Hashable] = Shares(NEIGHBOUR_RATE, NEIGHBOUR_BURST)
+        self._floods: Floods[Hashable] = Floods(DROPPED_RATE, DROPPED_BURST)
         self._newcomers: Shares[Hashable] = Shares(NEWCOMER_RATE, NEWCOMER_BURST)
         self._authors: Shares[bytes] = Shares(AUTHOR_RATE, AUTHOR_BURST)
         #: Messages, and records under topics, that need not be looked at again.
@@ -83,6 +89,10 @@ class Gate:
         if size > MESSAGE_LIMIT:
             return Verdict.MALFORMED
         return Verdict.KNOWN if (message.topic, message.digest) in self._messages else Verdict.PASS
+
+    def is_flood(self, neighbour: Hashable, now: float) -> bool:
+        """After `NEIGHBOUR_LIMIT`: whether it is far too much."""
+        return self._floods.refused(neighbour, now)
 
     def record(
         self, message: Message, record: Record, id: bytes, *, known: bool, heard_of: bool, now: float, now_ms: int
@@ -148,6 +158,14 @@ def may_keep(record: Record, of_author: int, in_all: int, *, trusted: bool) -> b
     if trusted or not isinstance(record, Announcement | Federation):
         return True
     return of_author < KEPT_OF_ONE and in_all < KEPT_IN_ALL
+
+
+def to_forget(in_all: int, coming: int) -> int:
+    """How many announcements of strangers are forgotten before so many records come: none while there is room.
+
+    Without that, whoever once made up a hundred thousand would have shut the door on all newcomers for ever.
+    """
+    return 0 if in_all + coming <= KEPT_IN_ALL else max(coming, round(KEPT_IN_ALL * FORGOTTEN_PART))
 
 
 # ---- whom to tell ----------------------------------------------------------------------------------------------
