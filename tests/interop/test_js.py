@@ -122,6 +122,7 @@ async def test_it_takes_nothing_that_does_not_hold(tmp_path: Path) -> None:
             manifest = await peer.publish(rank=RANK)
             Swapping.other = peer.make(seed=7).envelope
             await js.order("connect", address=peer.network.addresses()[0])
+            await js.event("member", peer=peer.network.peer_id)
             with pytest.raises(JavaScriptFailed, match=words):
                 await fetched(js, manifest, [peer])
 

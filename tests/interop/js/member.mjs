@@ -102,6 +102,7 @@ export class Member {
   }
 
   stop() {
+    this.#tell = () => {} // what is broken off now is no trouble
     return this.#host.stop()
   }
 
