@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial as partial_call
@@ -34,6 +34,7 @@ from orchd.net.messages import BulkAt, GetRange, OpenBulk, Range
 from orchd.net.partial import Partial
 from orchd.net.policy.plan import ASK_MAX, Plan, Span
 from orchd.net.policy.rates import Pace
+from orchd.net.providers import Search
 from orchd.records import Manifest, Verified
 
 log = logging.getLogger(__name__)
@@ -98,14 +99,16 @@ class Download:
         self._bringing: set[ID] = set()
         self._brought: dict[ID, int] = {}
 
-    async def run(self, peers: Iterable[ID]) -> None:
+    async def run(self, providers: Search) -> None:
         """Fetch what is missing. Raises the worst of what the peers did when none is left."""
-        waiting = deque(peers)
         self._tell()
+        if not self._plan.left:
+            return
         async with trio.open_nursery() as nursery:
             self._everybody = nursery.cancel_scope
-            for _ in range(min(PEERS, len(waiting))):
-                nursery.start_soon(self._work, waiting)
+            nursery.start_soon(providers.go_on)
+            for _ in range(PEERS):
+                nursery.start_soon(self._work, providers)
         if self._plan.left:
             raise self._verdict()
 
@@ -116,18 +119,21 @@ class Download:
                     return error
         return NoProvider("nobody is left to fetch it from")
 
-    async def _work(self, waiting: deque[ID]) -> None:
+    async def _work(self, providers: Search) -> None:
         """One peer after the other, until everything is here."""
-        while waiting and self._plan.left:
-            peer = waiting.popleft()
+        while self._plan.left and (peer := await providers.next()) is not None:
+            lied = False
             try:
                 await self._work_with(peer)
             except (DigestMismatch, PeerMisbehaved) as error:
+                lied = True
                 self._failures.append(error)
                 self._refused(peer, error)
             except DiskFull as error:
                 self._failures.append(error)
                 self._everybody.cancel()
+            finally:
+                providers.done(peer, again=not lied)
 
     async def _work_with(self, peer: ID) -> None:
         """Until everything is here, or the peer has brought nothing too often."""

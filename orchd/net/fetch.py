@@ -11,7 +11,7 @@ from pathlib import Path
 import trio
 from libp2p.peer.id import ID
 
-from orchd.errors import AdapterRevoked, DiskFull, NoProvider, OrchdError, PeerBlocked, Refused
+from orchd.errors import AdapterRevoked, DiskFull, OrchdError, PeerBlocked, Refused
 from orchd.identity import KEY_PREFIX
 from orchd.net import exchange
 from orchd.net.context import Context
@@ -21,15 +21,13 @@ from orchd.net.host import peer_id_of
 from orchd.net.node import Node
 from orchd.net.partial import Partial
 from orchd.net.policy.plan import Plan, Shape, Span
+from orchd.net.providers import Search, searching
 from orchd.records import Manifest, Verified, parse_id, text_id
 from orchd.records.ids import ADAPTER
 from orchd.registry.admission import Check
 from orchd.registry.registry import Admission, Registry
 
 log = logging.getLogger(__name__)
-
-#: Peers asked whether they have an adapter, and how long to wait for more of them after the first yes, in seconds.
-PEERS_ASKED, MORE_PEERS_S = 32, 0.5
 
 
 async def fetch(
@@ -46,23 +44,24 @@ async def fetch(
     """
     id = text_id(ADAPTER, adapter)
     context.events.emit("adapter.fetching", {"id": id, "peers": [str(peer) for peer in peers]})
-    manifest, providers = await _find(node, context, adapter, peers)
-    async with _door(context, manifest):
-        await trio.to_thread.run_sync(context.registry.check_record, manifest)
-    return await _fetch_files(node, context, manifest, providers, progress, checks)
+    async with _providers(node, context, adapter, peers) as providers:
+        manifest = await providers.first()
+        async with _door(context, manifest):
+            await trio.to_thread.run_sync(context.registry.check_record, manifest)
+        return await _fetch_files(node, context, manifest, providers, progress, checks)
 
 
 async def peek(node: Node, context: Context, adapter: bytes) -> Verified[Manifest]:
     """Its signed manifest alone. Raises `NoProvider`."""
-    manifest, _ = await _find(node, context, adapter, ())
-    return manifest
+    async with _providers(node, context, adapter, ()) as providers:
+        return await providers.first()
 
 
 async def _fetch_files(
     node: Node,
     context: Context,
     manifest: Verified[Manifest],
-    providers: Sequence[ID],
+    providers: Search,
     progress: Progress,
     checks: Sequence[Check],
 ) -> Admission:
@@ -172,52 +171,43 @@ def _tell_refused(context: Context, id: str, peer: str, error: OrchdError) -> No
     )
 
 
-async def _find(
-    node: Node, context: Context, adapter: bytes, peers: Sequence[ID]
-) -> tuple[Verified[Manifest], list[ID]]:
-    """The manifest and who has it, the fastest first."""
-    asked = list(peers) or await _candidates(node, context, text_id(ADAPTER, adapter))
-    found: list[Verified[Manifest]] = []
-    providers: list[ID] = []
-    failures: list[OrchdError] = []
-    async with trio.open_nursery() as nursery:
+@asynccontextmanager
+async def _providers(node: Node, context: Context, adapter: bytes, peers: Sequence[ID]) -> AsyncIterator[Search]:
+    """Who gives it, of `peers` if there are any, else of those who share a topic with us."""
+    id = text_id(ADAPTER, adapter)
 
-        async def ask_one(peer: ID) -> None:
-            try:
-                found.append(await _manifest_from(node, adapter, peer))
-                providers.append(peer)
-            except OrchdError as error:
-                failures.append(error)
-                # Not a peer that lacks it, nor one that the user wants nothing of, but one that lies.
-                if isinstance(error, Refused) and not isinstance(error, PeerBlocked):
-                    _tell_refused(context, text_id(ADAPTER, adapter), str(peer), error)
-                    node.distrust(peer)
-                return
-            if len(found) == 1:
-                nursery.cancel_scope.deadline = trio.current_time() + MORE_PEERS_S
+    async def ask(peer: ID) -> Verified[Manifest]:
+        try:
+            if not node.host.connected(peer):
+                await node.company.connect(peer, node.host.known_addresses(peer))
+            return await node.manifest_from(adapter, peer)
+        except Refused as error:
+            # Not one that lacks it, nor one that the user wants nothing of, but one that lies.
+            if not isinstance(error, PeerBlocked):
+                _tell_refused(context, id, str(peer), error)
+                node.distrust(peer)
+            raise
 
-        for peer in asked[:PEERS_ASKED]:
-            nursery.start_soon(ask_one, peer)
-    if not found:
-        why = f": {failures[0]}" if failures else ", because nobody who might is connected"
-        raise NoProvider(f"nobody gives {text_id(ADAPTER, adapter)}{why}")
-    return found[0], providers
+    likely = {} if peers else await trio.to_thread.run_sync(_likely, context, id)
+
+    def candidates() -> Sequence[ID]:
+        return peers or _members(node, likely)
+
+    async with searching(id, ask, candidates, everybody=bool(peers)) as search:
+        yield search
 
 
-async def _manifest_from(node: Node, adapter: bytes, peer: ID) -> Verified[Manifest]:
-    if not node.host.connected(peer):
-        await node.company.connect(peer, node.host.known_addresses(peer))
-    return await node.manifest_from(adapter, peer)
+def _likely(context: Context, id: str) -> dict[str, int]:
+    """Peers (ids as text) who should have it, the best first: the author, who told us of it, whom the user follows."""
+    rows = context.registry.index.read("SELECT author, peer FROM announcement WHERE adapter = $1", (id,))
+    likely = [str(_author_peer(author)) for author, _ in rows] + [peer for _, peer in rows] + sorted(context.followed)
+    return {peer: place for place, peer in reversed(list(enumerate(likely)))}
 
 
-async def _candidates(node: Node, context: Context, id: str) -> list[ID]:
-    """Connected peers: whom the user follows, then the author, who told us of it, and the other members."""
-    rows = await trio.to_thread.run_sync(context.registry.announcements)
-    mine = [row for row in rows if row.adapter == id]
-    likely = sorted(context.followed) + [str(_author_peer(row.author)) for row in mine] + [row.peer for row in mine]
+def _members(node: Node, likely: Mapping[str, int]) -> list[ID]:
+    """Connected peers that share a topic with us, the likely ones first."""
     peers = [peer for peer in node.news.members() if not node.company.avoids(peer)]
-    order = {peer: likely.index(str(peer)) if str(peer) in likely else len(likely) for peer in peers}
-    return sorted(peers, key=lambda peer: order[peer])
+    return sorted(peers, key=lambda peer: likely.get(str(peer), len(likely)))
 
 
 def _author_peer(author: str) -> ID:
