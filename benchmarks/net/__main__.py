@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.report import Row, machine, publish
 
-MODULES = ("fetch", "reach", "churn", "idle")
+MODULES = ("fetch", "providers", "reach", "churn", "idle")
 
 
 def main(wanted: list[str]) -> None:

@@ -47,6 +47,7 @@ class Shelf(Library):
         return self._manifest.envelope
 
     def read(self, adapter: bytes, blob: bytes, offset: int, length: int) -> bytes | None:
+        self._registry.is_shared(self._manifest.id)  # what it costs to ask: this base is unknown, so the answer is no
         with self._paths[blob].open("rb", buffering=0) as file:
             file.seek(offset)
             return file.read(length)

@@ -56,20 +56,20 @@ def _ms(work: Callable[[], object]) -> float:
     return (time.perf_counter() - begun) * 1e3
 
 
-def modules(dtype: str) -> Iterator[str]:
-    """As many modules as make `SIZE` bytes."""
-    for number in range(SIZE // (2 * RANK * HIDDEN * ITEM_SIZE[dtype])):
+def modules(dtype: str, size: int | None = None) -> Iterator[str]:
+    """As many modules as make `size` bytes (`SIZE`)."""
+    for number in range((size or SIZE) // (2 * RANK * HIDDEN * ITEM_SIZE[dtype])):
         yield f"model.layers.{number // len(TARGETS)}.self_attn.{TARGETS[number % len(TARGETS)]}"
 
 
-def write_adapter(folder: Path, dtype: str) -> Path:
+def write_adapter(folder: Path, dtype: str, size: int | None = None) -> Path:
     """A PEFT folder with random numbers; the weights file in the order that PEFT writes."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     entries: dict[str, dict[str, object]] = {}
     end = 0
     with (folder / "numbers").open("wb") as numbers:
-        for module in sorted(modules(dtype)):
+        for module in sorted(modules(dtype, size)):
             for half, shape in (("A", (RANK, HIDDEN)), ("B", (HIDDEN, RANK))):
                 data = _encoded(rng.normal(0, 0.02, shape).astype(np.float32), dtype)
                 name = f"base_model.model.{module}.lora_{half}.weight"
