@@ -8,7 +8,7 @@ whose offences add up (`policy/scores.py`), by their key and by the place that t
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -24,6 +24,7 @@ from orchd.net.host import Host, is_through_relay, parse_peer_address, parse_pee
 from orchd.net.policy import reach, rooms
 from orchd.net.policy.book import Remembered
 from orchd.net.policy.scores import Offence
+from orchd.net.policy.seeking import PEERS_SOUGHT, Seeking
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +36,8 @@ LASTING_S = 10.0
 #: chance (not everybody at once when the power is back), then with pauses that double; in seconds.
 PEERS_WANTED, REMEMBERED_AT_ONCE = 4, 8
 REMEMBERED_FIRST_S, REMEMBERED_PAUSE_S, REMEMBERED_PAUSE_MAX_S = 1.0, 5.0, 300.0
-#: A member that can't be reached is left alone for so many seconds.
-UNREACHABLE_PAUSE_S = 30.0
-#: Peers that we seek connections to (others may still come), and dials at once.
-PEERS_SOUGHT, DIALS = 100, 4
+#: Dials at once.
+DIALS = 4
 
 
 class Company:
@@ -46,7 +45,7 @@ class Company:
 
     def __init__(self, host: Host, context: Context, spawn: Callable[..., None]) -> None:
         self._host, self._context, self._spawn = host, context, spawn
-        self._unreachable: dict[ID, float] = {}
+        self._seeking: Seeking[ID] = Seeking(context.rng)
         #: When peers came, in seconds of trio's clock.
         self._since: dict[ID, float] = {}
         self._lost = trio.Event()
@@ -100,7 +99,7 @@ class Company:
     def forgive(self, peer: ID) -> None:
         """The user asks for this very peer. A ban by the user holds."""
         self._context.scores.forgive(str(peer))
-        self._unreachable.pop(peer, None)
+        self._seeking.forgive(peer)
 
     def drop_unwelcome(self) -> None:
         """Close the connections to those who are unwelcome now."""
@@ -110,9 +109,7 @@ class Company:
 
     def avoids(self, peer: ID) -> bool:
         """Whether a peer is not to be dialled now."""
-        if self._unreachable.get(peer, float("inf")) <= trio.current_time():
-            del self._unreachable[peer]
-        return peer in self._unreachable or self.is_unwelcome(peer)
+        return self._seeking.avoids(peer, trio.current_time()) or self.is_unwelcome(peer)
 
     def make_room(self, is_wanted: Callable[[ID], bool]) -> None:
         """End connections with strangers when there are too many of them."""
@@ -148,6 +145,16 @@ class Company:
         if peer != self._host.id and not self._host.connected(peer):
             self._spawn(self._meet, peer, addresses)
 
+    def meet_some(self, found: Mapping[ID, Sequence[Multiaddr]], members: Iterable[ID]) -> None:
+        """Of the members of a topic who were found, as many as are enough beside the connected `members`."""
+        places = {peer: _place(ways) for peer, ways in found.items() if not self._is_out(peer)}
+        here = {peer: self.place_of(peer) for peer in members}
+        for peer in self._seeking.choose(places, here, self._host.peers(), trio.current_time()):
+            self.meet(peer, found[peer])
+
+    def _is_out(self, peer: ID) -> bool:
+        return peer == self._host.id or self.is_unwelcome(peer)
+
     async def _meet(self, peer: ID, addresses: Sequence[Multiaddr]) -> None:
         async with self._dials:
             if self._host.connected(peer) or self.avoids(peer) or len(self._host.peers()) >= PEERS_SOUGHT:
@@ -155,7 +162,7 @@ class Company:
             try:
                 await self.connect(peer, addresses)
             except PeerUnreachable as error:
-                self._unreachable[peer] = trio.current_time() + UNREACHABLE_PAUSE_S
+                self._seeking.failed(peer, trio.current_time())
                 self._context.book.failed(str(peer), self._context.clock())
                 log.info("%s", error)
 
@@ -226,3 +233,10 @@ class Company:
         """An address that is none any more (the file may have been written by hand) is passed over."""
         with suppress(Exception):
             self.meet(parse_peer_id(entry.peer), [Multiaddr(address) for address in entry.addresses])
+
+
+def _place(addresses: Sequence[Multiaddr]) -> str:
+    """That of the first address which says one."""
+    texts = (str(address) for address in addresses)
+    places = (reach.network_of(reach.ip_of(text)) for text in texts if not reach.is_this_machine(text))
+    return next(filter(None, places), "")

@@ -70,7 +70,12 @@ class Members(Generic[P]):
         said = self._said.get(peer)
         if said is None:
             return frozenset()
-        return frozenset(key for key, name in self._topics.items() if self._is_member(peer, said, key, name))
+        named = said.topics
+        return frozenset(
+            key
+            for key, name in self._topics.items()
+            if (key in named or said.proofs) and self._is_member(peer, said, key, name)
+        )
 
     def _is_member(self, peer: P, said: _Said, key: bytes, name: str) -> bool:
         kind = kind_of(name)

@@ -36,8 +36,9 @@ from orchd.net.messages import (
 )
 from orchd.net.news import tell
 from orchd.net.policy.names import Kind, kind_of
-from orchd.net.policy.rounds import Rounds
+from orchd.net.policy.rounds import ASIDE, SERVERS, UPKEEP_ASIDE, Rounds, aside
 from orchd.net.policy.scores import Offence
+from orchd.net.policy.seeking import is_enough
 from orchd.net.punch import Punch
 from orchd.net.records import Records
 from orchd.net.relay import Relay
@@ -232,12 +233,14 @@ class Node:
                 await wake.wait()
 
     async def _announce(self, name: str) -> None:
+        topic = self._context.topics.get(messages.topic_key(name))
+        again = topic is not None and topic.announced_ms is not None
         async with self._queries:
-            taken = await topics.announce(self.host.dht, name)
+            taken = await topics.announce(self.host.dht, name, self._aside(UPKEEP_ASIDE if again else ASIDE))
         self._context.count("announcements" if taken else "announcements_failed")
         if not taken:
             self._rounds.retry_announce(name, trio.current_time())
-        elif topic := self._context.topics.get(messages.topic_key(name)):
+        elif topic is not None:
             topic.announced_ms = self._context.clock()
 
     async def _look_up(self, name: str, servers: int) -> None:
@@ -246,13 +249,19 @@ class Node:
         self._looking.add(name)
         try:
             async with self._queries:
-                found = await topics.lookup(self.host.dht, name, servers)
+                few = servers < SERVERS
+                found = await topics.lookup(self.host.dht, name, servers, self._aside(UPKEEP_ASIDE if few else ASIDE))
         finally:
             self._looking.discard(name)
         self._context.count("lookups")
         self._context.count("lookups_found", len(found))
-        for peer, addresses in found.items():
-            self.company.meet(peer, addresses)
+        members = self.news.members([messages.topic_key(name)])
+        self.company.meet_some(found, members)
+        if is_enough(len(members)):
+            self._rounds.enough(name, trio.current_time())
+
+    def _aside(self, most: int) -> list[ID]:
+        return aside(self.host.peers(), self.host.dht.get_routing_table_size(), self._context.rng, most)
 
     # ---- greetings, proofs --------------------------------------------------------------------------------------
 

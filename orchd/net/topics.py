@@ -9,6 +9,7 @@ taken in whole, not its first 20. When to do either, and whom to ask, is decided
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 import trio
 from libp2p.kad_dht.kad_dht import KadDHT
@@ -31,21 +32,29 @@ def provider_key(name: str) -> bytes:
     return MULTIHASH_SHA256 + topic_key(name)
 
 
-async def announce(dht: KadDHT, name: str) -> bool:
-    """Tell the servers closest to the topic's key that this node is there; whether one has taken it."""
+async def announce(dht: KadDHT, name: str, aside: Iterable[ID] = ()) -> bool:
+    """Tell the servers closest to the topic's key, and those `aside`, that this node is there; whether one of the
+    closest has taken it."""
+    key = provider_key(name)
+    taken = False
     with trio.move_on_after(ROUND_TIMEOUT_S):
-        return bool(await dht.provider_store.provide(provider_key(name)))
-    return False
+        taken = bool(await dht.provider_store.provide(key))
+        for server in aside:
+            with trio.move_on_after(DHT_QUERY_TIMEOUT_S):
+                await dht.provider_store._send_add_provider(server, key)
+    return taken
 
 
-async def lookup(dht: KadDHT, name: str, servers: int = SERVERS) -> dict[ID, list[Multiaddr]]:
-    """Everybody who has announced the topic to any of so many servers closest to its key, with their addresses.
+async def lookup(dht: KadDHT, name: str, servers: int = SERVERS, aside: Iterable[ID] = ()) -> dict[ID, list[Multiaddr]]:
+    """Everybody who has announced the topic to any of so many servers closest to its key, or to those `aside`, with
+    their addresses.
 
     Iterative: each answer also names closer servers. What this node has stored for others counts as an answer;
     this node itself is left out.
     """
     key = provider_key(name)
     search: Search[ID, Multiaddr] = Search(key, dht.local_peer_id, servers)
+    search.also(aside)
     search.heard_of(_first_servers(dht, key))
     for info in dht.provider_store.get_providers(key):
         search.found(info.peer_id, info.addrs)

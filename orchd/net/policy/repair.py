@@ -30,7 +30,7 @@ from orchd.records.manifest import Digest
 #: The pause between two repairs with one peer, in seconds: the first figure, doubling up to the second while nothing is
 #: found, and the first one again when something is.
 EVERY_S, EVERY_MAX_S = 60.0, 600.0
-#: However many peers there are, so many repairs begin at once after a silence, and then no more than two in `EVERY_S`:
+#: However many peers there are, so many repairs begin at once after a silence, and then one in `EVERY_S`:
 #: with hundreds of members in a topic it takes a few to know what all of them know.
 AT_ONCE = 8
 #: A peer that has connected to us is expected to begin; after so many seconds we do.
@@ -364,7 +364,7 @@ class Schedule:
             peers.append(peer)
             self._due[peer] = now + self._pause[peer]
             self._covered.update(dict.fromkeys(self._topics[peer], now))
-            self._free_at = max(self._free_at, now) + EVERY_S / 2
+            self._free_at = max(self._free_at, now) + EVERY_S
         return peers
 
     def next_at(self) -> float:
@@ -376,7 +376,7 @@ class Schedule:
         return min(covered, default=float("inf")), self._due[peer]
 
     def _may_begin_at(self) -> float:
-        return self._free_at - (AT_ONCE - 1) * EVERY_S / 2
+        return self._free_at - (AT_ONCE - 1) * EVERY_S
 
 
 class Freshness:

@@ -16,6 +16,9 @@ from typing import Generic, Protocol, TypeVar
 PARALLEL, SERVERS = 10, 30
 #: Servers asked in all in a lookup for upkeep, and the pause between lookups from which on they are that, in seconds.
 UPKEEP_SERVERS, UPKEEP_PAUSE_S = 4, 60.0
+#: Connected peers that are asked, or told of an announcement, besides the servers closest to the key: at first, and for
+#: upkeep. Who holds all places around a key can hide a topic from those servers' clients, not from these.
+ASIDE, UPKEEP_ASIDE = 8, 2
 #: After a join: the first pause between lookups, doubling up to the configured one; in seconds.
 FIRST_PAUSE_S = 1.0
 #: In a small network every new peer is one of those that ought to hold our records.
@@ -97,6 +100,12 @@ class Rounds:
             due.pause = min(due.pause * 2, self._lookup_every)
         return names
 
+    def enough(self, name: str, now: float) -> None:
+        """Enough members are connected: the next lookup is for upkeep."""
+        if (due := self._due.get(name)) and due.pause < self._lookup_every:
+            due.pause = self._lookup_every
+            due.lookup_at = now + due.pause * self._rng.uniform(0.9, 1.1)
+
     def servers(self, name: str) -> int:
         """How many a lookup that is due now is to ask: few when those before have asked many again and again."""
         due = self._due.get(name)
@@ -120,6 +129,7 @@ class Search(Generic[P, A]):
         self._place = _number(key)
         self._this_node, self._most = this_node, most
         self._servers: list[P] = []
+        self._aside: list[P] = []
         self._distances: dict[P, int] = {}
         self._asked: set[P] = {this_node}
 
@@ -128,13 +138,17 @@ class Search(Generic[P, A]):
             known = self.providers.setdefault(peer, [])
             known += [address for address in addresses if address not in known]
 
+    def also(self, servers: Iterable[P]) -> None:
+        """Servers that are asked wherever they stand."""
+        self._aside += [server for server in servers if server != self._this_node and server not in self._aside]
+
     def heard_of(self, servers: Iterable[P]) -> None:
         every = {*self._servers, *servers} - {self._this_node}
         self._servers = sorted(every, key=self._distance)[: self._most]
 
     def next_servers(self) -> list[P]:
         """The closest servers that have not been asked yet."""
-        batch = [server for server in self._servers if server not in self._asked][:PARALLEL]
+        batch = [server for server in (*self._aside, *self._servers) if server not in self._asked][:PARALLEL]
         self._asked.update(batch)
         return batch
 
@@ -142,6 +156,17 @@ class Search(Generic[P, A]):
         if peer not in self._distances:
             self._distances[peer] = _number(peer.to_bytes()) ^ self._place
         return self._distances[peer]
+
+
+def aside(connected: Iterable[P], network_size: int, rng: random.Random, most: int = ASIDE) -> list[P]:
+    """Whom to ask, or to tell, besides the closest servers: some of the connected peers, by chance. In a small network
+    the closest servers are everybody."""
+    peers = sorted(connected, key=_name)
+    return rng.sample(peers, min(most, len(peers))) if network_size > SMALL_NETWORK else []
+
+
+def _name(peer: Peer) -> bytes:
+    return peer.to_bytes()
 
 
 def _number(key: bytes) -> int:
