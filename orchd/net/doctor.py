@@ -204,7 +204,7 @@ async def _holes(node: Node, context: Context, config: NetConfig) -> Check:
         return _check(
             name, Finding.UNKNOWN, "not tried yet: nobody came through a relay", "It is tried by itself then."
         )
-    found = f"{done} of {tried} connections through a relay have become direct ones"
+    found = f"{done} of {tried} tries have made a direct connection of one through a relay"
     if done:
         return _check(name, Finding.OK, found)
     return _check(
@@ -220,7 +220,8 @@ async def _for_others(node: Node, context: Context, config: NetConfig) -> Check:
     if not config.relay:
         return _check(name, Finding.OFF, "turned off in the settings", "Set net.relay = true to help others.")
     slots = node.relay.slots
-    found = f"on: {slots.held} slots and {slots.open} connections in use, at most {config.relay_limit} kB a second"
+    use = f"peers with a slot: {slots.held}, connections: {slots.open}"
+    found = f"on, {use}; at most {config.relay_limit} kB a second"
     return _check(name, Finding.OK, found)
 
 

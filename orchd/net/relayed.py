@@ -200,7 +200,7 @@ class Relayed:
         await wire.send(message)
         answer = decode_hop(await wire.receive())
         if not isinstance(answer, Answer) or answer.status != Status.OK:
-            raise PeerRefused(f"{wire.peer} does not relay: {_status(answer)}")
+            raise PeerRefused(f"the relay {wire.peer} says no: {_status(answer)}")
         return answer
 
     async def _open(self, relay: ID) -> Any:

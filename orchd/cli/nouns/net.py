@@ -59,7 +59,7 @@ def human_peers(shown: dict[str, Any]) -> str:
         [
             (
                 p["peer"],
-                p["address"],
+                _way(p["address"]),
                 "they" if p["inbound"] else "we",
                 size(p["bytes_in"]),
                 size(p["bytes_out"]),
@@ -69,6 +69,12 @@ def human_peers(shown: dict[str, Any]) -> str:
         ],
         empty="no peer is connected",
     )
+
+
+def _way(address: str) -> str:
+    """As short as it is clear: of an address through a relay, the relay."""
+    before, through, _ = address.partition("/p2p-circuit")
+    return f"through {before.rpartition('/p2p/')[2]}" if through else address
 
 
 COMMANDS = (
