@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
@@ -19,6 +18,7 @@ from orchd.errors import (
     PeerUnreachable,
 )
 from orchd.net import Library, download
+from orchd.net import bulk as bulk_channel
 from orchd.net.partial import Partial
 from orchd.records import Manifest, Verified
 from orchd.registry import Registry
@@ -66,11 +66,21 @@ class Forging(Library):
         return envelope and envelope.replace(b"CC0-1.0", b"CC0-2.0")
 
 
+class Patient(Library):
+    """An honest one that reads nothing while `gate` is closed."""
+
+    gate: trio.Event
+
+    def read(self, adapter: bytes, blob: bytes, offset: int, length: int) -> bytes | None:
+        trio.from_thread.run(Patient.gate.wait)
+        return super().read(adapter, blob, offset, length)
+
+
 async def author_and_liar(
-    made: Cluster, library: type[Library], **settings: Any
+    made: Cluster, library: type[Library], author_library: type[Library] = Library
 ) -> tuple[Peer, Peer, Verified[Manifest]]:
-    """A published adapter, and a hostile node that fetched it honestly. `settings` are the author's."""
-    author = await made.start("author", **settings)
+    """A published adapter, and a hostile node that fetched it honestly."""
+    author = await made.start("author", library=author_library)
     liar = await made.start("liar", library=library)
     for peer in (author, liar):
         await peer.network.join("test/topic")
@@ -80,10 +90,12 @@ async def author_and_liar(
     return author, liar, manifest
 
 
-async def victim(made: Cluster, author: Peer, manifest: Verified[Manifest]) -> Peer:
-    peer = await made.start("victim")
+async def victim(made: Cluster, author: Peer, manifest: Verified[Manifest], *, bulk: bool = True) -> Peer:
+    """Fetches over TLS sockets, or over streams of libp2p."""
+    peer = await made.start("victim", bulk=bulk)
     await peer.network.join("test/topic")
     await peer.events.wait("adapter.announced", id=manifest.id)
+    await until(lambda: peer.network.topics()[0].members == len(made.peers) - 1, "the victim meets everybody")
     return peer
 
 
@@ -97,13 +109,17 @@ def nothing_left(peer: Peer, manifest: Verified[Manifest]) -> bool:
     return not peer.registry.has_adapter(manifest.id) and not blobs
 
 
+BOTH_WAYS = pytest.mark.parametrize("bulk", [True, False])
+
+
+@BOTH_WAYS
 @pytest.mark.parametrize(("library", "error"), [(Tampering, DigestMismatch), (Generous, PeerMisbehaved)])
 async def test_other_bytes_are_refused_and_the_peer_named(
-    tmp_path: Path, library: type[Library], error: type[OrchdError]
+    tmp_path: Path, library: type[Library], error: type[OrchdError], bulk: bool
 ) -> None:
     async with cluster(tmp_path, width=512) as made:
         author, liar, manifest = await author_and_liar(made, library)
-        peer = await victim(made, author, manifest)
+        peer = await victim(made, author, manifest, bulk=bulk)
         with pytest.raises(error, match=liar.network.peer_id) as caught:
             await peer.network.fetch(manifest.id, peers=[liar.network.peer_id])
         (told,) = peer.events.of("adapter.refused")
@@ -129,19 +145,28 @@ async def test_a_liar_may_not_come_back_but_the_user_may_ask_for_it(tmp_path: Pa
 
 
 async def test_an_honest_peer_beside_a_liar_is_enough(tmp_path: Path) -> None:
-    async with cluster(tmp_path, width=512) as made:
-        # Slow, so that it does not bring everything before the liar has had its turn.
-        author, liar, manifest = await author_and_liar(made, Tampering, upload_limit=1_000)
+    """What the honest one brings comes after the lie: else it might bring everything before."""
+    Patient.gate = trio.Event()
+    Patient.gate.set()
+    async with cluster(tmp_path, width=512) as made, trio.open_nursery() as nursery:
+        author, liar, manifest = await author_and_liar(made, Tampering, Patient)
         peer = await victim(made, author, manifest)
+        Patient.gate = trio.Event()
+
+        async def go_on() -> None:
+            await peer.events.wait("adapter.refused", peer=liar.network.peer_id)
+            Patient.gate.set()
+
+        nursery.start_soon(go_on)
         admission = await peer.network.fetch(manifest.id, peers=[liar.network.peer_id, author.network.peer_id])
         assert admission.verdict == "admitted"
-        await peer.events.wait("adapter.refused", peer=liar.network.peer_id)
 
 
-async def test_too_few_bytes(tmp_path: Path) -> None:
+@BOTH_WAYS
+async def test_too_few_bytes(tmp_path: Path, bulk: bool) -> None:
     async with cluster(tmp_path, width=512) as made:
         author, liar, manifest = await author_and_liar(made, Stingy)
-        peer = await victim(made, author, manifest)
+        peer = await victim(made, author, manifest, bulk=bulk)
         with pytest.raises(PeerRefused, match="only"):
             await peer.network.fetch(manifest.id, peers=[liar.network.peer_id])
         assert nothing_left(peer, manifest)
@@ -160,18 +185,21 @@ async def test_another_manifest(tmp_path: Path, library: type[Library]) -> None:
         assert nothing_left(peer, manifest)
 
 
-async def test_no_answer_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@BOTH_WAYS
+async def test_no_answer_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bulk: bool) -> None:
     class Silent(Library):
         def read(self, adapter: bytes, blob: bytes, offset: int, length: int) -> bytes | None:
             trio.from_thread.run(trio.sleep_forever)
             return None
 
     monkeypatch.setattr(download, "SILENCE_S", 0.2)
-    async with cluster(tmp_path) as made:
+    monkeypatch.setattr(bulk_channel, "SILENCE_S", 1.0)
+    async with cluster(tmp_path, width=512) as made:
         author, liar, manifest = await author_and_liar(made, Silent)
-        peer = await victim(made, author, manifest)
+        peer = await victim(made, author, manifest, bulk=bulk)
         with pytest.raises(PeerTimeout, match=liar.network.peer_id):
             await peer.network.fetch(manifest.id, peers=[liar.network.peer_id])
+        assert liar.network.stats().counters["bulk_channels"] == bulk
         assert nothing_left(peer, manifest)
         monkeypatch.undo()
         await peer.network.fetch(manifest.id, peers=[author.network.peer_id])
