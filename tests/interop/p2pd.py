@@ -27,6 +27,8 @@ FIELD = {CONNECT: 2, STREAM_OPEN: 3, STREAM_HANDLER: 4, DHT: 5, PUBSUB: 8}
 #: Kinds of answers, of questions to the DHT and its answers, and of questions to pubsub.
 FAILED, FIND_PROVIDERS, PROVIDE, LAST, SUBSCRIBE = 1, 2, 8, 2, 3
 UNIX = 400
+#: It ends by itself after so long, should its test be killed.
+ORPHAN = "300s"
 #: An address at which nobody is.
 NOBODY = "/ip4/127.0.0.1/tcp/9/p2p/12D3KooWN1hUCsVYbrv65DhFRqtsRArqvQ9yKjHLafaQQDqkkCyt"
 PROVIDERS = 20
@@ -115,7 +117,7 @@ async def run_p2pd(folder: Path, bootstrap: str = NOBODY, *, relays: bool = Fals
     command = [str(P2PD), "-listen", f"/unix{folder / 'control'}", "-hostAddrs", "/ip4/127.0.0.1/tcp/0", "-tls=false"]
     relaying = str(relays).lower()
     command += [f"-relay={relaying}", f"-relayService={relaying}", "-forceReachabilityPublic"]
-    command += ["-pubsub", "-dhtServer", "-bootstrapPeers", bootstrap]
+    command += ["-pubsub", "-dhtServer", "-bootstrapPeers", bootstrap, "-idleTimeout", ORPHAN]
     process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdout is not None
     try:
