@@ -25,7 +25,7 @@ from tests.net.support import PATIENCE_S
 IDENTIFY, CONNECT, STREAM_OPEN, STREAM_HANDLER, DHT, PUBSUB = 0, 1, 2, 3, 4, 8
 FIELD = {CONNECT: 2, STREAM_OPEN: 3, STREAM_HANDLER: 4, DHT: 5, PUBSUB: 8}
 #: Kinds of answers, of questions to the DHT and its answers, and of questions to pubsub.
-FAILED, FIND_PROVIDERS, PROVIDE, LAST, SUBSCRIBE = 1, 2, 8, 2, 3
+FAILED, FIND_PROVIDERS, PROVIDE, LAST, PUBLISH, SUBSCRIBE = 1, 2, 8, 2, 2, 3
 UNIX = 400
 #: It ends by itself after so long, should its test be killed.
 ORPHAN = "300s"
@@ -82,6 +82,10 @@ class P2pd:
         """What is published under a topic, from now on."""
         stream, _ = await self._ask(PUBSUB, (1, SUBSCRIBE), (2, topic.encode()))
         return _published(stream)
+
+    async def publish(self, topic: str, data: bytes) -> None:
+        stream, _ = await self._ask(PUBSUB, (1, PUBLISH), (2, topic.encode()), (3, data))
+        await stream.aclose()
 
     async def provide(self, cid: bytes) -> None:
         """Say on the DHT that we provide something. Raises `P2pdFailed` as long as no server is known."""

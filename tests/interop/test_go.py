@@ -1,4 +1,4 @@
-"""go-libp2p, through its daemon: it pings and is pinged, finds, hears, fetches, and gives what it has fetched."""
+"""go-libp2p, through its daemon: it pings and is pinged, finds, hears, tells, fetches, gives and relays."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ import pytest
 import trio
 from libp2p.network.health.ping_probe import ping_connection
 from libp2p.peer.id import ID
+from msgspec.structs import replace
 
 from orchd.net import relayed
+from orchd.records import sign
+from tests.helpers import BOB
 from tests.interop import plain
 from tests.interop.p2pd import P2pd, P2pdFailed, exactly, run_p2pd
 from tests.net.support import PATIENCE_S, TOPIC, Peer, cluster, joined_cluster, until
@@ -77,7 +80,7 @@ async def test_go_pings_and_is_pinged(tmp_path: Path, short: Path) -> None:
             assert (await ping_connection(connection, ping_timeout=PATIENCE_S)).success
 
 
-async def test_go_finds_the_members_hears_of_an_adapter_and_fetches_it(tmp_path: Path, short: Path) -> None:
+async def test_go_finds_the_members_hears_of_an_adapter_fetches_it_and_tells(tmp_path: Path, short: Path) -> None:
     async with cluster(tmp_path, WIDTH) as made:
         a, b = await joined_cluster(made, 2)
         async with run_p2pd(short, a.network.addresses()[0]) as go:
@@ -94,6 +97,9 @@ async def test_go_finds_the_members_hears_of_an_adapter_and_fetches_it(tmp_path:
             assert got.id == manifest.id
             blobs = {entry.sha256: b.registry.blobs.path(entry.sha256) for entry in manifest.record.files}
             assert got.files == {digest: path.read_bytes() for digest, path in blobs.items()}
+            told = replace(b.announcement(manifest).record, author=BOB.public_key)
+            await go.publish(plain.MESH + TOPIC, sign(told, BOB).envelope)
+            await a.events.wait("adapter.announced", id=manifest.id, author=BOB.author)
 
 
 async def test_orchd_finds_go_and_fetches_from_it_what_it_has_fetched(tmp_path: Path, short: Path) -> None:
