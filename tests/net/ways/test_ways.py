@@ -65,7 +65,8 @@ async def test_holes_in_two_routers(lab: Lab) -> None:
         relay, here, there = await start(stack, lab, "11.71.1.1 11.71.1.1")
         found = await there.until("peers", lambda found: "/p2p-circuit" not in found.get(here.id, "/p2p-circuit"))
         assert found[here.id].startswith("/ip4/11.71.1.2/tcp/")
-        await there.until("counters", lambda counted: counted["punches_done"])
+        for node in (here, there):
+            await node.until("counters", lambda counted: counted["punches_done"])
         checks = await here.ask("doctor")
         assert checks["hole punching"][0] == "ok"
         before = (await relay.ask("counters"))["relay_bytes"]
