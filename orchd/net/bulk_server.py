@@ -18,10 +18,11 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import trio
 from cryptography import x509
@@ -35,7 +36,7 @@ from orchd.net.bulk import Line, wrap
 from orchd.net.exchange import QUESTIONS_BURST, QUESTIONS_RATE
 from orchd.net.messages import BulkAt, Failed, GetRange, OpenBulk, Range, Reply
 from orchd.net.policy.rates import Bucket
-from orchd.net.upload import HELD_S, PORTION, Slot, Uploads
+from orchd.net.upload import HELD_S, PORTION, Uploads
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ class BulkServer:
         #: Channels that are open, by address and by peer.
         self._hosts_in: Counter[str] = Counter()
         self._peers_in: Counter[ID] = Counter()
+        self._token = trio.lowlevel.current_trio_token()
         self._context: ssl.SSLContext | None = None
         self._certificate = b""
 
@@ -169,15 +171,18 @@ class BulkServer:
         raise PeerMisbehaved(f"{host} shows a token that is none")
 
     def _give(self, line: Line, request: GetRange) -> None:
-        """One answer: a slot, the quota, the bytes at the pace of all."""
+        """One answer: a slot, the quota, the bytes at the pace of all.
+
+        The thread waits for the other one for its turn alone: on a busy machine each time takes long.
+        """
         uploads = self._uploads
-        slot: Slot = trio.from_thread.run(uploads.take_turn, line.peer)
+        slot, refusal = trio.from_thread.run(uploads.begin, line.peer, request.length)
         try:
-            data = uploads.read(request) if slot.is_held else None
-            refusal = trio.from_thread.run_sync(uploads.refusal, slot, data)
-            if refusal or data is None:
+            data = None if refusal else uploads.read(request)
+            if data is None:
                 line.send(Failed(reason=refusal or messages.UNKNOWN))
                 return
+            self._soon(uploads.count, "bytes_served", len(data))
             line.send(Range(length=len(data)))
             view, begun = memoryview(data), time.monotonic()
             while view:
@@ -187,7 +192,12 @@ class BulkServer:
                 if time.monotonic() - begun > HELD_S:
                     trio.from_thread.run(slot.share)
         finally:
-            trio.from_thread.run_sync(slot.give_back)
+            self._soon(slot.give_back)
+
+    def _soon(self, function: Callable[..., object], *arguments: Any) -> None:
+        """Call it in the other thread, without waiting, in the order of the calls."""
+        with suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(function, *arguments)
 
 
 def _one_less(counted: Counter[K], key: K) -> None:

@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 #: Peers that are asked at once.
 PEERS = 8
 #: For fewer bytes a bulk channel is not worth its opening. In its thread, the plan is told this often, in seconds.
-BULK_LEAST, TELL_S = 2 << 20, 0.05
+BULK_LEAST, TELL_S = 2 << 20, 0.25
 #: A peer that brings nothing so many times is given up; one that is busy so many times.
 PATIENCE, PATIENCE_BUSY = 3, 20
 #: Nothing for so many seconds, when something was asked for, is such a time.
@@ -67,6 +67,16 @@ class Transferred:
 
 
 Progress = Callable[[Transferred], None]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Of an answer: the chunks that are good and kept, bytes that came, and how many of them in whole chunks (the last
+    one of a file counts like the others)."""
+
+    good: Span
+    heard: int
+    whole: int
 
 
 class Download:
@@ -187,7 +197,7 @@ class Download:
                 view = memoryview(bytes(memoryview(waiting)[:whole]))
                 good = await trio.to_thread.run_sync(self._partial.put, span.file, chunk, view)
                 del waiting[:whole]
-            self._arrived(channel.peer, Span(span.file, chunk, good), len(data), whole)
+            self._arrived(channel.peer, Part(Span(span.file, chunk, good), len(data), whole))
             chunk += good
         self._plan.finished(channel.peer, span, trio.current_time())
 
@@ -217,22 +227,24 @@ class Download:
                 self._no_bulk.add(line.peer)
 
     def _talk(self, line: Line, way: BulkAt) -> None:
-        """`_bring` in a thread."""
+        """`_bring` in a thread, which waits for the other one rarely: on a busy machine each time takes long."""
         bulk.enter(line, way)
         asked: deque[Span] = deque()
-        while (spans := trio.from_thread.run(self._more_for, line.peer, bool(asked))) is not None:
+        spans = trio.from_thread.run(self._more_for, line.peer, False)
+        while spans is not None:
             for span in spans:
                 line.send(self._question(span))
             asked.extend(spans)
-            self._hear(line, asked.popleft())
+            rest = self._hear(line, asked[0])
+            spans = trio.from_thread.run(self._heard, line.peer, asked.popleft(), rest, bool(asked))
 
-    def _hear(self, line: Line, span: Span) -> None:
-        """`_receive` in a thread: a chunk at a time into one buffer."""
+    def _hear(self, line: Line, span: Span) -> Part:
+        """`_receive` in a thread: a chunk at a time into one buffer. What was not told yet comes back."""
         left = self._check(line.peer, span, line.reply(Range))
         size = self._entries[span.file].chunk_size
         buffer = memoryview(bytearray(min(size, left)))
         chunk, told, heard, came, at = span.first, span.first, 0, 0, time.monotonic()
-        while left:
+        while True:
             wanted = min(size, left)
             count = line.fill(buffer[came:wanted], TELL_S)
             came, heard = came + count, heard + count
@@ -241,11 +253,18 @@ class Download:
                 good = self._partial.put(span.file, chunk, buffer[:wanted])
                 whole, left, came = wanted, left - wanted, 0
                 chunk += good
-            if not left or whole > good * size or time.monotonic() - at > TELL_S:
-                new = Span(span.file, told, chunk - told)
-                trio.from_thread.run_sync(self._arrived, line.peer, new, heard, new.count * size + whole - good * size)
+            part = Part(Span(span.file, told, chunk - told), heard, (chunk - told) * size + whole - good * size)
+            if not left:
+                return part
+            if whole > good * size or time.monotonic() - at > TELL_S:
+                trio.from_thread.run_sync(self._arrived, line.peer, part)
                 told, heard, at = chunk, 0, time.monotonic()
-        trio.from_thread.run_sync(lambda: self._plan.finished(line.peer, span, trio.current_time()))
+
+    async def _heard(self, peer: ID, span: Span, rest: Part, has_asked: bool) -> list[Span] | None:
+        """The answer has come to its end; what to ask for besides."""
+        self._arrived(peer, rest)
+        self._plan.finished(peer, span, trio.current_time())
+        return await self._more_for(peer, has_asked)
 
     # ---- both ---------------------------------------------------------------------------------------------------
 
@@ -287,19 +306,17 @@ class Download:
             raise PeerRefused(f"{peer} has only {answer.length} of {wanted} bytes of {path}")
         return wanted
 
-    def _arrived(self, peer: ID, good: Span, heard: int, whole: int) -> None:
-        """So many bytes have come, so many of them in whole chunks, of which these are good and kept.
-
-        Raises `DigestMismatch` when not all are, `PeerTimeout` when it goes too slowly.
-        """
+    def _arrived(self, peer: ID, part: Part) -> None:
+        """Raises `DigestMismatch` when not all of it is good, `PeerTimeout` when it goes too slowly."""
+        good = part.good
         now, entry = trio.current_time(), self._entries[good.file]
         self._bringing.add(peer)
-        self._count("bytes_fetched", heard)
-        self._plan.heard(peer, heard, now)
+        self._count("bytes_fetched", part.heard)
+        self._plan.heard(peer, part.heard, now)
         for chunk in range(good.first, good.end):
             self._plan.came(peer, good.file, chunk)
         self._brought[peer] = self._brought.get(peer, 0) + good.count
-        if good.count * entry.chunk_size < whole:
+        if good.count * entry.chunk_size < part.whole:
             raise DigestMismatch(f"chunk {good.end} of {entry.path} from {peer} is not what the author signed")
         if good.count:
             self._tell()

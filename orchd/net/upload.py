@@ -67,17 +67,6 @@ class Uploads:
         """For threads."""
         return self._read(request.adapter, request.blob, request.offset, request.length)
 
-    def refusal(self, slot: Slot, data: bytes | None) -> str | None:
-        """Why `data` is not given, None when it is; it counts as given then."""
-        if not slot.is_held:
-            return messages.BUSY
-        if data is None:
-            return messages.UNKNOWN
-        if not self._transfers.quotas.take(str(slot.peer), trio.current_time(), len(data)):
-            return messages.QUOTA
-        self.count("bytes_served", len(data))
-        return None
-
     @property
     def is_limited(self) -> bool:
         return self._transfers.up.rate > 0
@@ -101,17 +90,26 @@ class Uploads:
             raise
         return slot
 
+    async def begin(self, peer: ID, length: int) -> tuple[Slot, str | None]:
+        """A slot for an answer of so many bytes, which count as given, or why there is none."""
+        slot = await self.take_turn(peer)
+        if not slot.is_held:
+            return slot, messages.BUSY
+        if not self._transfers.quotas.take(str(peer), trio.current_time(), length):
+            return slot, messages.QUOTA
+        return slot, None
+
     async def give(self, request: GetRange, channel: Channel) -> None:
         """The whole answer, over a stream."""
-        slot = await self.take_turn(channel.peer)
+        slot, refusal = await self.begin(channel.peer, request.length)
         try:
             data: bytes | None = None
-            if slot.is_held:
+            if refusal is None:
                 data = await trio.to_thread.run_sync(self.read, request, limiter=self._readers)
-            refusal = self.refusal(slot, data)
-            if refusal or data is None:
+            if data is None:
                 await channel.send(Failed(reason=refusal or messages.UNKNOWN))
             else:
+                self.count("bytes_served", len(data))
                 await channel.send(Range(length=len(data)))
                 await self._send(slot, channel, memoryview(data))
         finally:

@@ -17,8 +17,8 @@ from typing import Generic, Self, TypeVar
 
 #: What a peer has under way: seconds at its speed, and the bounds in bytes.
 AHEAD_S, AHEAD_MIN, AHEAD_MAX = 2.0, 512 << 10, 8 << 20
-#: One question asks for this part of what may be under way, between these bounds in bytes (a chunk may be larger).
-ASK_PART, ASK_MIN, ASK_MAX = 4, 256 << 10, 2 << 20
+#: One question asks for this part of what may be under way, and for so many bytes at most (a chunk may be larger).
+ASK_PART, ASK_MAX = 2, 4 << 20
 #: A speed is measured over about so many seconds. Who has not been heard yet counts as having brought so many bytes in
 #: the second before.
 SPEED_S, FIRST_SPEED = 4.0, 256 << 10
@@ -133,7 +133,7 @@ class Plan(Generic[P]):
         window = self._window(state, now)
         if under_way >= window:
             return None
-        room = min(most, ASK_MAX, max(window // ASK_PART, ASK_MIN))
+        room = min(most, ASK_MAX, window // ASK_PART)
         span = self._take_free(room) or self._take_over(peer, room, now)
         if span is not None:
             state.speed.begins(now)
