@@ -50,8 +50,8 @@ from orchd.registry import revocation
 
 log = logging.getLogger(__name__)
 
-#: Connected peers that have not told their topics are asked again this often, in seconds.
-GREET_AGAIN_S = 60.0
+#: Connected peers with whom a greeting did not come about are greeted again this often, in seconds.
+GREET_AGAIN_S = 20.0
 #: Lookups at once; files read for peers at once.
 PARALLEL, READERS = 4, 4
 
@@ -85,6 +85,8 @@ class Node:
         self._rounds = Rounds(context.announce_every_s, context.lookup_every_s, context.rng)
         self._wake = trio.Event()
         self._looking: set[str] = set()
+        #: Connected peers that our last greeting has not reached: what they know of our topics is old.
+        self._ungreeted: set[ID] = set()
         #: Why there is no mDNS, if there should be.
         self.mdns_failure: str | None = None
         self._queries = trio.CapacityLimiter(PARALLEL)
@@ -145,6 +147,7 @@ class Node:
         if self.host.connected(peer):
             return
         self.records.lost(peer)
+        self._ungreeted.discard(peer)
         self._server.forget(peer)
         # Its next connection is to be identified again: it may speak other protocols then.
         self.host.basic.get_peerstore().clear_protocol_data(peer)
@@ -161,7 +164,9 @@ class Node:
             await self.records.greet(peer)
         except OrchdError as error:
             log.info("%s is not one of us, or busy: %s", peer, error)
+            self._ungreeted.add(peer)
         else:
+            self._ungreeted.discard(peer)
             self.company.reached(peer)
 
     def _shares(self, peer: ID) -> bool:
@@ -266,11 +271,11 @@ class Node:
     # ---- greetings, proofs --------------------------------------------------------------------------------------
 
     async def _run_greetings(self) -> None:
-        """Peers that were busy when we met are greeted again."""
+        """Peers that were busy when we met, or when our topics changed, are greeted again."""
         while True:
             await trio.sleep(GREET_AGAIN_S * self._context.rng.uniform(0.8, 1.2))
             speakers = [peer for peer in self.host.peers() if PROTOCOL in self.host.protocols(peer)]
-            await _all(self._greet, [peer for peer in speakers if not self.news.knows(peer)])
+            await _all(self._greet, [peer for peer in speakers if peer in self._ungreeted or not self.news.knows(peer)])
 
     async def prove(self, peer: ID) -> None:
         """Ask for the manifests of revoked adapters that are in something here, to learn whose they are."""
