@@ -38,6 +38,8 @@ PEERS_WANTED, REMEMBERED_AT_ONCE = 4, 8
 REMEMBERED_FIRST_S, REMEMBERED_PAUSE_S, REMEMBERED_PAUSE_MAX_S = 1.0, 5.0, 300.0
 #: Dials at once.
 DIALS = 4
+#: A member whose connection went through a relay is sought again after so many seconds, by chance: so does the other.
+AGAIN_S = (1.0, 5.0)
 
 
 class Company:
@@ -144,6 +146,11 @@ class Company:
         """Somebody has been found: connect, in the background, unless there is a reason not to."""
         if peer != self._host.id and not self._host.connected(peer):
             self._spawn(self._meet, peer, addresses)
+
+    async def meet_later(self, peer: ID, addresses: Sequence[Multiaddr]) -> None:
+        """One that was connected a moment ago: it may do the same."""
+        await trio.sleep(self._context.rng.uniform(*AGAIN_S))
+        self.meet(peer, addresses)
 
     def meet_some(self, found: Mapping[ID, Sequence[Multiaddr]], members: Iterable[ID]) -> None:
         """Of the members of a topic who were found, as many as are enough beside the connected `members`."""

@@ -141,6 +141,8 @@ class Host:
         async with lock:
             if not self.connected(peer):
                 await self._dial(peer, _worth_trying(addresses))
+            elif not self.is_direct(peer):  # what is through a relay is not worth having twice
+                await self._dial(peer, [one for one in _worth_trying(addresses) if not _is_circuit(one)])
 
     async def _dial(self, peer: ID, addresses: Sequence[Multiaddr]) -> None:
         hardening.forget_failed_dial(self.swarm, peer)

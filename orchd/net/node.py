@@ -11,6 +11,7 @@ from libp2p.abc import INotifee
 from libp2p.custom_types import TProtocol
 from libp2p.peer.id import ID
 from libp2p.rcmgr import Direction
+from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from orchd.errors import OrchdError, PeerMisbehaved
 from orchd.net import exchange, hardening, messages, topics
@@ -36,6 +37,7 @@ from orchd.net.messages import (
 )
 from orchd.net.news import tell
 from orchd.net.policy.names import Kind, kind_of
+from orchd.net.policy.reach import is_relayed
 from orchd.net.policy.rounds import ASIDE, SERVERS, UPKEEP_ASIDE, Rounds, aside
 from orchd.net.policy.scores import Offence
 from orchd.net.policy.seeking import is_enough
@@ -146,12 +148,22 @@ class Node:
             self.relayed.lost(peer)
         if self.host.connected(peer):
             return
+        if self._shares(peer):
+            self._meet_again(connection, peer)
         self.records.lost(peer)
         self._ungreeted.discard(peer)
         self._server.forget(peer)
         # Its next connection is to be identified again: it may speak other protocols then.
         self.host.basic.get_peerstore().clear_protocol_data(peer)
         self._context.events.emit("net.peer.lost", {"peer": str(peer)})
+
+    def _meet_again(self, connection: Any, peer: ID) -> None:
+        """Connections through relays end with their hour or their share, and holes close: a member is sought again."""
+        ways = [one for one in self.host.known_addresses(peer) if is_relayed(str(one))]
+        if is_through_relay(connection):
+            ways.append(Multiaddr(address_of(connection)))
+        if ways:
+            self.spawn(self.company.meet_later, peer, [*self.host.known_addresses(peer), *ways])
 
     async def _identified(self, peer: ID) -> None:
         self._rounds.new_peer(trio.current_time(), self.host.dht.get_routing_table_size())

@@ -12,6 +12,7 @@ from orchd.errors import AddressInvalid, NotBanned, PeerBlocked, PeerUnreachable
 from orchd.identity import Identity
 from orchd.net import figures, prometheus, remembering
 from orchd.net.host import peer_id_of
+from orchd.net.policy import rooms
 from orchd.net.policy.book import Book
 from orchd.net.policy.scores import Offence
 from tests.net.support import TOPIC, Peer, cluster, joined_cluster, until
@@ -116,6 +117,20 @@ async def test_an_address_by_hand_that_is_none_is_passed_over(tmp_path: Path) ->
         for entry in book.peers():
             a.network._node.company.meet_remembered(entry)
         await until(lambda: a.network.stats().counters["dials_failed"] == 1, "only the other one was dialled")
+
+
+async def test_members_stay_and_strangers_go_when_there_are_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rooms, "STRANGERS", 1)
+    monkeypatch.setattr(rooms, "CROWDED", 2)
+    async with cluster(tmp_path) as made:
+        a, member = await joined_cluster(made, 2)
+        strangers = [await made.start(f"stranger{number}") for number in range(2)]
+        await until(lambda: a.network.stats().counters["strangers_let_go"], "one goes")
+        await strangers[0].events.wait("net.peer.lost", peer=a.network.peer_id)
+        assert member.network.peer_id in {peer.peer for peer in a.network.peers()}
+        assert not member.events.of("net.peer.lost")
 
 
 async def test_bytes_of_what_is_open_and_of_what_has_ended_are_counted_once(tmp_path: Path) -> None:

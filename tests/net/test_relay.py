@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from itertools import product
@@ -21,6 +22,7 @@ from orchd.net.doctor import Finding
 from orchd.net.host import is_through_relay, peer_id_of
 from orchd.net.node import Node
 from orchd.net.policy import relay as policy
+from orchd.net.policy.rounds import Rounds
 from orchd.net.relay_messages import DCUTR, HOP, STOP, Answer, Connect, Status, decode_hop, decode_stop, encode_stop
 from tests.net.support import TOPIC, Cluster, Peer, cluster, until
 
@@ -158,9 +160,39 @@ async def test_a_circuit_that_has_carried_its_share_ends(tmp_path: Path, monkeyp
             await node_of(there).manifest_from(manifest.digest, node_of(here).host.id)
         await until(lambda: relay.network.stats().counters["relay_limit_reached"], "the limit")
         await until(lambda: not spent & node_of(relay).relay.slots._circuits, "it is given back")
-        await there.network.connect(circuits(here)[0])
+        await until(lambda: see_each_other(here, there), "they have sought each other again")
         admission = await there.network.fetch(manifest.id, peers=[here.network.peer_id])
         assert admission.verdict == "admitted", "a new one carries again"
+
+
+async def test_members_whose_circuit_ends_seek_each_other_again(tmp_path: Path) -> None:
+    async with hidden_pair(tmp_path) as (relay, here, there, _):
+        for peer in (relay, here, there):
+            node_of(peer)._rounds = Rounds(1e6, 1e6, random.Random(0))  # no lookup finds anybody
+        for connection in node_of(here).host.connections(node_of(there).host.id):
+            await connection.close()
+        await there.events.wait("net.peer.lost", peer=here.network.peer_id)
+        await until(lambda: see_each_other(here, there), "again")
+
+
+async def test_the_user_gives_a_direct_address_of_a_peer_behind_a_relay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(punch.Punch, "upgrade", nothing)
+    async with cluster(tmp_path) as made:
+        await made.start("relay")
+        here = await made.start("here")
+        await until(lambda: circuits(here), "a slot")
+        there = await made.start("there")
+        target = node_of(here).host.id
+        await node_of(there).host.connect(target, [Multiaddr(circuits(here)[0])])
+        assert not node_of(there).host.is_direct(target)
+        await there.network.connect(here.network.addresses()[0])
+        assert node_of(there).host.is_direct(target)
+
+
+async def nothing(self: Any, connection: Any) -> None:
+    pass
 
 
 async def test_nobody_relays_over_a_relay_and_strangers_bring_nobody(tmp_path: Path) -> None:
