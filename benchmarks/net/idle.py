@@ -52,6 +52,8 @@ async def measure(home: Path) -> Idle:
         with running(home) as daemon:
             for topic in TOPICS:
                 await orchctl(daemon, "topic", "join", topic)
+            for peer in found.peers:  # it would be content with fewer
+                await orchctl(daemon, "net", "connect", peer.network.addresses()[0])
             with trio.fail_after(MEETING_S):
                 while await members(daemon) < PEERS:  # noqa: ASYNC110 - of another process
                     await trio.sleep(1)

@@ -1,0 +1,46 @@
+"""Greetings that do not come about are made up for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from libp2p.peer.id import ID
+
+from orchd.errors import PeerTimeout
+from orchd.net import node
+from orchd.net.records import Records
+from tests.net.support import cluster, until
+
+
+async def test_a_peer_that_did_not_hear_of_a_topic_is_told_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both know each other already: that one has said something once is not enough."""
+    monkeypatch.setattr(node, "GREET_AGAIN_S", 0.2)
+    greet, lost = Records.greet, list[ID]()
+
+    async with cluster(tmp_path) as made:
+        a = await made.start("a")
+        b = await made.start("b")
+        await a.network.join("shared")
+        for peer in (a, b):
+            await until(lambda peer=peer: peer.network._node and peer.network._node.host.peers(), "connected")  # type: ignore[misc]
+            of = peer.network._node
+            assert of is not None
+            await until(lambda of=of: of.news.knows(of.host.peers()[0]), "greeted")  # type: ignore[misc]
+
+        async def lose_the_first(self: Records, peer: ID) -> None:
+            if not lost:
+                lost.append(peer)
+                raise PeerTimeout(f"{peer} did not answer")
+            await greet(self, peer)
+
+        monkeypatch.setattr(Records, "greet", lose_the_first)
+        await b.network.join("shared")
+        await until(lambda: b.network.topics()[0].members == 1, "b is told of")
+        await until(lambda: a.network.topics()[0].members == 1, "a is told of")
+        assert lost
+        of = b.network._node
+        assert of is not None
+        assert not of._ungreeted
