@@ -14,13 +14,15 @@ from orchd.records import Manifest, Verified
 from tests.attacks.net.test_lying_providers import Swapping, Tampering
 from tests.interop.fetch import JS, NODE
 from tests.interop.javascript import JavaScriptFailed, JsMember, js_member
-from tests.net.support import TOPIC, Peer, cluster, joined_cluster
+from tests.net.support import TOPIC, Peer, cluster, joined_cluster, until
 from tests.vectors import make
 
 pytestmark = pytest.mark.usefixtures("js")
 
 #: An adapter of 4 MiB, 65 chunks: more than a Yamux window.
 WIDTH, RANK = 1024, 512
+#: Records: more than LISTED, so that ranges are cut.
+MANY = 80
 
 
 def digests(peer: Peer, manifest: Verified[Manifest]) -> dict[str, str]:
@@ -125,6 +127,29 @@ async def test_it_takes_nothing_that_does_not_hold(tmp_path: Path) -> None:
             await js.event("member", peer=peer.network.peer_id)
             with pytest.raises(JavaScriptFailed, match=words):
                 await fetched(js, manifest, [peer])
+
+
+async def test_many_records_are_compared_in_both_directions(tmp_path: Path) -> None:
+    """More than are listed at once, where no mesh is: the client asks the first node, and is asked by the second."""
+    secret = bytes(range(32))
+    topic = private_name("friends", secret)
+    async with cluster(tmp_path) as made, js_member() as js:
+        a = await made.start("a")
+        await a.network.join(topic, secret)
+        manifest = a.make()
+        for _ in range(MANY):
+            await a.network.tell(a.announcement(manifest, topic))
+        await js.order("connect", address=a.network.addresses()[0])
+        await js.order("join", topic=topic, secret=secret.hex())
+        await js.event("repaired", peer=a.network.peer_id, learned=MANY, told=0)
+        await js.order("join", topic=topic, secret=secret.hex())  # and compare again: the fingerprints are the same
+        await js.event("repaired", peer=a.network.peer_id, learned=0, told=0, rounds=1)
+        made.stop(a)
+
+        b = await made.start("b", bootstrap=())
+        await b.network.connect(js.addresses[0])
+        await b.network.join(topic, secret)
+        await until(lambda: len(b.registry.announcements(topic)) == MANY, "all of them")
 
 
 async def test_a_private_topic(tmp_path: Path) -> None:

@@ -20,6 +20,12 @@ export class Failed extends Error {
   }
 }
 
+/** Whether somebody is to blame: not for a peer that left, or had no use for the rest of a stream. */
+export function isTrouble(error) {
+  return error instanceof Refused || error instanceof TypeError || error instanceof RangeError ||
+    (error instanceof Failed && ['malformed', 'failed'].includes(error.reason))
+}
+
 /** Whole frames, and raw bytes after them, over `stream`: what can be iterated, written to and closed. */
 export class Channel {
   #pieces
@@ -85,7 +91,7 @@ export class Channel {
       const { value, done } = await this.#pieces.next()
       if (done) {
         if (mayEnd && have === 0) return false
-        throw new Refused('it ends within a message')
+        throw new Failed('half a message')
       }
       pieces.push(Buffer.from(value.subarray()))
       have += value.length
@@ -111,15 +117,11 @@ export async function ask(host, peer, question, wanted) {
   }
 }
 
-/** Answer a peer until it closes or resets the stream. `answer(question)` gives a message, maybe with raw bytes. */
+/** Answer a peer until it closes the stream. `answer(question)` gives a message, maybe with raw bytes. */
 export async function serve(stream, answer) {
   const channel = new Channel(stream, LONGEST_QUESTION)
-  try {
-    for (let question; (question = await channel.receive()) !== null;) await channel.send(...await answer(question))
-    await channel.close()
-  } catch (error) {
-    if (error.name !== 'StreamResetError') throw error // the peer has no use for more
-  }
+  for (let question; (question = await channel.receive()) !== null;) await channel.send(...await answer(question))
+  await channel.close()
 }
 
 /** A channel for ranges outside of libp2p, as `bulk_at` offers it. `host` is the peer's IP address. */

@@ -17,7 +17,7 @@ import { CID } from 'multiformats/cid'
 import { create as multihash } from 'multiformats/hashes/digest'
 
 import { chunksOf, makeLike } from './adapter.mjs'
-import { Failed, LIMITED, LONGEST_RANGE, PROTOCOL, ask, open, openBulk, serve } from './exchange.mjs'
+import { Failed, LIMITED, LONGEST_RANGE, PROTOCOL, ask, isTrouble, open, openBulk, serve } from './exchange.mjs'
 import { decode } from './msgpack.mjs'
 import { first, inOrder, next, respond } from './reconcile.mjs'
 import { Refused, base32, hex, sha256, sign, verify } from './records.mjs'
@@ -102,7 +102,6 @@ export class Member {
   }
 
   stop() {
-    this.#tell = () => {} // what is broken off now is no trouble
     return this.#host.stop()
   }
 
@@ -217,7 +216,8 @@ export class Member {
     const topic = topicKey(name)
     const [need, have] = [[], []]
     const ids = this.#idsUnder(topic)
-    for (let parts = first(ids); parts.length > 0;) {
+    let rounds = 0
+    for (let parts = first(ids); parts.length > 0; rounds++) {
       const { sets } = await ask(this.#host, peer, { op: 'reconcile', sets: [[topic, parts]] }, 'reconciled')
       parts = next(ids, sets[0]?.[1] ?? [], need, have)
     }
@@ -228,7 +228,8 @@ export class Member {
       for (const envelope of records) this.#keep(envelope, name, 'repair')
     }
     await this.#push(peer, have.map(id => this.#records.get(hex(id)).envelope), true)
-    this.#tell({ event: 'repaired', peer: peer.toString(), topic: name, learned: need.length, told: have.length })
+    const [learned, told] = [need.length, have.length]
+    this.#tell({ event: 'repaired', peer: peer.toString(), topic: name, learned, told, rounds })
   }
 
   async #push(peer, envelopes, repair) {
@@ -339,7 +340,7 @@ export class Member {
     try {
       await work
     } catch (error) {
-      this.#tell({ event: 'trouble', text: `${what}: ${error.name}: ${error.message}` })
+      if (isTrouble(error)) this.#tell({ event: 'trouble', text: `${what}: ${error.name}: ${error.message}` })
     }
   }
 }

@@ -1,4 +1,4 @@
-// **reconcile** of docs/SPEC-exchange.md: which records does the other side know that we don't, and the other way round?
+// **reconcile** of docs/SPEC-exchange.md: which records does the other side know that we don't, and which do we know?
 
 import { Refused } from './msgpack.mjs'
 import { sha256 } from './records.mjs'
