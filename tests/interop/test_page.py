@@ -12,7 +12,7 @@ import pytest
 from orchd.net import exchange, messages
 from orchd.net.gossip import PREFIX, PROTOCOL
 from orchd.net.messages import Failed, Reply, Request
-from orchd.net.policy import gossip, names, repair
+from orchd.net.policy import gossip, names, relay, repair
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "SPEC-exchange.md").read_text("utf-8")
 #: The page in one line, thin spaces of its numbers left out.
@@ -60,6 +60,7 @@ def test_the_page_has_no_other_messages() -> None:
         f"at most {messages.RECORDS_LIMIT} envelopes, {messages.RECORDS_SIZE >> 10} KiB",
         f"`ids` (1 to {messages.RECORDS_LIMIT} digests)",
         f"at most {messages.TOPICS_LIMIT} keys",
+        f"(ours carry {relay.CIRCUIT_BYTES >> 20} MiB, for {relay.CIRCUIT_S} s at most)",
         f"idle for {exchange.IDLE_S:.0f} s",
         f"more than {exchange.QUESTIONS_RATE:.0f} questions a second ({exchange.QUESTIONS_BURST:.0f} after a silence)",
         f"at most {repair.PARTS_LIMIT} parts and {repair.IDS_LIMIT} ids in all",
