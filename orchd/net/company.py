@@ -181,6 +181,8 @@ class Company:
         if is_through_relay(connection):
             self._context.count("inbound_relayed")
             return
+        if any(map(is_through_relay, self._host.connections(connection.muxed_conn.peer_id))):
+            return  # through a hole that was made for it: others find none
         self._context.count("inbound")
         if not reach.is_near(address_of(connection)):
             self._context.count("inbound_from_afar")

@@ -18,13 +18,14 @@ from libp2p.custom_types import TProtocol
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
-from orchd.errors import OrchdError, PeerMisbehaved, PeerUnreachable
+from orchd.errors import OrchdError, PeerBusy, PeerMisbehaved, PeerUnreachable
 from orchd.net import pulse
 from orchd.net.circuit import Wire, break_off, end
 from orchd.net.context import Context, address_of
 from orchd.net.host import Host, is_through_relay
 from orchd.net.outside import Outside
 from orchd.net.policy import reach
+from orchd.net.policy.rates import Bucket
 from orchd.net.relay_messages import DCUTR, Meet, Now, decode_punch, encode_punch
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 TRIES, TRY_S, IDENTIFIED_S = 3, 5.0, 3.0
 #: Addresses of the peer that are dialled.
 ADDRESSES = 8
+#: Peers choose where this node knocks: so seldom a second, and so often at once after a silence.
+PUNCHES_RATE, PUNCHES_BURST = 0.2, 16.0
 #: A connection through a relay that is not needed any more is closed when it is quiet, looked at every so many seconds
 #: and closed after so many looks in any case.
 QUIET_LOOK_S, QUIET_LOOKS = 2.0, 30
@@ -44,6 +47,7 @@ class Punch:
     def __init__(self, host: Host, context: Context) -> None:
         self._host, self._context = host, context
         self._outside = Outside(host)
+        self._bucket = Bucket(PUNCHES_RATE, PUNCHES_BURST, trio.current_time())
         self._busy: set[ID] = set()
         self._identified: dict[ID, trio.Event] = {}
 
@@ -60,7 +64,7 @@ class Punch:
     async def upgrade(self, connection: Any) -> None:
         """Somebody has come through a relay: try to be connected directly."""
         peer = connection.muxed_conn.peer_id
-        if peer in self._busy or self._host.is_direct(peer):
+        if peer in self._busy or self._host.is_direct(peer) or not self._bucket.take(trio.current_time()):
             return
         self._busy.add(peer)
         self._context.count("punches")
@@ -117,6 +121,8 @@ class Punch:
             request = decode_punch(await wire.receive())
             if not isinstance(request, Meet):
                 raise PeerMisbehaved(f"{wire.peer} did not tell its addresses")
+            if not self._bucket.take(trio.current_time()):
+                raise PeerBusy("too many holes are wanted")
             await wire.send(encode_punch(Meet(await self._seen_from_outside(connection))))
             if not isinstance(decode_punch(await wire.receive()), Now):
                 raise PeerMisbehaved(f"{wire.peer} did not say when")

@@ -24,7 +24,7 @@ from orchd.net.company import Company
 from orchd.net.context import Context, address_of
 from orchd.net.host import Host, is_through_relay, parse_peer_address
 from orchd.net.policy import reach
-from orchd.net.policy.relay import FAILED_PAUSE_S, REFUSED_PAUSE_S, SLOT_S, WANTED, Candidate, choose
+from orchd.net.policy.relay import FAILED_PAUSE_S, REFUSED_PAUSE_S, SLOT_S, WANTED, Candidate, choose, is_needed
 from orchd.net.relay_messages import (
     HOP,
     STOP,
@@ -120,14 +120,16 @@ class Relayed:
     async def look(self) -> None:
         """Renew what is due, and ask for what is missing."""
         now = trio.current_time()
+        counters = self._context.counters
+        reached = counters.get("inbound", 0), counters.get("inbound_from_afar", 0)
         for slot in self.slots:
-            if slot.renew_at <= now:
+            if slot.renew_at <= now and is_needed(slot.relay, *reached):
                 await self._reserve(slot.relay)
+            elif slot.renew_at <= now:
+                self.lost(slot.relay.peer)
         held = [slot.relay for slot in self._slots.values()]
         if len(held) < WANTED:
-            counters = self._context.counters
-            inbound, afar = counters.get("inbound", 0), counters.get("inbound_from_afar", 0)
-            for candidate in choose(self._candidates(), held, inbound, afar):
+            for candidate in choose(self._candidates(), held, *reached):
                 await self._reserve(candidate)
 
     def _next_look(self) -> float:
@@ -145,8 +147,13 @@ class Relayed:
                 self._is_trusted(peer),
             )
             for peer in self._host.peers()
-            if HOP in self._host.protocols(peer) and peer not in self._refused and self._dialled(peer) is not None
+            if peer not in self._refused and self._may_relay(peer)
         ]
+
+    def _may_relay(self, peer: ID) -> bool:
+        """Whether others reach it as this node has: it was dialled, and needs no relay itself."""
+        is_hidden = any(reach.is_relayed(str(address)) for address in self._host.known_addresses(peer))
+        return HOP in self._host.protocols(peer) and self._dialled(peer) is not None and not is_hidden
 
     def _dialled(self, peer: ID) -> Any:
         """The connection that this node has made to a peer without a relay, if there is one."""

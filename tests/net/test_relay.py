@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 from libp2p.custom_types import TProtocol
 from libp2p.network.stream.exceptions import StreamError
 from multiaddr import Multiaddr
@@ -22,8 +24,21 @@ from orchd.net.doctor import Finding
 from orchd.net.host import is_through_relay, peer_id_of
 from orchd.net.node import Node
 from orchd.net.policy import relay as policy
+from orchd.net.policy.rates import Bucket
 from orchd.net.policy.rounds import Rounds
-from orchd.net.relay_messages import DCUTR, HOP, STOP, Answer, Connect, Status, decode_hop, decode_stop, encode_stop
+from orchd.net.relay_messages import (
+    DCUTR,
+    HOP,
+    STOP,
+    Answer,
+    Connect,
+    Meet,
+    Status,
+    decode_hop,
+    decode_stop,
+    encode_punch,
+    encode_stop,
+)
 from tests.net.support import TOPIC, Cluster, Peer, cluster, until
 
 NOBODY = peer_id_of(Identity.from_seed(bytes(32)).public_key)
@@ -212,6 +227,35 @@ async def test_nobody_relays_over_a_relay_and_strangers_bring_nobody(tmp_path: P
         refused = decode_stop(await wire.receive())
         assert isinstance(refused, Answer)
         assert refused.status == Status.PERMISSION_DENIED
+
+
+async def test_a_peer_can_not_make_a_node_knock_again_and_again(tmp_path: Path) -> None:
+    async with hidden_pair(tmp_path) as (_, here, there, _):
+        target = node_of(here)
+        target._punch._bucket = Bucket(0.0, 0.0, trio.current_time())
+        (connection, *_) = target.host.connections(node_of(there).host.id)
+        before = here.network.stats().counters["punches"]
+        await target._punch.upgrade(connection)
+        wire = Wire(await node_of(there).host.basic.new_stream(target.host.id, [TProtocol(DCUTR)]))
+        await wire.send(encode_punch(Meet(())))
+        with pytest.raises(PeerUnreachable):
+            await wire.receive()
+        assert here.network.stats().counters["punches"] == before
+
+
+async def test_a_slot_is_renewed_while_it_is_needed(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as made:
+        await made.start("relay")
+        here = await made.start("here", listen=())
+        await until(lambda: circuits(here), "a slot")
+        ways = node_of(here).relayed
+        for inbound in (0, 1):
+            here.network._context.counters["inbound"] = inbound
+            (slot,) = ways.slots
+            ways._slots[slot.relay.peer] = replace(slot, renew_at=0.0)
+            await ways.look()
+            assert len(circuits(here)) == 1 - inbound
+        assert here.network.stats().counters["relay_slots_taken"] == 2
 
 
 async def test_who_has_no_slot_is_not_reached(tmp_path: Path) -> None:

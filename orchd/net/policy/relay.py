@@ -159,16 +159,20 @@ class Candidate(Generic[P]):
     is_trusted: bool
 
 
+def is_needed(relay: Candidate[P], inbound: int, from_afar: int) -> bool:
+    """Whether a slot there is of use: who was reached directly needs none, on this network or from outside.
+
+    `inbound` counts direct connections that others have made to this node, `from_afar` those from other networks.
+    """
+    return not (inbound if relay.is_near else from_afar)
+
+
 def choose(
     candidates: list[Candidate[P]], held: list[Candidate[P]], inbound: int, from_afar: int
 ) -> list[Candidate[P]]:
-    """Whom to ask for a slot, best first, so that `WANTED` are held.
-
-    `inbound` counts direct connections that others have made to this node, `from_afar` those from other networks: who
-    was reached directly needs no relay, on this network or from outside. Relays at different places come first, and
-    trusted ones.
-    """
-    wanted = [one for one in candidates if not (inbound if one.is_near else from_afar)]
+    """Whom to ask for a slot, best first, so that `WANTED` are held: at different places, those outside and trusted
+    ones first."""
+    wanted = [one for one in candidates if is_needed(one, inbound, from_afar)]
     wanted.sort(key=lambda one: (one.is_near, not one.is_trusted))
     chosen: list[Candidate[P]] = []
     for one in wanted:

@@ -69,6 +69,9 @@ async def test_holes_in_two_routers(lab: Lab) -> None:
             await node.until("counters", lambda counted: counted["punches_done"])
         checks = await here.ask("doctor")
         assert checks["hole punching"][0] == "ok"
+        assert checks["reachable from outside"][0] == "unknown", "who comes through a hole shows nothing"
+        assert checks["through relays"][1] == f"others reach this node through {relay.id}"
+        assert not any(here.id in address for address in await there.ask("addresses")), "nobody else gets through there"
         before = (await relay.ask("counters"))["relay_bytes"]
         adapter = await here.ask("publish 1024")
         assert await there.ask(f"fetch {adapter}") == "admitted"
