@@ -41,6 +41,8 @@ class Members(Generic[P]):
         self._this_node = this_node.to_bytes()
         self._topics, self._secret, self._is_near = topics, secret, is_near
         self._said: dict[P, _Said] = {}
+        #: What each peer has to show for each private topic: a name stands for one secret alone.
+        self._proofs: dict[P, dict[bytes, bytes]] = {}
 
     def hello(self, peer: P) -> Hello:
         """What `peer` may know of our topics."""
@@ -60,6 +62,7 @@ class Members(Generic[P]):
     def lost(self, peer: P) -> None:
         """The last connection to `peer` has ended."""
         self._said.pop(peer, None)
+        self._proofs.pop(peer, None)
 
     def knows(self, peer: P) -> bool:
         """Whether `peer` speaks our protocol."""
@@ -81,8 +84,14 @@ class Members(Generic[P]):
         kind = kind_of(name)
         if kind is Kind.PRIVATE:
             secret = self._secret(key)
-            return secret is not None and proof(secret, peer.to_bytes(), self._this_node) in said.proofs
+            return secret is not None and self._proof(peer, key, secret) in said.proofs
         return key in said.topics and (kind is not Kind.LAN or self._is_near(peer))
+
+    def _proof(self, peer: P, key: bytes, secret: bytes) -> bytes:
+        proofs = self._proofs.setdefault(peer, {})
+        if key not in proofs:
+            proofs[key] = proof(secret, peer.to_bytes(), self._this_node)
+        return proofs[key]
 
     def members(self, topics: Collection[bytes] | None = None) -> list[P]:
         """Connected peers that share one of `topics`, or any topic, with us."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orchd.net.policy.plan import Plan, Shape, Span
 from orchd.net.policy.scores import Offence
@@ -16,8 +17,9 @@ from tests.sim.world import Peer
 if TYPE_CHECKING:
     from tests.sim.node import Node
 
-#: Members that are asked for the manifest, in all, and at once after the likeliest one alone; peers that bring something at once; patience in seconds.
-ASKED, AT_ONCE, PEERS, SILENCE_S = 32, 4, 4, 30.0
+#: Members that are asked for the manifest, in all, and at once after the likeliest one alone; peers that bring
+#: something at once are no more.
+ASKED, AT_ONCE = 32, 4
 
 
 class GetManifest(NamedTuple):
@@ -62,18 +64,12 @@ class Fetch:
         if not self._asking and not self._bringing:
             self._end()
 
-    def _ask(self, peer: Peer, request: GetManifest | GetChunks, then: object) -> None:
-        """Whoever is silent is given up."""
-        answered = [False]
+    def _ask(self, peer: Peer, request: GetManifest | GetChunks, then: Callable[[Any], None]) -> None:
+        self.node.ask(peer, request, partial(self._answered, then))
 
-        def once(answer: object) -> None:
-            if not answered[0] and self.life == self.node.life and not self._ended:
-                answered[0] = True
-                then(answer)  # type: ignore[operator]
-
-        self.node.ask(peer, request, once)
-        patience = SILENCE_S if isinstance(request, GetManifest) else SILENCE_S + request.size / 1e5
-        self.node.world.after(patience, once, None)
+    def _answered(self, then: Callable[[Any], None], answer: Any) -> None:
+        if self.life == self.node.life and not self._ended:
+            then(answer)
 
     def _shown(self, peer: Peer, envelope: object) -> None:
         self._asking.discard(peer)
@@ -116,7 +112,7 @@ class Fetch:
         now = self.node.world.now
         self._plan.heard(peer, self._plan.bytes_of(span), now)
         for number, (chunk, digest) in enumerate(zip(chunks, wanted, strict=False)):
-            if sha256(chunk) != digest:
+            if not is_signed(chunk, digest):
                 self.node.blame(peer, Offence.LIED)
                 self._done_with(peer)
                 return
@@ -138,3 +134,8 @@ class Fetch:
         if not self._ended:
             self._ended = True
             self.node.fetched(self)
+
+
+def is_signed(chunk: bytes, digest: bytes) -> bool:
+    """Whether these are the bytes that the author signed."""
+    return sha256(chunk) == digest

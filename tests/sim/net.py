@@ -11,7 +11,6 @@ from orchd.net.messages import topic_key
 from orchd.net.policy.gossip import Verdict
 from orchd.net.policy.rounds import Search
 from orchd.records import Announcement, Record, Revocation, Verified
-from orchd.records.ids import sha256
 from tests.sim.works import Work
 from tests.sim.world import GOSSIP_LOST, Peer, World
 
@@ -96,13 +95,14 @@ class Net:
 
     # ---- wires --------------------------------------------------------------------------------------------------
 
-    def gossip(self, source: Node, peer: Peer, name: str, envelope: bytes, *, lazy: bool = False) -> None:
+    def gossip(
+        self, source: Node, peer: Peer, name: str, envelope: bytes, digest: bytes, *, lazy: bool = False
+    ) -> None:
         other = source.links.get(peer)
         self.messages += 1
-        if other is not None and self.world.rng.random() >= GOSSIP_LOST:
-            digest = sha256(envelope)
-            if lazy and (name, digest) in other.gate._messages:  # it has it: IHAVE without IWANT
-                return
+        if other is None or self.world.rng.random() < GOSSIP_LOST:
+            return
+        if not lazy or not other.has_heard(name, digest):
             self.world.soon(other.hear, other.life, source.id, name, envelope, digest)
 
     # ---- what is counted ----------------------------------------------------------------------------------------

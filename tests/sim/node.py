@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from orchd.config import NetConfig
 from orchd.errors import PeerMisbehaved, SignatureInvalid
 from orchd.net.members import Members
 from orchd.net.messages import GetRecords, Hello, Reconcile, Reconciled, RecordsAre
@@ -19,7 +20,7 @@ from orchd.net.policy.gate import Knock
 from orchd.net.policy.gossip import Gate, Message, Shares, Verdict, is_foreign, may_keep, to_gossip, to_push
 from orchd.net.policy.names import is_open
 from orchd.net.policy.repair import Freshness, Ids, Schedule
-from orchd.net.policy.rounds import ASIDE, Rounds, Search
+from orchd.net.policy.rounds import ASIDE, SERVERS, UPKEEP_ASIDE, Rounds, Search, aside
 from orchd.net.policy.scores import Offence, Scores
 from orchd.net.policy.seeking import Seeking, is_enough
 from orchd.records import Announcement, Record, Revocation, Verified
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 #: As `news.py`, `config.py` and libp2p's gossip have them.
 NEWS_RATE, NEWS_BURST = 16.0, 4096.0
-ANNOUNCE_S, LOOKUP_S = 600.0, 1800.0
+ANNOUNCE_S, LOOKUP_S = float(NetConfig().announce_interval_s), float(NetConfig().lookup_interval_s)
 DEGREE_LOW, DEGREE, DEGREE_HIGH, LAZY = 4, 6, 12, 3
 #: A question that is not answered is given up; remembered peers that are tried at the start; fetches at once.
 PATIENCE_S, REMEMBERED_AT_ONCE, FETCHES = 20.0, 8, 4
@@ -79,6 +80,7 @@ class Node:
         self.busy: set[Peer] = set()
         self.fetches: dict[bytes, Fetch] = {}
         self.queue: deque[bytes] = deque()
+        self.announced: set[str] = set()
         self._armed = FOREVER
 
     # ---- staying ------------------------------------------------------------------------------------------------
@@ -120,7 +122,8 @@ class Node:
         self._armed = FOREVER
         if self.links:
             for name in self.rounds.to_announce(now):
-                self.net.announce(self, name, self._aside())
+                self.net.announce(self, name, self._aside(UPKEEP_ASIDE if name in self.announced else ASIDE))
+                self.announced.add(name)
             for name in self.rounds.to_look_up(now):
                 self._look_up(name)
         for peer in self.schedule.take_due(now):
@@ -164,7 +167,8 @@ class Node:
         if peer not in self.links:
             return
         self.members.heard(peer, hello)
-        names = self.shared[peer] = frozenset(self.members.topics_of(peer))
+        keys = self.members.of(peer)
+        names = self.shared[peer] = frozenset(self.topics[key] for key in keys)
         now = self.world.now
         if ours:
             self.book.reached(peer, f"/ip4/{self.links[peer].place}/tcp/4001", self.world.now_ms)
@@ -175,7 +179,7 @@ class Node:
             if is_open(name):
                 self._graft(name, peer)
         away = self.freshness.wait_ms(self.world.now_ms) > 0
-        self.schedule.met(peer, now, ours=ours or away, topics=self.members.of(peer))
+        self.schedule.met(peer, now, ours=ours or away, topics=keys)
         self.wanted.somebody_came(now)
         self.arm()
 
@@ -217,13 +221,13 @@ class Node:
 
     # ---- topics -------------------------------------------------------------------------------------------------
 
-    def _aside(self) -> list[Peer]:
-        others = sorted(self.links)
-        return self.rng.sample(others, min(ASIDE, len(others)))
+    def _aside(self, most: int) -> list[Peer]:
+        return aside(self.links, len(self.net.nodes), self.rng, most)
 
     def _look_up(self, name: str) -> None:
-        search: Search[Peer, str] = Search(name.encode(), self.id)
-        search.also(self._aside())
+        servers = self.rounds.servers(name)
+        search: Search[Peer, str] = Search(name.encode(), self.id, servers)
+        search.also(self._aside(UPKEEP_ASIDE if servers < SERVERS else ASIDE))
         self.net.search(self, name, search)
         self.world.after(self.rng.uniform(0.3, 2.0), self._found, self.life, name, search)
 
@@ -256,18 +260,23 @@ class Node:
         self._push(record, topics, None)
 
     def _spread(self, name: str, envelope: bytes, source: Peer | None) -> None:
+        digest = sha256(envelope)
         for peer in self.mesh[name]:
             if peer != source:
-                self.net.gossip(self, peer, name, envelope)
-        self.world.after(1.0, self._tell_lazily, self.life, name, envelope)
+                self.net.gossip(self, peer, name, envelope, digest)
+        self.world.after(1.0, self._tell_lazily, self.life, name, envelope, digest)
 
-    def _tell_lazily(self, life: int, name: str, envelope: bytes) -> None:
+    def _tell_lazily(self, life: int, name: str, envelope: bytes, digest: bytes) -> None:
         """Those who are not in the mesh hear of it at the heartbeat, and ask for it."""
         if life == self.life:
             mesh = self.mesh[name]
             others = [peer for peer, names in self.shared.items() if name in names and peer not in mesh]
             for peer in self.rng.sample(others, min(LAZY, len(others))):
-                self.net.gossip(self, peer, name, envelope, lazy=True)
+                self.net.gossip(self, peer, name, envelope, digest, lazy=True)
+
+    def has_heard(self, name: str, digest: bytes) -> bool:
+        """What gossip's IHAVE asks: whether it would ask for this message."""
+        return (name, digest) in self.gate._messages
 
     def hear(self, life: int, peer: Peer, name: str, envelope: bytes, digest: bytes) -> None:
         """A message of gossip."""
@@ -302,7 +311,7 @@ class Node:
 
     def _push(self, record: Verified[Record], topics: Sequence[str], source: Peer | None) -> None:
         """Members whom gossip does not reach are told straight."""
-        if all(is_open(name) and self.mesh.get(name) for name in topics):
+        if all(is_open(name) and self.mesh.get(name, True) for name in topics):
             return
         for peer in to_push(topics, self.shared, self.links if any(self.mesh.values()) else (), source):
             self.world.soon(self.links[peer].pushed, self.id, [record.envelope], False)

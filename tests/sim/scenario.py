@@ -94,7 +94,7 @@ class Play:
             id = Peer(f"node{number}")
             if kind is Sybil:
                 id, place = self._near(self.net.names[0], number), f"198.51.100.{number % 3}"
-            joins = 0 if hostile <= number < hostile + BOOTSTRAP else rng.choice((1, 2, 2, 3))
+            joins = 0 if hostile <= number < hostile + BOOTSTRAP else rng.choice((1, 1, 2, 2, 3))
             names = set(rng.sample(self.net.names, joins)) | ({self.net.names[0]} if kind is Sybil else set())
             speed = math.exp(rng.uniform(*map(math.log, SPEEDS)))
             self.net.nodes[id] = kind(self.net, id, place, self._topics(names), self._keys(names, kind), speed)
@@ -139,7 +139,7 @@ class Play:
             (node, at, until)
             for node in authors
             for at, until in self.stays[node.id]
-            if until - at > 2 * OWED_S and at + OWED_S / 2 < self.end - 3 * OWED_S
+            if until - at > 2 * OWED_S and at + OWED_S / 2 < self.end - 2 * OWED_S
         ]
         self.made: list[tuple[works.Work, Node, float]] = []
         for number in range(town.adapters):

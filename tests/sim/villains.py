@@ -61,7 +61,7 @@ class Villain(Node):
         for name in names:
             peers = [peer for peer, theirs in self.shared.items() if name in theirs and is_open(name)]
             for peer in self.rng.sample(peers, min(REACH, len(peers))):
-                self.net.gossip(self, peer, name, envelope)
+                self.net.gossip(self, peer, name, envelope, sha256(envelope))
 
     def some_work(self) -> works.Work | None:
         """An honest adapter of one of its topics."""

@@ -27,6 +27,7 @@ class World:
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
+        self._random = self.rng.random
         self.now = 0.0
         self.events = 0
         self._queue: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
@@ -44,8 +45,9 @@ class World:
 
     def soon(self, function: Callable[..., None], *arguments: Any) -> None:
         """After one message's way."""
-        low, high = LATENCY_S
-        self.at(self.now + low + self.rng.random() * (high - low), function, *arguments)
+        self.events += 1
+        when = self.now + LATENCY_S[0] + self._random() * (LATENCY_S[1] - LATENCY_S[0])
+        heapq.heappush(self._queue, (when, self.events, function, arguments))
 
     def run(self, until: float) -> None:
         queue = self._queue

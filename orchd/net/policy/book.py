@@ -7,6 +7,7 @@ says of others is not believed. The book is bounded, and what has not answered f
 from __future__ import annotations
 
 import random
+from functools import lru_cache
 from typing import Annotated
 
 import msgspec
@@ -140,4 +141,9 @@ class Book:
 
 
 def _place(entry: Remembered) -> str:
-    return network_of(ip_of(entry.addresses[0])) if entry.addresses else ""
+    return _place_at(entry.addresses[0]) if entry.addresses else ""
+
+
+@lru_cache(maxsize=4096)  # each new entry is compared with all
+def _place_at(address: str) -> str:
+    return network_of(ip_of(address))

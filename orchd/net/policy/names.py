@@ -21,6 +21,7 @@ import hashlib
 import hmac
 import unicodedata
 from enum import StrEnum
+from functools import lru_cache
 from typing import Annotated
 
 import msgspec
@@ -42,6 +43,7 @@ class Kind(StrEnum):
     PRIVATE = "private"
 
 
+@lru_cache(maxsize=4096)  # asked for every record and peer
 def kind_of(name: str) -> Kind:
     if name.startswith(PRIVATE):
         return Kind.PRIVATE

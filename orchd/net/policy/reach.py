@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-from functools import lru_cache
 
 
 def ip_of(address: str) -> str:
@@ -37,7 +36,6 @@ def is_this_machine(address: str) -> bool:
         return False
 
 
-@lru_cache(maxsize=4096)  # the book asks for all its peers at each new one
 def network_of(ip: str) -> str:
     """What counts as one place: an IPv4 address, or the /64 that one customer has of IPv6."""
     try:

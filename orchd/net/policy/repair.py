@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import accumulate, chain
 from typing import Annotated
 
@@ -336,6 +336,8 @@ class Schedule:
         self._pause[peer] = EVERY_S
         self._due[peer] = now if ours else now + EXPECTED_S
         self._topics[peer] = frozenset(topics)
+        for topic in self._topics[peer]:
+            self._covered.setdefault(topic, float("-inf"))
 
     def lost(self, peer: str) -> None:
         self._due.pop(peer, None)
@@ -356,10 +358,10 @@ class Schedule:
 
     def take_due(self, now: float) -> list[str]:
         """Peers to repair with now; each is due again after its pause, also if nobody tells how it went."""
-        due = [peer for peer, at in self._due.items() if at <= now]
+        due = [peer for peer, at in self._due.items() if at <= now] if self._may_begin_at() <= now else []
         peers: list[str] = []
         while due and self._may_begin_at() <= now:
-            peer = min(due, key=self._urgency)
+            peer = self._most_urgent(due)
             due.remove(peer)
             peers.append(peer)
             self._due[peer] = now + self._pause[peer]
@@ -371,9 +373,12 @@ class Schedule:
         """When somebody is due next, and may be asked."""
         return max(min(self._due.values(), default=float("inf")), self._may_begin_at())
 
-    def _urgency(self, peer: str) -> tuple[float, float]:
-        covered = (self._covered.get(topic, float("-inf")) for topic in self._topics[peer])
-        return min(covered, default=float("inf")), self._due[peer]
+    def _most_urgent(self, due: Collection[str]) -> str:
+        """Of the topic that has waited longest the peer that has."""
+        for topic in sorted(self._covered, key=self._covered.__getitem__):
+            if sharing := [peer for peer in due if topic in self._topics[peer]]:
+                return min(sharing, key=self._due.__getitem__)
+        return min(due, key=self._due.__getitem__)
 
     def _may_begin_at(self) -> float:
         return self._free_at - (AT_ONCE - 1) * EVERY_S
