@@ -16,6 +16,19 @@ from orchd.net.gossip import PREFIX
 from orchd.net.host import Host
 from orchd.net.messages import PROTOCOL, topic_key
 from orchd.net.policy.repair import Same, Sum
+from orchd.net.relay_messages import (
+    DCUTR,
+    HOP,
+    STOP,
+    Connect,
+    Limit,
+    Meet,
+    Now,
+    Reserve,
+    encode_hop,
+    encode_punch,
+    encode_stop,
+)
 from orchd.net.topics import provider_key
 from orchd.records import Announcement, Manifest, Verified
 from tests.attacks.net.support import IDENTIFY, IDENTIFY_PUSH, KAD, MESHSUB, PING
@@ -31,6 +44,9 @@ def frames_of(protocol: str, sender: Host, manifest: Verified[Manifest], news: V
         IDENTIFY_PUSH: lambda: [_prefixed(_identify(sender))],
         IDENTIFY: lambda: [_prefixed(_identify(sender))],
         PING: lambda: [bytes(range(32))],
+        HOP: lambda: [encode_hop(Reserve()), encode_hop(Connect(sender.id))],
+        STOP: lambda: [encode_stop(Connect(sender.id, Limit(60, 1 << 20)))],
+        DCUTR: lambda: [encode_punch(Meet(tuple(sender.basic.get_transport_addrs()))), encode_punch(Now())],
     }
     return makers[protocol]()
 
