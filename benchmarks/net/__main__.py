@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.report import Row, machine, publish
 
-MODULES = ("fetch", "providers", "reach", "churn", "idle")
+MODULES = ("fetch", "providers", "reach", "churn", "idle", "sim")
 
 
 def main(wanted: list[str]) -> None:

@@ -115,10 +115,10 @@ class Forger(Villain):
             work = self.some_work()
         if work is None:
             return None
-        what = self.rng.randrange(3)
-        if what == 0:  # the true one, to give other bytes afterwards
+        what = self.rng.random()
+        if what < 0.7:  # the true one, to give other bytes afterwards
             return work.manifest.envelope
-        if what == 1:
+        if what < 0.85:
             return works.forged(work.manifest.envelope)
         return sign(_own(work.manifest, works.identity(self.id).public_key), works.identity(self.id)).envelope
 
