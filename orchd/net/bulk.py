@@ -18,7 +18,7 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
@@ -134,12 +134,19 @@ class Line:
         finally:
             self.until = math.inf
 
-    async def run(self, work: Callable[[], None], limiter: trio.CapacityLimiter | None = None) -> None:
-        """`work` in a thread; hung up when it is late or cancelled, and closed at the end."""
+    async def run(
+        self,
+        work: Callable[[], None],
+        limiter: trio.CapacityLimiter | None = None,
+        beside: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """`work` in a thread, and `beside` as long; hung up when it is late or cancelled, and closed at the end."""
         failure: Exception | None = None
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._watch)
+                if beside is not None:
+                    nursery.start_soon(beside)
                 try:
                     await trio.to_thread.run_sync(work, limiter=limiter)
                 except Exception as error:  # by itself, not in a group

@@ -38,7 +38,8 @@ async def run(host: Host) -> None:
             if now - slept > 2 * EVERY_S:  # it was this process that stood still
                 continue
             for connection in host.swarm.get_connections():
-                busy = is_waited_for(connection)
+                # Two peers that dialled each other have two connections, over one link: where one is dead, both are.
+                busy = any(map(is_waited_for, host.swarm.get_connections(connection.muxed_conn.peer_id)))
                 if connection not in probed and _silence(connection, now) > (QUIET_S if busy else IDLE_QUIET_S):
                     probed.add(connection)
                     nursery.start_soon(_probe, connection, ANSWER_S if busy else IDLE_ANSWER_S, probed)
