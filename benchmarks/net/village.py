@@ -20,6 +20,8 @@ from tests.net.support import TOPIC, Cluster, Peer, cluster, until
 WIDTH, RANK = 512, 64
 #: Nodes that join at once, so that fifty on two cores do not all wait for each other.
 JOINING = 4
+#: After a fetch that failed, in seconds, until it is tried again.
+RETRY_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 #: How long anything may take, in seconds.
 PATIENCE_S = 600.0
 
@@ -35,6 +37,7 @@ class Village:
         #: By adapter: when it was announced. By node and adapter: when it was admitted.
         self.announced: dict[str, float] = {}
         self.admitted: dict[tuple[str, str], float] = {}
+        #: Of fetches, also of those that were tried again.
         self.failures: list[str] = []
         self._nursery = nursery
 
@@ -73,13 +76,17 @@ class Village:
         return heard
 
     async def _fetch(self, peer: Peer, id: str) -> None:
-        try:
-            admission = await peer.network.fetch(id)
-        except OrchdError as error:
-            self.failures.append(f"{peer.name}: {error}")
+        """As whoever wants it would: when nobody gives it yet, once more after a while."""
+        for pause_s in RETRY_S:
+            try:
+                admission = await peer.network.fetch(id)
+            except OrchdError as error:
+                self.failures.append(f"{peer.name}: {error}")
+                await trio.sleep(pause_s)
+                continue
+            if admission.verdict == "admitted":
+                self.admitted[peer.name, id] = trio.current_time()
             return
-        if admission.verdict == "admitted":
-            self.admitted[peer.name, id] = trio.current_time()
 
     async def publish(self, peer: Peer, manifest: Verified[Manifest]) -> None:
         """Announce what was made before; the clock runs from here."""
