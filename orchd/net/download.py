@@ -10,6 +10,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial as partial_call
@@ -26,6 +27,7 @@ from orchd.errors import (
     PeerMisbehaved,
     PeerRefused,
     PeerTimeout,
+    PeerUnreachable,
 )
 from orchd.net import bulk
 from orchd.net.bulk import Line
@@ -77,6 +79,55 @@ class Part:
     good: Span
     heard: int
     whole: int
+
+
+class _Keeping:
+    """The chunks of an answer on their way to the disk, `AT_ONCE` at most, in buffers that are used again.
+
+    `put` is called in the pool with the number of a chunk and its bytes, and says whether it is kept.
+    """
+
+    AT_ONCE = 3
+
+    def __init__(self, pool: ThreadPoolExecutor, put: Callable[[int, memoryview], int], span: Span, size: int) -> None:
+        self._pool, self._put, self._span, self._size = pool, put, span, size
+        self._free: list[memoryview] = []
+        self._under_way: deque[tuple[memoryview, Future[int]]] = deque()
+        self._told = self._good = self._next = span.first
+        self._current: memoryview | None = None
+        #: Bytes that came and were not told yet; and whether some were not what the author signed.
+        self.heard = 0
+        self.is_bad = False
+
+    def buffer(self, size: int) -> memoryview:
+        """The one that is being filled, of so many bytes."""
+        if self._current is None:
+            if len(self._under_way) >= self.AT_ONCE:
+                self._settle()
+            self._current = self._free.pop() if self._free else memoryview(bytearray(self._size))
+        return self._current[:size]
+
+    def keep(self, full: memoryview) -> None:
+        assert self._current is not None
+        self._under_way.append((self._current, self._pool.submit(self._put, self._next, full)))
+        self._next, self._current = self._next + 1, None
+
+    def told(self, *, wait: bool = False) -> Part:
+        """What came and is kept since this was asked last, `wait`: of everything. Raises what keeping raised."""
+        while self._under_way and (wait or self._under_way[0][1].done()):
+            self._settle()
+        good = Span(self._span.file, self._told, self._good - self._told)
+        part = Part(good, self.heard, (good.count + self.is_bad) * self._size)
+        self._told, self.heard = self._good, 0
+        return part
+
+    def _settle(self) -> None:
+        buffer, future = self._under_way.popleft()
+        if future.result() and not self.is_bad:
+            self._good += 1
+        else:
+            self.is_bad = True
+        self._free.append(buffer)
 
 
 class Download:
@@ -219,46 +270,61 @@ class Download:
     async def _bring_in_bulk(self, line: Line, way: BulkAt) -> None:
         before = self._brought.get(line.peer, 0)
         try:
-            await line.run(partial_call(self._talk, line, way))
+            await line.run(partial_call(self._talk, line, way), beside=partial_call(self._watch, line))
         finally:
             self._count("bytes_in", line.received)
             self._count("bytes_out", line.sent)
             if self._brought.get(line.peer, 0) == before:
                 self._no_bulk.add(line.peer)
 
+    async def _watch(self, line: Line) -> None:
+        """Hang up when the peer can't be reached over libp2p any more: `pulse.py` finds that out under an open stream,
+        within ten seconds; of the line itself it knows nothing."""
+        try:
+            while True:
+                async with self._open_channel(line.peer) as channel:
+                    await channel.receive()  # nothing, when it has been idle for too long
+        except OrchdError as error:
+            log.info("%s", error)
+            line.hang_up()
+
     def _talk(self, line: Line, way: BulkAt) -> None:
-        """`_bring` in a thread, which waits for the other one rarely: on a busy machine each time takes long."""
+        """`_bring` in a thread, which waits for trio's rarely: on a busy machine each time takes long.
+
+        Another thread verifies and writes one chunk while the next one comes.
+        """
         bulk.enter(line, way)
         asked: deque[Span] = deque()
-        spans = trio.from_thread.run(self._more_for, line.peer, False)
-        while spans is not None:
-            for span in spans:
-                line.send(self._question(span))
-            asked.extend(spans)
-            rest = self._hear(line, asked[0])
-            spans = trio.from_thread.run(self._heard, line.peer, asked.popleft(), rest, bool(asked))
+        with ThreadPoolExecutor(1, "keep") as pool:
+            spans = trio.from_thread.run(self._more_for, line.peer, False)
+            while spans is not None:
+                for span in spans:
+                    line.send(self._question(span))
+                asked.extend(spans)
+                rest = self._hear(line, asked[0], pool)
+                spans = trio.from_thread.run(self._heard, line.peer, asked.popleft(), rest, bool(asked))
 
-    def _hear(self, line: Line, span: Span) -> Part:
-        """`_receive` in a thread: a chunk at a time into one buffer. What was not told yet comes back."""
+    def _hear(self, line: Line, span: Span, pool: ThreadPoolExecutor) -> Part:
+        """`_receive` in a thread, a chunk at a time. What was not told yet comes back."""
         left = self._check(line.peer, span, line.reply(Range))
         size = self._entries[span.file].chunk_size
-        buffer = memoryview(bytearray(min(size, left)))
-        chunk, told, heard, came, at = span.first, span.first, 0, 0, time.monotonic()
-        while True:
-            wanted = min(size, left)
-            count = line.fill(buffer[came:wanted], TELL_S)
-            came, heard = came + count, heard + count
-            good = whole = 0
-            if came == wanted:
-                good = self._partial.put(span.file, chunk, buffer[:wanted])
-                whole, left, came = wanted, left - wanted, 0
-                chunk += good
-            part = Part(Span(span.file, told, chunk - told), heard, (chunk - told) * size + whole - good * size)
-            if not left:
-                return part
-            if whole > good * size or time.monotonic() - at > TELL_S:
-                trio.from_thread.run_sync(self._arrived, line.peer, part)
-                told, heard, at = chunk, 0, time.monotonic()
+        keeping = _Keeping(pool, partial_call(self._partial.put, span.file), span, size)
+        came, at = 0, time.monotonic()
+        try:
+            while left:
+                buffer = keeping.buffer(min(size, left))
+                count = line.fill(buffer[came:], TELL_S)
+                came, keeping.heard = came + count, keeping.heard + count
+                if came == len(buffer):
+                    left, came = left - came, 0
+                    keeping.keep(buffer)
+                if keeping.is_bad or time.monotonic() - at > TELL_S:
+                    trio.from_thread.run_sync(self._arrived, line.peer, keeping.told())
+                    at = time.monotonic()
+        except (PeerUnreachable, PeerTimeout):
+            trio.from_thread.run_sync(self._arrived, line.peer, keeping.told(wait=True))
+            raise
+        return keeping.told(wait=True)
 
     async def _heard(self, peer: ID, span: Span, rest: Part, has_asked: bool) -> list[Span] | None:
         """The answer has come to its end; what to ask for besides."""

@@ -112,9 +112,10 @@ def _admit(
     """Through the door; whatever it says, the unfinished files are not needed any more."""
     entries = manifest.record.files
     try:
-        brought = {entry.path: partial.path(n) for n, entry in enumerate(entries) if n not in here}
-        files = brought | {entries[n].path: path for n, path in here.items()}
-        return registry.admit(manifest.envelope, files, origin="fetched", checks=checks, verified=brought.keys())
+        brought = [n for n in range(len(entries)) if n not in here]
+        verified = {entries[n].path: partial.digest(n) for n in brought}
+        files = {entries[n].path: here.get(n) or partial.path(n) for n in range(len(entries))}
+        return registry.admit(manifest.envelope, files, origin="fetched", checks=checks, verified=verified)
     finally:
         partial.discard()
 
@@ -206,7 +207,7 @@ def _likely(context: Context, id: str) -> dict[str, int]:
 
 def _members(node: Node, likely: Mapping[str, int]) -> list[ID]:
     """Connected peers that share a topic with us, the likely ones first."""
-    peers = [peer for peer in node.news.members() if not node.company.avoids(peer)]
+    peers = [peer for peer in node.news.members() if not node.company.is_unwelcome(peer)]
     return sorted(peers, key=lambda peer: likely.get(str(peer), len(likely)))
 
 

@@ -57,8 +57,8 @@ class Known:
 class Candidate:
     """An adapter at the door: verified manifest, files by name, the base when it is known here, the time.
 
-    `verified` are the names of files whose chunks are known to be those of the manifest. What is read off the files is
-    read once, when the first check asks.
+    `verified` are the files whose chunks are known to be those of the manifest, with their SHA-256. What is read off
+    the files is read once, when the first check asks.
     """
 
     manifest: Verified[Manifest]
@@ -66,7 +66,7 @@ class Candidate:
     base: Base | None
     now_ms: int
     known: Known = Known()
-    verified: frozenset[str] = frozenset()
+    verified: Mapping[str, bytes] = field(default_factory=dict)
 
     @cached_property
     def figures(self) -> figures.Figures:

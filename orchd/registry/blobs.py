@@ -68,13 +68,14 @@ class BlobStore:
                 writer.write(block)
             return writer.commit()
 
-    def adopt(self, source: Path, expected: bytes) -> None:
-        """Move a file in instead of copying it; nobody may have it open for writing.
+    def adopt(self, source: Path, digest: bytes, expected: bytes) -> None:
+        """Move a file in instead of copying it. `digest` is what it had when it was written, and nobody may have it
+        open for writing.
 
-        Raises `DigestMismatch` and leaves the file where it is, when it is another one.
+        Raises `DigestMismatch` and leaves the file where it is, when another one is expected.
         """
+        _compare(digest, expected)
         with source.open("rb", buffering=0) as file:
-            _compare(hashlib.file_digest(file, "sha256").digest(), expected)
             try:
                 self._appear(source, file.fileno(), expected)
             except OSError as error:

@@ -144,13 +144,13 @@ class Registry:
         *,
         origin: str,
         checks: Sequence[Check] = (),
-        verified: Collection[str] = (),
+        verified: Mapping[str, bytes] | None = None,
     ) -> Admission:
         """Let an adapter in, or raise the refusal and keep nothing.
 
         `origin` is trained, averaged, fetched or imported; `checks` come after the built-in ones. `files` are copied,
-        but for those that `verified` names: they lie below the registry's folder, and whoever wrote them compared every
-        chunk with the manifest. They are moved (only if they are new here), and hashed as a whole alone.
+        but for those that `verified` names with their SHA-256: they lie below the registry's folder, and whoever wrote
+        them made it meanwhile, and compared every chunk with the manifest. They are moved, if they are new here.
         """
         manifest = verify(envelope, Manifest)
         with self.keeping:  # or it is thrown out for good at this moment
@@ -160,7 +160,7 @@ class Registry:
             mended = self._mend(manifest, files)
             self.restand([manifest.id])  # the disk may have been full when it came first
             return self._admission(manifest.id, new=mended or wanted)
-        candidate = replace(self.candidate(manifest, files, self.clock()), verified=frozenset(verified))
+        candidate = replace(self.candidate(manifest, files, self.clock()), verified=verified or {})
         judge(candidate, (*admission.RECORD_CHECKS, admission.check_came))
         with self.keeping:
             if new := not self.has_adapter(manifest.id):
@@ -217,14 +217,15 @@ class Registry:
         """Blobs first, then the checks on them as they lie, then the manifest; when one fails, no new blob stays."""
         manifest = candidate.manifest
         with ExitStack() as undo:
-            stored, verified = dict[str, Path](), set[str]()
+            stored, verified = dict[str, Path](), dict[str, bytes]()
             for entry in manifest.record.files:
                 if not self.blobs.keep(entry.sha256):
                     self._store(candidate, entry)
                     undo.callback(self.blobs.remove, entry.sha256)
-                    verified |= {entry.path} & candidate.verified
+                    if entry.path in candidate.verified:
+                        verified[entry.path] = entry.sha256
                 stored[entry.path] = self.blobs.path(entry.sha256)
-            lying = replace(candidate, files=stored, verified=frozenset(verified))
+            lying = replace(candidate, files=stored, verified=verified)
             reasons = judge(lying, (*admission.CONTENT_CHECKS, *checks))
             undo.callback(self.manifests.remove, manifest.digest)
             self.manifests.write(manifest)
@@ -237,9 +238,12 @@ class Registry:
             self.restand()
 
     def _store(self, candidate: Candidate, entry: FileEntry) -> None:
-        bring = self.blobs.adopt if entry.path in candidate.verified else self.blobs.put_file
+        file, digest = candidate.files[entry.path], candidate.verified.get(entry.path)
         try:
-            bring(candidate.files[entry.path], entry.sha256)
+            if digest is None:
+                self.blobs.put_file(file, entry.sha256)
+            else:
+                self.blobs.adopt(file, digest, entry.sha256)
         except DigestMismatch as error:
             raise DigestMismatch(f"{entry.path}: {error.message}") from None
 

@@ -16,7 +16,8 @@ import trio
 from safetensors.numpy import load_file, save_file
 
 from orchd.errors import DiskFull, PeerBusy
-from orchd.net import Library, Transferred, download
+from orchd.net import Library, Transferred, bulk, download
+from orchd.net.partial import Partial
 from orchd.records import Manifest, Verified, sign
 from orchd.registry.describe import adapter_info, file_entries
 from tests.net.support import TOPIC, Cluster, Peer, cluster, now_ms, until
@@ -114,6 +115,30 @@ async def test_killed_a_fetch_goes_on_with_at_most_one_chunk_twice(tmp_path: Pat
         assert peer.registry.has_adapter(manifest.id)
 
 
+async def test_a_line_that_breaks_costs_no_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, given, put, kept = bulk.Line.write, list[int](), Partial.put, list[int]()
+
+    def keep(partial: Partial, file: int, first: int, data: memoryview) -> int:
+        kept.append(first)
+        return put(partial, file, first, data)
+
+    def write(line: bulk.Line, data: bytes | memoryview) -> None:
+        given.append(len(data))
+        if sum(given) > 3 << 20:
+            given.clear()
+            line.hang_up()
+        real(line, data)
+
+    async with cluster(tmp_path, width=1024) as made:
+        (author,), manifest = await providers(made, 1, rank=1024)
+        peer = await reader(made)
+        monkeypatch.setattr(bulk.Line, "write", write)
+        monkeypatch.setattr(Partial, "put", keep)
+        await peer.network.fetch(manifest.id)
+        assert author.network.stats().counters["bulk_channels"] > 1, "it broke"
+        assert len(kept) == sum(len(entry.chunks) for entry in manifest.record.files)
+
+
 async def test_two_fetches_of_one_adapter_bring_it_once(tmp_path: Path) -> None:
     async with cluster(tmp_path, width=512) as made:
         _, manifest = await providers(made, 1)
@@ -142,6 +167,46 @@ async def test_several_peers_bring_parts(tmp_path: Path) -> None:
         served = [peer.network.stats().counters["bytes_served"] - was for peer, was in zip(peers, before, strict=True)]
         assert min(served) > 0.1 * manifest.record.size
         assert most == 3
+
+
+async def test_one_that_turns_up_joins_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The author goes on when the late one has begun to give."""
+    joined = trio.Event()
+    joined.set()
+
+    class Waiting(Library):
+        def read(self, adapter: bytes, blob: bytes, offset: int, length: int) -> bytes | None:
+            trio.from_thread.run(joined.wait)
+            return super().read(adapter, blob, offset, length)
+
+    class Late(Library):
+        def read(self, adapter: bytes, blob: bytes, offset: int, length: int) -> bytes | None:
+            trio.from_thread.run_sync(joined.set)
+            return super().read(adapter, blob, offset, length)
+
+    monkeypatch.setattr("orchd.net.providers.MORE_S", 0.1)
+    async with cluster(tmp_path, width=512) as made, trio.open_nursery() as nursery:
+        author, late = await made.start("author", library=Waiting), await made.start("late", library=Late)
+        for peer in (author, late):
+            await peer.network.join(TOPIC)
+        manifest = await author.publish(rank=512)
+        await late.events.wait("adapter.announced", id=manifest.id)
+        await late.network.fetch(manifest.id)
+        made.stop(late)
+        await until(lambda: made.stopped(late))
+        reading = await made.start("reader")
+        await reading.network.join(TOPIC)
+        await until(lambda: reading.network.topics()[0].members == 1, "the reader meets the author")
+        joined, begun = trio.Event(), trio.Event()
+
+        async def turn_up() -> None:
+            await begun.wait()
+            await made.run(late)
+            await late.network.connect(reading.network.addresses()[0])
+
+        nursery.start_soon(turn_up)
+        await reading.network.fetch(manifest.id, progress=lambda far: begun.set())
+        assert late.network.stats().counters["bytes_served"] > 0
 
 
 async def test_a_silent_peer_is_taken_over_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +301,7 @@ async def test_limits_of_both_sides_hold(tmp_path: Path) -> None:
         async with cluster(tmp_path / side, width=512) as made:
             giving = {side: 1_000} if side == "upload_limit" else {}
             _, manifest = await providers(made, 1, **giving)
-            peer = await reader(made, **({} if giving else {side: 1_000}))
+            peer = await reader(made, "reader", **({} if giving else {side: 1_000}))
             begun = trio.current_time()
             await peer.network.fetch(manifest.id)
             least = (manifest.record.size - 2 * 500_000) / 1e6  # two portions go at once

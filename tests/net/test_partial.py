@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -151,3 +152,24 @@ def test_old_and_many_unfinished_ones_are_thrown_away(tmp_path: Path, monkeypatc
     assert KEEP_BYTES > 1 << 30
     tidy(tmp_path / "none", now)
     assert (tmp_path / "none").is_dir()
+
+
+@pytest.mark.parametrize("order", [range(11), [10, *range(10)], [0, 1, 5, 2, 3, 4, 1, *range(6, 11)]])
+def test_the_digest_of_a_whole_file(tmp_path: Path, order: Iterable[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came in order is not read again."""
+    with opened(tmp_path / "adp_x") as partial:
+        for chunk in order:
+            assert partial.put(0, chunk, memoryview(DATA[chunk * CHUNK : (chunk + 1) * CHUNK])) == 1
+        if order == range(11):
+            monkeypatch.setattr("orchd.net.partial.os.pread", None)
+        assert partial.digest(0) == entry().sha256
+
+
+def test_the_digest_of_what_was_found_and_of_nothing(tmp_path: Path) -> None:
+    with opened(tmp_path / "adp_x") as partial:
+        partial.put(0, 0, memoryview(DATA[: 6 * CHUNK]))
+    with opened(tmp_path / "adp_x", entry(), entry(b"")) as partial:
+        assert len(partial.found()) == 6
+        partial.put(0, 6, memoryview(DATA[6 * CHUNK :]))
+        assert partial.digest(0) == entry().sha256
+        assert partial.digest(1) == hashlib.sha256().digest()
