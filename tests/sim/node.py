@@ -284,7 +284,9 @@ class Node:
             return
         now = self.world.now
         message = Message(name, peer, digest)
-        if self.gate.message(message, len(envelope), now) is not Verdict.PASS:
+        verdict = self.gate.message(message, len(envelope), now)
+        if verdict is not Verdict.PASS:
+            self.net.verdicts[verdict] += 1
             return
         record = record_in(envelope)
         if not isinstance(record, Verified):

@@ -18,7 +18,7 @@ from tests.sim.world import Peer, World
 #: Nodes that always stay and take part in no topic: whom everybody has in the settings.
 BOOTSTRAP = 3
 #: Seconds: the median of a stay and of an absence; how much stays differ (of the logarithm).
-STAY_S, AWAY_S, SPREAD = 3600.0, 1800.0, 0.8
+STAY_S, AWAY_S, SPREAD = 3600.0, 3600.0, 0.8
 #: A node is owed an adapter when it stays so long, in one go, after the author has been there with it for as long.
 OWED_S = 900.0
 #: Bytes of an adapter, and bytes a second that a node gives.
@@ -94,7 +94,7 @@ class Play:
             id = Peer(f"node{number}")
             if kind is Sybil:
                 id, place = self._near(self.net.names[0], number), f"198.51.100.{number % 3}"
-            joins = 0 if hostile <= number < hostile + BOOTSTRAP else rng.choice((1, 1, 2, 2, 3))
+            joins = 0 if hostile <= number < hostile + BOOTSTRAP else rng.choice((1, 1, 2))
             names = set(rng.sample(self.net.names, joins)) | ({self.net.names[0]} if kind is Sybil else set())
             speed = math.exp(rng.uniform(*map(math.log, SPEEDS)))
             self.net.nodes[id] = kind(self.net, id, place, self._topics(names), self._keys(names, kind), speed)

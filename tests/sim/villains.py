@@ -19,8 +19,9 @@ from tests.sim.world import Peer
 DEED_S, FLOOD_S = 300.0, 900.0
 #: Peers that it tells something under a topic.
 REACH = 12
-#: A flooder's own announcements, each under a key of its own, and how many messages it sends to a peer at once.
-SPAM, FLOOD = 25, 650
+#: A flooder's own announcements, each under a key of its own, to so many peers; and messages that it sends to a peer at
+#: once.
+SPAM, SPAMMED, FLOOD = 90, 3, 650
 #: Messages that a replayer keeps, and sends again at once.
 REMEMBERED, REPLAYED = 200, 20
 
@@ -57,10 +58,10 @@ class Villain(Node):
     def blame(self, peer: Peer, offence: Any) -> None:
         pass
 
-    def gossip_to_many(self, envelope: bytes, names: Iterable[str]) -> None:
+    def gossip_to_many(self, envelope: bytes, names: Iterable[str], most: int = REACH) -> None:
         for name in names:
             peers = [peer for peer, theirs in self.shared.items() if name in theirs and is_open(name)]
-            for peer in self.rng.sample(peers, min(REACH, len(peers))):
+            for peer in self.rng.sample(peers, min(most, len(peers))):
                 self.net.gossip(self, peer, name, envelope, sha256(envelope))
 
     def some_work(self) -> works.Work | None:
@@ -77,6 +78,12 @@ class Forger(Villain):
     """Says that honest authors have announced other things, that it has what it has not, and gives other bytes."""
 
     kind = "forger"
+
+    def hear(self, life: int, peer: Peer, name: str, envelope: bytes, digest: bytes) -> None:
+        """What is true it tells everybody at once: whoever tells of an adapter is asked for it early."""
+        if life == self.life and not self.has_heard(name, digest):
+            self.gate.sent(name, digest, self.world.now)
+            self.gossip_to_many(envelope, [name], len(self.links))
 
     def deed(self) -> None:
         work = self.some_work()
@@ -139,10 +146,13 @@ class Flooder(Villain):
         names = sorted(name for name in self.joined if is_open(name))
         if not names:
             return
+        sharing = [peer for peer, theirs in self.shared.items() if names[0] in theirs]
+        chosen = self.rng.sample(sharing, min(SPAMMED, len(sharing)))
         for number in range(SPAM):
-            author = works.identity(f"{self.id}/{self.rng.randrange(SPAM)}")
-            spam = works.announce(author, sha256(author.public_key), 1, tuple(names), 1 + number % 2, 1)
-            self.gossip_to_many(spam.envelope, names[:1])
+            author = works.identity(f"{self.id}/{number}")
+            spam = works.announce(author, sha256(author.public_key), 1, tuple(names), 1, 1)
+            for peer in chosen:
+                self.net.gossip(self, peer, names[0], spam.envelope, sha256(spam.envelope))
         for peer in self.rng.sample(sorted(self.links), min(2, len(self.links))):
             self.world.soon(self._flood, self.links[peer], self.links[peer].life, names[0], spam.envelope)
 

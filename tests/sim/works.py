@@ -30,6 +30,7 @@ class Work:
         return self.manifest.digest
 
 
+@cache
 def identity(name: str) -> Identity:
     return Identity.from_seed(sha256(name.encode()))
 
