@@ -186,7 +186,7 @@ async def _relays(node: Node, context: Context, config: NetConfig) -> Check:
         return _check(name, Finding.OFF, "not needed: this node is reached directly")
     if node.relayed.refusal:
         found = f"no relay has a slot for this node; the last one said: {node.relayed.refusal}"
-        return _check(name, Finding.WARNING, found, "Others are asked as they are met; a slot is not asked for twice.")
+        return _check(name, Finding.WARNING, found, "It is asked again in ten minutes, others as they are met.")
     if context.counters.get("inbound", 0):
         return _check(name, Finding.OFF, "none asked: it is reached on its own network, and knows no relay outside")
     return _check(

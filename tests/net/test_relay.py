@@ -184,9 +184,8 @@ async def test_members_whose_circuit_ends_seek_each_other_again(tmp_path: Path) 
     async with hidden_pair(tmp_path) as (relay, here, there, _):
         for peer in (relay, here, there):
             node_of(peer)._rounds = Rounds(1e6, 1e6, random.Random(0))  # no lookup finds anybody
-        for connection in node_of(here).host.connections(node_of(there).host.id):
-            await connection.close()
-        await there.events.wait("net.peer.lost", peer=here.network.peer_id)
+        await node_of(here).host.disconnect(node_of(there).host.id)
+        await here.events.wait("net.peer.lost", peer=there.network.peer_id)
         await until(lambda: see_each_other(here, there), "again")
 
 
