@@ -30,6 +30,7 @@ from libp2p.pubsub.gossipsub import GossipSub
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
 from libp2p.security.insecure.transport import PLAINTEXT_PROTOCOL_ID, InsecureTransport
+from libp2p.stream_muxer.mplex.mplex import MPLEX_PROTOCOL_ID, Mplex
 from multiaddr import Multiaddr
 
 from orchd.errors import PeerUnreachable
@@ -297,6 +298,27 @@ async def test_our_hosts_speak_noise_only() -> None:
         assert list(hardening.yamux_only()) == ["/yamux/1.0.0"]
 
 
+@asynccontextmanager
+async def speaks_mplex_alone() -> AsyncIterator[Any]:
+    attacker = new_host(key_pair=create_new_key_pair(), muxer_opt={TProtocol(MPLEX_PROTOCOL_ID): Mplex})
+    async with attacker.run([Multiaddr(LOOPBACK[0])]):
+        try:
+            yield attacker
+        finally:
+            await attacker.close()
+
+
+async def test_stock_hosts_offer_mplex_and_ours_do_not() -> None:
+    async with a_host(1) as server, speaks_mplex_alone() as attacker:
+        stock = new_host(key_pair=create_new_key_pair())
+        async with stock.run([Multiaddr(LOOPBACK[0])]):
+            await attacker.connect(PeerInfo(stock.get_id(), stock.get_transport_addrs()))
+            await until(lambda: attacker.get_id() in stock.get_network().connections, "they agree on mplex")
+            await stock.close()
+        with pytest.raises(SwarmException):
+            await attacker.connect(PeerInfo(server.id, server.basic.get_transport_addrs()))
+
+
 # ---- fact 3 ----------------------------------------------------------------------------------------------------
 
 
@@ -546,6 +568,21 @@ async def test_what_is_raised_after_identify_is_contained() -> None:
         with trio.fail_after(PATIENCE_S):
             await called.wait()
         await echo(client, server)
+
+
+def test_what_is_raised_after_identify_ends_the_process_without_the_guard() -> None:
+    async def raises(peer: ID, *, reason: str) -> None:
+        raise ZeroDivisionError
+
+    async def main() -> None:
+        async with a_host(1) as server, a_host(2) as client:
+            client.basic._identify_peer = raises  # type: ignore[method-assign]
+            await join(client, server)
+            with trio.fail_after(PATIENCE_S):
+                await trio.sleep_forever()
+
+    with pytest.raises(trio.TrioInternalError):
+        trio.run(main)
 
 
 async def test_only_we_decide_whom_to_dial(monkeypatch: pytest.MonkeyPatch) -> None:
