@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from orchd.net.messages import topic_key
 from orchd.net.policy.gossip import Verdict
+from orchd.net.policy.names import is_open
 from orchd.net.policy.rounds import Search
 from orchd.records import Announcement, Record, Revocation, Verified
 from tests.sim.works import Work
@@ -115,12 +116,15 @@ class Net:
         found = record.record
         if isinstance(found, Announcement) and found.manifest in self.works:
             self.heard_at.setdefault((found.manifest, node.id), self.world.now)
-        closed = [name for name in getattr(found, "topics", ()) if name.startswith("private/")]
-        for name in closed:
-            if self.keys[name] not in node.secrets:
-                self.leaks.append((name, node.id))
+        self.told(node, record)
         if isinstance(found, Revocation):
             self.heard_at.setdefault((record.digest, node.id), self.world.now)
+
+    def told(self, node: Node, record: Verified[Record]) -> None:
+        """A node was given a record: of a private topic only members may hear."""
+        for name in getattr(record.record, "topics", ()):
+            if not is_open(name) and self.keys[name] not in node.secrets:
+                self.leaks.append((name, node.id))
 
     def admitted(self, node: Node, adapter: bytes) -> None:
         """An honest node has let something in: is it what its author made?"""

@@ -47,7 +47,9 @@ class Villain(Node):
         """It passes nothing on."""
 
     def pushed(self, peer: Peer, envelopes: Sequence[bytes], repair: bool) -> None:
-        pass
+        for record in map(works.record_in, envelopes):
+            if isinstance(record, Verified):
+                self.net.told(self, record)
 
     def _repair(self, peer: Peer) -> None:
         self.schedule.done(peer, self.world.now, found=False)
