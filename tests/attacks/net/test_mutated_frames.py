@@ -34,7 +34,7 @@ from tests.attacks.net.support import (
 )
 from tests.net.support import PATIENCE_S, TOPIC, Peer, cluster
 
-FRAMES, SEED = int(os.environ.get("ORCHD_FRAMES", "300")), int(os.environ.get("ORCHD_SEED", "5"))
+FRAMES, SEED = int(os.environ.get("ORCHD_FRAMES", "150")), int(os.environ.get("ORCHD_SEED", "5"))
 #: Streams at once, and frames on one of them at most.
 STREAMS, FRAMES_PER_STREAM = 8, 16
 OFFERED = (PROTOCOL, KAD, MESHSUB, IDENTIFY, IDENTIFY_PUSH, PING, HOP, STOP, DCUTR)
