@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 
+import pytest
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
 from multiaddr import Multiaddr
@@ -71,3 +72,23 @@ async def test_nobody_to_ask() -> None:
         (alone,) = await hosts(stack, 1)
         assert await topics.lookup(alone.dht, NAME) == {}
         assert not await topics.announce(alone.dht, NAME)
+
+
+async def test_who_holds_all_places_around_the_key_hides_nobody_from_peers_aside(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The closest servers are hostile here: they take no announcement and answer nothing."""
+
+    async def nobody_takes_it(key: bytes) -> bool:
+        return False
+
+    async with AsyncExitStack() as stack:
+        server, client = await hosts(stack, 2)
+        monkeypatch.setattr(topics, "_first_servers", lambda dht, key: [])
+        monkeypatch.setattr(client.dht.provider_store, "provide", nobody_takes_it)
+        await topics.announce(client.dht, NAME, [server.id])
+        key = topics.provider_key(NAME)
+        await until(lambda: client.id in [info.peer_id for info in server.dht.provider_store.get_providers(key)])
+        server.dht.provider_store.add_provider(key, somebody(1))
+        assert await topics.lookup(client.dht, NAME) == {}
+        assert list(await topics.lookup(client.dht, NAME, aside=[server.id])) == [somebody(1).peer_id]
