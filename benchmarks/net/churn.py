@@ -39,19 +39,24 @@ def host_of(peer: Peer) -> Host:
     return peer.network._node.host
 
 
+async def announce(peer: Peer, name: str, limiter: trio.CapacityLimiter) -> None:
+    async with limiter:
+        if not await topics.announce(host_of(peer).dht, name):
+            print(f"{peer.name} could not announce {name}", file=sys.stderr)
+
+
 async def measure() -> Found:
-    rng, found = random.Random(SEED), Found()
+    rng, found, limiter = random.Random(SEED), Found(), trio.CapacityLimiter(AT_ONCE)
     async with village(NODES) as living:
         places = {f"bench/{number}": rng.sample(living.peers, ANNOUNCERS) for number in range(TOPICS)}
-        for name, announcers in places.items():
-            for peer in announcers:
-                if not await topics.announce(host_of(peer).dht, name):
-                    print(f"{peer.name} could not announce {name}", file=sys.stderr)
+        async with trio.open_nursery() as nursery:
+            for name, announcers in places.items():
+                for peer in announcers:
+                    nursery.start_soon(announce, peer, name, limiter)
         dead = rng.sample(living.peers, DEAD)
         for peer in dead:
             living.made.stop(peer)
         alive = [peer for peer in living.peers if peer not in dead]
-        limiter = trio.CapacityLimiter(AT_ONCE)
 
         async def look_up(seeker: Peer, name: str) -> None:
             wanted = {ID.from_string(peer.network.peer_id) for peer in places[name] if peer in alive}
