@@ -19,7 +19,7 @@ import pytest
 import trio
 
 from tests.attacks.net.wire import FAR, NEAR, Wire, wire
-from tests.net.support import PATIENCE_S
+from tests.net.support import PATIENCE_S, until
 
 STALL_S = float(os.environ.get("ORCHD_STALL_S", "3"))
 ROOT = Path(__file__).resolve().parents[3]
@@ -147,6 +147,25 @@ async def test_a_link_that_stalls(laid: tuple[Wire, str, str], tmp_path: Path) -
         if "error" in await near.hear(since, did="fetch"):
             await near.ask("connect", far.address)
             assert await near.ask("fetch", id) == "admitted"
+
+
+@pytest.mark.parametrize("rank", [128, 1024], ids=["stream", "bulk"])
+async def test_a_link_that_dies_in_a_transfer(laid: tuple[Wire, str, str], tmp_path: Path, rank: int) -> None:
+    """The peer is given up, and had again when the link is back."""
+    async with ends(laid, tmp_path, upload_limit=200_000) as (near, far, link):
+        id = await publish(far, near, 1, rank)
+        since = len(near.said)
+        await near.do("fetch", id)
+        await near.hear(since, event="adapter.fetching")
+        wanted = link.carried + 60
+        await until(lambda: link.carried >= wanted, "some of it has come")
+        begun = trio.current_time()
+        link.is_cut = True
+        assert "error" in await near.hear(since, did="fetch")
+        print(f"given up after {trio.current_time() - begun:.1f} s")
+        link.is_cut = False
+        await near.ask("connect", far.address)
+        assert await near.ask("fetch", id) == "admitted"
 
 
 async def test_a_link_that_dies_idle(laid: tuple[Wire, str, str], tmp_path: Path) -> None:
