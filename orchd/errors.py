@@ -693,6 +693,27 @@ class TrainingDiverged(OrchdError):
     default_hint = "Halve the learning rate and start again."
 
 
+class CheckpointUnfit(Refused):
+    """A checkpoint is of other settings or other data than the run that would go on from it."""
+
+    code = 5006
+    default_hint = "Start the training again with `orchctl train start`: what it was on has changed since."
+
+
+class RunNotResumable(BadRequest):
+    """A training can't go on from where it stopped: it has ended, runs already, or nothing of it is kept."""
+
+    code = 5007
+    default_hint = "`orchctl checkpoint list` shows what is kept; `orchctl train continue_from` goes on from one."
+
+
+class CheckpointUnknown(NotFound):
+    """There is no such run here, or it keeps no checkpoint of that step."""
+
+    code = 5008
+    default_hint = "`orchctl checkpoint list` shows what is kept."
+
+
 # ---- 60xx averaging ------------------------------------------------------------------------------------------
 
 

@@ -42,6 +42,24 @@ class ImportResult(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...]
 
 
+class EarlyStopping(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Stop after ``patience`` validations of which none was better than the best by more than ``min_delta`` nats."""
+
+    enabled: bool = False
+    patience: int = 5
+    min_delta: float = 0.0
+
+
+class Checkpointing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A checkpoint each ``interval`` steps (0: each minute), and the ``keep_best`` best adapters of the run.
+
+    Not ``enabled``: only when it is stopped, and at its end."""
+
+    enabled: bool = True
+    interval: int = 0
+    keep_best: int = 3
+
+
 class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Train one adapter on the ``train`` part of a data set.
 
@@ -49,10 +67,15 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     round(25·√n) for n examples. With one learning-rate schedule over several rounds,
     ``schedule_total`` is the length of all rounds in steps (0: this run's steps) and
     ``schedule_offset`` the number of steps before this run.
+
+    A step is ``gradient_accumulation_steps`` times ``batch_size`` examples. ``lora_dropout`` is the share of the
+    adapter's inputs that is left out while it is trained. ``run`` is the folder of the run's checkpoints and curves
+    (empty: one in the working folder, which goes with it); a run that has checkpoints there goes on from the last.
     """
 
     base: str
     dataset: str
+    run: str = ""
     initial: str | None = None
     rank: int = 16
     alpha: float | None = None
@@ -63,6 +86,28 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     schedule_offset: int = 0
     seed: int = 0
     dtype: str = "BF16"
+    weight_decay: float = 0.0
+    lora_dropout: float = 0.0
+    gradient_accumulation_steps: int = 1
+    early_stopping: EarlyStopping = EarlyStopping()
+    checkpointing: Checkpointing = Checkpointing()
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """A setting of `TrainSpec` to give another ``value``; with ``times``, so many times what it was."""
+
+    option: str
+    value: float
+    times: bool = False
+
+
+class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
+    """How a training went. ``step``: where it began to be overfitted. ``changes`` answer it in the next one."""
+
+    verdict: Literal["fine", "overfitted", "not converged", "unstable"]
+    detail: str
+    step: int | None = None
+    changes: tuple[Change, ...] = ()
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,7 +123,11 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
 
 class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
     """``adapter`` is a folder relative to the job's working folder. ``tokens`` counts what the steps
-    went through, prompts included; ``train_loss`` is the mean of the last tenth of the steps."""
+    went through, prompts included; ``train_loss`` is the mean of the last tenth of the steps.
+
+    ``stopped`` says why it ended after ``steps`` steps and ``epochs`` times through the examples; the adapter is that
+    of ``best_step``, where the validation loss was ``validation_loss`` (None: nothing to validate on). ``skipped``
+    counts the steps whose loss was no number."""
 
     adapter: str
     rank: int
@@ -95,6 +144,12 @@ class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
     software: str
     seconds: float
     heldout: tuple[Score, ...]
+    stopped: str
+    best_step: int
+    epochs: float
+    skipped: int
+    validation_loss: float | None
+    diagnosis: Diagnosis
 
 
 class AdapterPath(msgspec.Struct, frozen=True, kw_only=True):
