@@ -582,6 +582,23 @@ class DatasetHere(BadRequest):
     default_hint = "Use it under the name that it has; `orchctl dataset list` shows it."
 
 
+class SecretsFound(Refused):
+    """Keys or passwords are in what would be learnt, and nobody has said what to do with them."""
+
+    code = 3107
+    default_hint = (
+        "`--redact` puts a word in their place, `--drop` leaves their rows out, `--keep` learns them; "
+        "`orchctl dataset validate` lists all places."
+    )
+
+
+class SourceChanged(OrchdError):
+    """The file was changed while it was read."""
+
+    code = 3108
+    default_hint = "Import it again when the other program has finished writing it."
+
+
 # ---- 40xx network --------------------------------------------------------------------------------------------
 
 

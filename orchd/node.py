@@ -38,7 +38,9 @@ from orchd.rollback import ROLLED_BACK, ROLLING_BACK, Rollbacks
 from orchd.serve.embedded import EmbeddedRuntime
 from orchd.serve.specs import BuildResult, Golden
 from orchd.serve.targets import Artefact, DeployTarget
-from orchd.train.specs import EvaluateResult, ImportResult, Score, TrainResult
+from orchd.train.datasets.specs import ImportResult
+from orchd.train.datasets.store import DatasetInfo, read_info
+from orchd.train.specs import EvaluateResult, Score, TrainResult
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -59,6 +61,36 @@ class ImportNote(_Note, frozen=True, kw_only=True):
     """`named`: the user chose the data set's name; else it is the file's."""
 
     named: bool
+
+
+class DatasetShown(_Note, frozen=True, kw_only=True):
+    """A data set. `train`, `validation`, `test` and what follows them are rows.
+
+    `kind` is what the rows are, `format` what they were read from. `duplicates` and `near_duplicates` were left out,
+    `not_picked` not wanted; `redacted` and `dropped` for what was found in them. `findings` counts what was found and
+    kept, by kind. `groups` (documents, or rows that are nearly the same) were never divided, by `seed`.
+    """
+
+    id: str
+    name: str
+    kind: str
+    train: int
+    validation: int
+    test: int
+    skipped: int
+    warnings: tuple[str, ...]
+    created_ms: int
+    format: str
+    split: str
+    seed: int
+    groups: int
+    duplicates: int
+    near_duplicates: int
+    not_picked: int
+    redacted: int
+    dropped: int
+    findings: dict[str, int]
+    made_from: str
 
 
 class TrainNote(_Note, frozen=True, kw_only=True):
@@ -186,6 +218,7 @@ class Node:
         self.rollbacks = Rollbacks(self)
         finishers: dict[str, Finisher] = {
             "dataset.import": self._imported,
+            "dataset.prepare": self._imported,
             "train": self._trained,
             "evaluate": self._evaluated,
             "average": self._averaged,
@@ -268,20 +301,50 @@ class Node:
 
     # ---- finishers: a worker is done, its folder is still there -------------------------------------------------
 
-    async def _imported(self, job: Job, result: ImportResult, workdir: Path) -> DatasetRow:
+    async def _imported(self, job: Job, result: ImportResult, workdir: Path) -> DatasetShown:
+        named = job.note is None or msgspec.convert(job.note, ImportNote).named
+        return await in_thread(self.keep_dataset, result.info, result.warnings, workdir / result.folder, named=named)
+
+    def keep_dataset(self, info: DatasetInfo, warnings: tuple[str, ...], folder: Path, *, named: bool) -> DatasetShown:
+        """Take in the folder of a new data set. `named`: the user chose its name. Raises as `Datasets.add` does."""
         row = DatasetRow(
-            id=result.id,
-            name=result.name,
-            kind=result.kind,
-            train=result.train,
-            validation=result.validation,
-            test=result.test,
-            skipped=result.skipped,
-            warnings=result.warnings,
+            id=info.id,
+            name=info.name,
+            kind=info.kind,
+            train=info.train,
+            validation=info.validation,
+            test=info.test,
+            skipped=info.skipped,
+            warnings=warnings,
             created_ms=self.clock(),
         )
-        named = job.note is None or msgspec.convert(job.note, ImportNote).named
-        return await in_thread(self.datasets.add, row, workdir / result.folder, named=named)
+        return self.dataset_shown(self.datasets.add(row, folder, named=named))
+
+    def dataset_shown(self, row: DatasetRow) -> DatasetShown:
+        """A data set with what its folder says about it. Raises `DatasetUnusable`."""
+        info = read_info(self.datasets.folder(row.id))
+        return DatasetShown(
+            id=row.id,
+            name=row.name,
+            kind=info.kind,
+            train=row.train,
+            validation=row.validation,
+            test=row.test,
+            skipped=row.skipped,
+            warnings=row.warnings,
+            created_ms=row.created_ms,
+            format=info.format,
+            split=info.split,
+            seed=info.seed,
+            groups=info.groups,
+            duplicates=info.duplicates,
+            near_duplicates=info.near_duplicates,
+            not_picked=info.not_picked,
+            redacted=info.redacted,
+            dropped=info.dropped,
+            findings=info.findings,
+            made_from=info.made_from,
+        )
 
     async def _trained(self, job: Job, result: TrainResult, workdir: Path) -> Trained:
         note = msgspec.convert(job.note, TrainNote)

@@ -26,8 +26,30 @@ Kinds = Mapping[str, Kind]
 KINDS: Kinds = {
     "dataset.import": Kind(
         "orchd.train.datasets.worker:run",
-        "orchd.train.specs:ImportSpec",
-        "orchd.train.specs:ImportResult",
+        "orchd.train.datasets.specs:ImportSpec",
+        "orchd.train.datasets.specs:ImportResult",
+    ),
+    "dataset.validate": Kind(
+        "orchd.train.datasets.worker:run_validate",
+        "orchd.train.datasets.specs:ValidateSpec",
+        "orchd.train.datasets.specs:ValidateResult",
+    ),
+    "dataset.prepare": Kind(
+        "orchd.train.datasets.worker:run_prepare",
+        "orchd.train.datasets.specs:PrepareSpec",
+        "orchd.train.datasets.specs:ImportResult",
+    ),
+    "dataset.preview": Kind(
+        "orchd.train.datasets.view:run_preview",
+        "orchd.train.datasets.specs:PreviewSpec",
+        "orchd.train.datasets.specs:Preview",
+        warm=True,
+    ),
+    "dataset.stats": Kind(
+        "orchd.train.datasets.view:run_stats",
+        "orchd.train.datasets.specs:StatsSpec",
+        "orchd.train.datasets.specs:Stats",
+        warm=True,
     ),
     "train": Kind(
         "orchd.train.loop:run",

@@ -21,8 +21,8 @@ from orchd.errors import AdapterUnfit, DatasetUnusable, TrainingRefused
 from orchd.lm.adapter import DTYPES, adapter_weights, read_config, read_weights, set_weights
 from orchd.lm.base import Base
 from orchd.lm.chat import Encoded
+from orchd.train.datasets.encode import encode_row
 from orchd.train.datasets.store import read_part
-from orchd.train.score import encode_row
 from orchd.train.specs import TrainSpec
 
 MAX_RANK: Final = 256

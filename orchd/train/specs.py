@@ -10,38 +10,6 @@ from typing import Literal
 import msgspec
 
 
-class ImportSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """Read ``source`` (a file) into a data set.
-
-    ``split``: ``auto`` puts ``test_share`` and ``validation_share`` of the rows aside, ``train`` puts
-    none aside, ``test`` makes every row one for scoring only. ``seed`` decides which row goes where.
-    """
-
-    source: str
-    name: str
-    kind: str = "auto"
-    split: Literal["auto", "train", "test"] = "auto"
-    seed: int = 0
-    test_share: float = 0.1
-    validation_share: float = 0.1
-
-
-class ImportResult(msgspec.Struct, frozen=True, kw_only=True):
-    """``folder`` (relative to the job's working folder) holds ``dataset.json`` and a JSONL file a part."""
-
-    id: str
-    name: str
-    kind: str
-    rows: int
-    train: int
-    validation: int
-    test: int
-    skipped: int
-    duplicates: int
-    folder: str
-    warnings: tuple[str, ...]
-
-
 class EarlyStopping(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Stop after ``patience`` validations of which none was better than the best by more than ``min_delta`` nats."""
 

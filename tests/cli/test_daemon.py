@@ -86,7 +86,7 @@ def test_a_data_set_from_file_to_bin(orchctl: Daemon) -> None:
     assert row["train"] + row["validation"] + row["test"] == 40
     assert "words" in orchctl("dataset", "list")
     assert orchctl.json("dataset", "show", row["id"][:12])["id"] == row["id"]
-    assert "assistant: word" in orchctl("dataset", "preview", "words", "--limit", "1")
+    assert "assistant: word" in orchctl("dataset", "rows", "words", "--limit", "1")
     planned = orchctl("dataset", "delete", "words", "--dry-run")
     assert planned.startswith("would move a data set to the trash")
     assert planned.strip().endswith(f"30 days: words ({row['id']})")

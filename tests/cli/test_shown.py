@@ -13,16 +13,22 @@ from orchd.cli.command import Command
 from orchd.cli.run import load
 from orchd.cli.table import NOUNS
 from orchd.measuring import Attested
-from orchd.registry import DatasetRow
 from orchd.registry.exchange import Exported
 from orchd.registry.rebuild import Rebuilt
 from orchd.rpc import methods_adapters, methods_bases, methods_exchange
 from orchd.rpc.methods import TABLE
 from orchd.rpc.methods_registry import ScrubDone
+from orchd.train.datasets import export, specs
 from orchd.train.specs import EvaluateResult
 
 JOB_RESULTS: dict[str, Any] = {
-    "dataset.import": DatasetRow,
+    "dataset.import": node.DatasetShown,
+    "dataset.create": node.DatasetShown,
+    "dataset.prepare": node.DatasetShown,
+    "dataset.validate": specs.ValidateResult,
+    "dataset.preview": specs.Preview,
+    "dataset.stats": specs.Stats,
+    "dataset.export": export.Exported,
     "train.start": node.Trained,
     "average.start": node.Averaged,
     "average.verify": node.AverageVerified,

@@ -131,7 +131,9 @@ def test_after_a_job_the_next_step_is_told() -> None:
         for command in load(noun)
         if command.then
     }
-    assert sorted(told) == ["average.start", "dataset.import", "deploy.start", "train.start"]
+    assert sorted(told) == [
+        *("average.start", "dataset.create", "dataset.import", "dataset.prepare", "deploy.start", "train.start"),
+    ]
     assert "`orchctl chat 'my style'`" in told["deploy.start"]
     assert "`orchctl train start 'my style'`" in told["dataset.import"]
 

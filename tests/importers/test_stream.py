@@ -11,7 +11,7 @@ from orchd.importers.stream import BadRecord, Truncated, records
 
 
 def read(data: bytes, **kwargs: Any) -> list[Any]:
-    return [type(one) if isinstance(one, BadRecord) else one for one in records(io.BytesIO(data), **kwargs)]
+    return [type(one) if isinstance(one, BadRecord) else one for _, one in records(io.BytesIO(data), **kwargs)]
 
 
 GOOD = [{"a": 1}, {"b": [1, {"c": "]}"}]}, {"d": 'say \\"{["'}]
