@@ -27,7 +27,8 @@ def encoding_of(sample: bytes) -> str | None:
     zeros = sample.count(0)
     if zeros:
         for offset, name in ((1, "utf-16-le"), (0, "utf-16-be")):
-            if len(sample) > 3 and sample[offset::2].count(0) > 0.6 * len(sample) / 2:
+            high, low = sample[offset::2], sample[1 - offset :: 2]
+            if high.count(0) > 0.6 * len(high) and not low.count(0) and not _has_controls(low):
                 return name
         return None
     if _has_controls(sample):

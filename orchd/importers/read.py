@@ -18,6 +18,8 @@ from orchd.importers.shape import oddities, order_of
 from orchd.importers.source import ImportLog, Piece, pieces
 from orchd.importers.stream import BadRecord
 
+AS_TEXT: Final = "If it is plain text, give `--format text`."
+
 _Parser = Callable[[dict[str, Any]], Example | None]
 
 #: Format → (the key that its records have, the parser).
@@ -187,8 +189,7 @@ def _nothing(path: Path, log: ImportLog, format: str, readable: int, others: lis
         hint = f"Leave `--format` out, or give `--format {others[0]}`."
         return ImportUnreadable(f"{path.name} is {' and '.join(others)}, not {format}", hint=hint, field="format")
     if log.records and not readable:
-        hint = "If it is plain text, give `--format text`."
-        return ImportUnreadable(f"{path.name}: nothing to import, this is not JSON", hint=hint, field="source")
+        return ImportUnreadable(f"{path.name}: nothing to import, this is not JSON", hint=AS_TEXT, field="source")
     reason = log.warnings[0] if log.warnings else "no records"
-    hint = log.problems[0].fix if log.problems else ""
+    hint = log.problems[0].fix if log.problems else AS_TEXT
     return ImportUnreadable(f"{path.name}: nothing to import ({reason})", hint=hint or None, field="source")

@@ -28,6 +28,7 @@ from orchd.train.datasets.export import public
 from orchd.train.datasets.privacy import Finding
 from orchd.train.datasets.specs import ImportSpec
 from orchd.train.datasets.store import FINDINGS_FILE, PARTS, ChatRow, Row, read_info, read_part
+from orchd.train.datasets.worker import few
 
 ROWS_LIMIT = 10_000
 Split = Literal["auto", "train", "test"]
@@ -149,7 +150,7 @@ def _created(node: Node, p: DatasetCreate) -> DatasetShown:
             p.name,
             Care(p.secrets, p.keys_only, p.near_duplicates == "drop"),
         )
-        return node.keep_dataset(info, tuple(log.warnings), Path(place) / "dataset", named=True)
+        return node.keep_dataset(info, (*log.warnings, *few(info)), Path(place) / "dataset", named=True)
 
 
 class DatasetNamed(Params, frozen=True, kw_only=True):

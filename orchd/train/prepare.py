@@ -21,7 +21,7 @@ from orchd.errors import AdapterUnfit, DatasetUnusable, TrainingRefused
 from orchd.lm.adapter import DTYPES, adapter_weights, read_config, read_weights, set_weights
 from orchd.lm.base import Base
 from orchd.lm.chat import Encoded
-from orchd.train.datasets.encode import encode_row
+from orchd.train.datasets.encode import encode_fitting
 from orchd.train.datasets.store import read_part
 from orchd.train.specs import TrainSpec
 
@@ -81,8 +81,9 @@ def read_validation(base: Base, dataset: Path, seed: int) -> list[Encoded]:
 
 def _fitting(base: Base, dataset: Path, part: str) -> tuple[list[Encoded], int]:
     """The rows with something to learn that fit the base, and how many rows there are."""
-    encoded = [encode_row(base.tokenizer, row) for row in read_part(dataset, part)]
-    return [one for one in encoded if one.counted_tokens and len(one.ids) <= _longest(base)], len(encoded)
+    rows = list(read_part(dataset, part))
+    found = (one for row in rows for one in encode_fitting(base.tokenizer, row, _longest(base)))
+    return [one for one in found if one.counted_tokens], len(rows)
 
 
 def _longest(base: Base) -> int:

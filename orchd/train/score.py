@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from orchd.lm.base import Base
+from orchd.lm.base import Base, context_length
 from orchd.lm.chat import Encoded
 from orchd.lm.generate import MAX_PROMPTS_AT_ONCE, greedy_ids
 from orchd.lm.losses import conversation_losses
-from orchd.train.datasets.encode import answer_of, encode_row
-from orchd.train.datasets.store import Row
+from orchd.train.datasets.encode import answer_of, encode_fitting
+from orchd.train.datasets.store import Row, TextRow
 
 MAX_ANSWER_TOKENS: Final = 256
 
@@ -52,15 +52,17 @@ class Mark:
 
 
 def make_exam(base: Base, rows: Sequence[Row]) -> Exam:
-    """Encode ``rows``; those with nothing to learn are left out. Plain text has no question."""
+    """Encode ``rows``; those with nothing to learn are left out. Plain text has no question, and is read
+    in stretches where it is longer than the base takes in."""
     tokenizer = base.tokenizer
     conversations: list[Encoded] = []
     questions: list[Question] = []
     for row in rows:
-        encoded = encode_row(tokenizer, row)
-        if not encoded.counted_tokens:
+        longest = context_length(base.path) if isinstance(row, TextRow) else 0
+        encoded = [one for one in encode_fitting(tokenizer, row, longest) if one.counted_tokens]
+        if not encoded:
             continue
-        conversations.append(encoded)
+        conversations.extend(encoded)
         if asked := answer_of(tokenizer, row):
             questions.append(Question(*asked))
     return Exam(tuple(conversations), tuple(questions))

@@ -46,7 +46,9 @@ def human_preview(shown: dict[str, Any]) -> str:
 
 def _previewed(row: dict[str, Any]) -> str:
     title = f" {row['title']}" if row["title"] else ""
-    late = ", LEFT OUT: longer than the base takes in" if row["too_long"] else ""
+    late = {0: ", LEFT OUT: longer than the base takes in", 1: ""}.get(
+        row["stretches"], f", in {row['stretches']} stretches"
+    )
     text = "".join(f"«{piece['text']}»" if piece["counts"] else piece["text"] for piece in row["pieces"])
     return f"[{row['split']}]{title} ({row['tokens']} tokens, {row['counted']} learnt{late})\n{text.rstrip()}"
 

@@ -155,7 +155,7 @@ def build(
 
 def _nothing_left(log: ImportLog, counts: _Counts, name: str) -> DatasetUnusable:
     if log.not_picked and not log.skipped:
-        hint = "`orchctl dataset validate FILE --list` shows what there is to choose from."
+        hint = "Ask for less; `orchctl dataset validate FILE --list 100` shows what there is to choose from."
         return DatasetUnusable(f"{name}: none of {log.not_picked} fits what was asked for", hint=hint, field="source")
     if counts.dropped:
         hint = "`--redact` takes out what was found and keeps the rows."
@@ -236,7 +236,8 @@ def _ask_about_keys(rows: list[_Spooled], care: Care) -> None:
         for one in keys[:PLACES_TOLD]
     )
     more = f" and {len(keys) - PLACES_TOLD} more" if len(keys) > PLACES_TOLD else ""
-    raise SecretsFound(f"{len(keys)} keys or passwords in what would be learnt: {told}{more}", field="secrets")
+    many = "a key or password" if len(keys) == 1 else f"{len(keys)} keys or passwords"
+    raise SecretsFound(f"{many} in what would be learnt: {told}{more}", field="secrets")
 
 
 def _write_findings(folder: Path, findings: list[Finding]) -> None:

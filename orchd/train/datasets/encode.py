@@ -29,6 +29,23 @@ def encode_row(tokenizer: Any, row: Row) -> Encoded:
     return encode_conversation(tokenizer, messages, counts)
 
 
+def encode_fitting(tokenizer: Any, row: Row, longest: int) -> list[Encoded]:
+    """The row as training takes it, in stretches of at most ``longest`` tokens (0: no bound).
+
+    Text and code that are longer are read in several, each of which begins with the last token of the one before, so
+    that every token is learnt once. Anything else that is longer is left out: half an answer teaches to stop early.
+    """
+    whole = encode_row(tokenizer, row)
+    if not longest or len(whole.ids) <= longest:
+        return [whole]
+    if not isinstance(row, TextRow):
+        return []
+    return [
+        _counted_from(1, list(whole.ids[start : start + longest]))
+        for start in range(0, len(whole.ids) - 1, longest - 1)
+    ]
+
+
 def answered(row: ChatRow | PreferenceRow) -> tuple[Message, ...]:
     """The messages as they are to be learnt: of a preference, with the chosen answer."""
     if isinstance(row, PreferenceRow):

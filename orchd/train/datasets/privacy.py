@@ -92,7 +92,7 @@ def _digits(text: str) -> list[int]:
 def is_card(text: str) -> bool:
     """13 to 19 digits, not all alike, with a valid check digit (Luhn, ISO/IEC 7812-1)."""
     digits = _digits(text)
-    if not 13 <= len(digits) <= 19 or len(set(digits)) < 3 or digits[0] not in (2, 3, 4, 5, 6):
+    if not 13 <= len(digits) <= 19 or len(set(digits)) < 2 or digits[0] not in (2, 3, 4, 5, 6):
         return False
     doubled = [digit * 2 - 9 * (digit > 4) if at % 2 else digit for at, digit in enumerate(reversed(digits))]
     return sum(doubled) % 10 == 0
@@ -129,9 +129,10 @@ def is_phone(text: str) -> bool:
 
 
 def is_public_address(text: str) -> bool:
-    """An IPv4 address that is not of a private network or this machine."""
+    """An IPv4 address that is not of a private network, of this machine or for examples."""
     first, second, *rest = (int(part) for part in text.split("."))
     private = first in (0, 10, 127) or (first, second) in ((192, 168), (169, 254)) or first > 223
+    private |= (first, second, rest[0]) in ((192, 0, 2), (198, 51, 100), (203, 0, 113))  # for examples, RFC 5737
     return max(first, second, *rest) < 256 and not private and not (first == 172 and 16 <= second < 32)
 
 
@@ -164,13 +165,31 @@ _KEY_SHAPES: Final = (
     r"\bAGE-SECRET-KEY-1[0-9A-Z]{50,}",
 )
 _KEY_HINTS: Final = (
-    *("AKIA", "ASIA", "gh", "glpat", "sk-", "AIza", "GOCSPX", "xox", "k_", "hf_", "npm_", "pypi-", "SG.", ":AA", "eyJ"),
+    *(
+        "AKIA",
+        "ASIA",
+        "gh",
+        "github_pat",
+        "glpat",
+        "sk-",
+        "AIza",
+        "GOCSPX",
+        "xox",
+        "k_",
+        "hf_",
+        "npm_",
+        "pypi-",
+        "SG.",
+        ":AA",
+        "eyJ",
+    ),
     "AGE-",
 )
 _SECRET_WORDS: Final = (
     r"pass(?:word|wd|phrase)|pwd|senha|secret|segredo|api[ _-]?key|access[ _-]?key|secret[ _-]?key|auth[ _-]?token|"
     r"token|chave(?: de acesso| da api)?"
 )
+_CARD: Final = r"\d{13,19}|(?:\d{4}[ -]){3}\d{4}(?:[ -]\d{1,3})?|\d{4}[ -]\d{6}[ -]\d{5}"
 _STREETS_PT: Final = r"Rua|R\.|Avenida|Av\.?|Alameda|Al\.|Travessa|Praça|Rodovia|Estrada|Largo"
 _STREETS_EN: Final = r"Street|St|Avenue|Ave|Road|Rd|Lane|Ln|Drive|Dr|Boulevard|Blvd|Court|Ct|Square|Terrace|Way"
 
@@ -195,7 +214,7 @@ _RULES: Final = (
     _Rule("cnpj", (), re.compile(r"\b\d{2}\.\d{3}\.\d{3}/\d{4}-\d{2}\b"), is_cnpj),
     _Rule("cpf", (), re.compile(r"\b\d{3}\.\d{3}\.\d{3}-\d{2}\b"), is_cpf),
     _Rule("cpf", ("cpf", "CPF"), re.compile(r"(?i)\bcpf\W{0,3}(?:n\S{0,2} |é |is )?(?P<it>\d{9}-?\d{2})\b"), is_cpf),
-    _Rule("card", (), re.compile(r"(?<![\w.-])(?:\d[ -]?){12,18}\d(?![\w-])"), is_card),
+    _Rule("card", (), re.compile(rf"(?<![\w.-])(?<![A-Z]{{2}}\d\d )(?:{_CARD})(?![\w-])"), is_card),
     _Rule("phone", ("+",), re.compile(r"(?<![\w+])\+\d{1,3}[ .-]?(?:\(?\d{1,4}\)?[ .-]?){2,5}\d(?!\w)"), is_phone),
     _Rule("phone", ("(",), re.compile(r"(?<!\w)\(0?\d{2}\) ?9? ?\d{4}[ .-]?\d{4}(?!\w)"), is_phone),
     _Rule("phone", ("(",), re.compile(r"(?<!\w)\(\d{3}\) ?\d{3}[ .-]\d{4}(?!\w)"), is_phone),

@@ -128,15 +128,16 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PreviewRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One row: all its ``tokens``, and how many of them count in the loss. ``too_long``: it is left out, for the base
-    can't take it in."""
+    """One row: all its ``tokens``, and how many of them count in the loss. ``pieces`` shows
+    all of it, ``stretches`` counts those that it is learnt in: several where a text is longer than the base takes in, 0
+    where a conversation is, which is left out then."""
 
     split: str
     id: str
     title: str
     tokens: int
     counted: int
-    too_long: bool
+    stretches: int
     pieces: tuple[Piece, ...]
 
 

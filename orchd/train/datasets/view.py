@@ -13,7 +13,7 @@ import numpy as np
 from orchd.jobs.context import JobContext
 from orchd.lm.base import context_length, load_tokenizer
 from orchd.lm.chat import Encoded
-from orchd.train.datasets.encode import encode_row
+from orchd.train.datasets.encode import encode_fitting, encode_row
 from orchd.train.datasets.language import language_of
 from orchd.train.datasets.specs import Bar, Cut, Piece, Preview, PreviewRow, PreviewSpec, Stats, StatsSpec
 from orchd.train.datasets.store import PARTS, ChatRow, CompletionRow, Row, read_info, read_part, texts_of_row
@@ -90,7 +90,7 @@ def _seen(tokenizer: Any, row: Row, part: str, context: int) -> PreviewRow:
         title=row.title,
         tokens=len(encoded.ids),
         counted=encoded.counted_tokens,
-        too_long=bool(context) and len(encoded.ids) > context,
+        stretches=len(encode_fitting(tokenizer, row, context)),
         pieces=tuple(_pieces(tokenizer, encoded)),
     )
 

@@ -26,7 +26,7 @@ from orchd.train.datasets.specs import (
     ValidateResult,
     ValidateSpec,
 )
-from orchd.train.datasets.store import read_info, texts_of_row, to_row
+from orchd.train.datasets.store import DatasetInfo, read_info, texts_of_row, to_row
 
 MAX_FINDINGS: Final = 200
 
@@ -54,7 +54,15 @@ def run(spec: ImportSpec, job: JobContext) -> ImportResult:
     )
     if _stamp(source) != before:
         raise SourceChanged(f"{source.name} was changed while it was read", field="source")
-    return ImportResult(info=info, folder="dataset", warnings=tuple(log.warnings))
+    return ImportResult(info=info, folder="dataset", warnings=(*log.warnings, *few(info)))
+
+
+def few(info: DatasetInfo) -> tuple[str, ...]:
+    """A warning where the split was left to orchd, and nothing could be put aside."""
+    if info.split != "auto" or info.test:
+        return ()
+    why = "all in one group" if info.rows > 1 and info.groups == 1 else f"{info.rows} rows are too few"
+    return (f"nothing was put aside to score on: {why}",)
 
 
 def run_validate(spec: ValidateSpec, job: JobContext) -> ValidateResult:
