@@ -129,15 +129,26 @@ def validate(context: Context, options: argparse.Namespace, params: Params) -> i
 
 
 def create(context: Context, options: argparse.Namespace, params: Params) -> int:
+    params["rows"] = _rows(params.pop("file", "-"))
+    return _asking(context, CREATE, params, detach=options.detach)
+
+
+def _rows(file: str) -> list[Any]:
+    """The JSON value of each line of a file, or of standard input."""
     import json
 
-    file = params.pop("file", "-")
+    hint = 'Give a JSON object a line, such as {"question": "…", "answer": "…"}.'
     try:
         text = sys.stdin.read() if file == "-" else open(file, encoding="utf-8").read()  # noqa: SIM115
-        params["rows"] = [json.loads(line) for line in text.splitlines() if line.strip()]
     except (OSError, ValueError) as error:
-        raise UsageInvalid(f"{file}: {error}", hint='Give a JSON object a line: {"question": …, "answer": …}') from None
-    return _asking(context, CREATE, params, detach=options.detach)
+        raise UsageInvalid(f"{file}: {error}", hint=hint) from None
+    rows = []
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            rows += [json.loads(line)] if line.strip() else []
+        except ValueError as error:
+            raise UsageInvalid(f"{file}: line {number}: {error}", hint=hint) from None
+    return rows
 
 
 def export(context: Context, options: argparse.Namespace, params: Params) -> int:

@@ -1,6 +1,6 @@
 """Rows that say nearly the same, found without comparing each with each.
 
-MinHash signatures of word triples in 16 bands of 4 (Broder 1997; Leskovec et al., Mining of Massive Datasets, ch. 3)
+MinHash signatures of word triples in 20 bands of 3 (Broder 1997; Leskovec et al., Mining of Massive Datasets, ch. 3)
 name candidates; the exact Jaccard similarity of their triples decides. Short rows, where one other word makes another
 example, and triples that many rows share (a template, a standing instruction) are left out.
 """
@@ -29,7 +29,7 @@ COMMON_SHARE: Final = 0.05
 """A triple in more than this share of a sample of the rows is a template's."""
 
 SAMPLE_ROWS: Final = 2_000
-_BANDS, _PER_BAND = 16, 4
+_BANDS, _PER_BAND = 20, 3
 _WORD: Final = re.compile(r"\w+")
 _MIX: Final = np.uint64(0x9E3779B97F4A7C15)
 
