@@ -70,7 +70,7 @@ class Care:
 CAREFUL: Final = Care()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Spooled:
     """Where a row lies in the spool, and what decides between two copies of it."""
 

@@ -74,7 +74,8 @@ def find_near(
 
     @lru_cache(maxsize=4096)
     def own(row: int) -> Triples:
-        return np.setdiff1d(triples(text_of(row)), common, assume_unique=True)
+        found = triples(text_of(row))
+        return np.setdiff1d(found, common, assume_unique=True) if len(common) else found
 
     numbers, bands = _signatures(count, own, check)
     gone: set[int] = set()

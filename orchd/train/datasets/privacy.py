@@ -15,6 +15,8 @@ KEYS: Final = frozenset({"key", "password"})
 """Kinds that let somebody in: an import stops and asks where one is found."""
 
 SHOWN_CHARACTERS: Final = 4
+_NUMBERS: Final = frozenset({"iban", "cnpj", "cpf", "card", "phone", "ip", "address"})
+_DIGIT: Final = re.compile(r"\d")
 
 
 class Found(NamedTuple):
@@ -55,8 +57,9 @@ class _Rule(NamedTuple):
 def scan(text: str, *, keys_only: bool = False) -> list[Found]:
     """What is found, in its order, nothing twice."""
     found: list[Found] = []
+    has_digits = _DIGIT.search(text) is not None
     for rule in _RULES:
-        if keys_only and rule.kind not in KEYS:
+        if (keys_only and rule.kind not in KEYS) or (rule.kind in _NUMBERS and not has_digits):
             continue
         if rule.hint and not any(hint in text for hint in rule.hint):
             continue
