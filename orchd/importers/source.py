@@ -68,8 +68,9 @@ class ImportLog:
 
     @property
     def warnings(self) -> list[str]:
-        """The first few problems, as text."""
-        return [str(one) for one in self.problems[:MAX_WARNINGS]]
+        """The first few problems, as text; with their files where there are several."""
+        several = len({one.file for one in self.problems}) > 1
+        return [f"{one.file}: {one}" if several and one.line else str(one) for one in self.problems[:MAX_WARNINGS]]
 
     def skip(self, reason: str, fix: str = "") -> None:
         """Count one record that was left out; the first reasons are kept."""

@@ -126,3 +126,14 @@ def test_jsonl_as_windows_writes_it(tmp_path: Path) -> None:
     for encoding in ("utf-16", "cp1252"):
         (path := tmp_path / f"{encoding}.jsonl").write_bytes(json.dumps(record, ensure_ascii=False).encode(encoding))
         assert [one.text for one in read(path)[0]] == ["Olá, você"]
+
+
+def test_in_a_folder_a_problem_is_told_with_its_file(tmp_path: Path) -> None:
+    good = json.dumps({"question": "q", "answer": "a"})
+    root = tree(tmp_path, **{"a.jsonl": f"{good}\n{{bad", "b.jsonl": f"{{bad\n{good}"})
+    log = ImportLog()
+    assert len(list(read_examples(root, log))) == 2
+    assert [warning.split(": ")[:2] for warning in log.warnings] == [
+        ["a.jsonl", "line 2, record 2"],
+        ["b.jsonl", "line 1, record 3"],
+    ]

@@ -287,7 +287,7 @@ def test_one_example_is_learnt_and_the_missing_test_is_told(job: JobContext, tmp
     (path := tmp_path / "in.jsonl").write_text(json.dumps({"question": "q", "answer": "a"}))
     done = worker.run(ImportSpec(source=str(path), name="x"), job)
     assert (done.info.train, done.info.test) == (1, 0)
-    assert done.warnings == ("nothing was put aside to score on: 1 rows are too few",)
+    assert done.warnings == ("nothing was put aside to score on: one row is too few",)
 
 
 def test_nothing_picked_says_how_to_choose(job: JobContext, tmp_path: Path) -> None:

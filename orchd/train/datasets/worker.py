@@ -61,7 +61,13 @@ def few(info: DatasetInfo) -> tuple[str, ...]:
     """A warning where the split was left to orchd, and nothing could be put aside."""
     if info.split != "auto" or info.test:
         return ()
-    why = "all in one group" if info.rows > 1 and info.groups == 1 else f"{info.rows} rows are too few"
+    why = (
+        "all in one group"
+        if info.rows > 1 and info.groups == 1
+        else "one row is too few"
+        if info.rows == 1
+        else f"{info.rows} rows are too few"
+    )
     return (f"nothing was put aside to score on: {why}",)
 
 
