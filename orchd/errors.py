@@ -513,7 +513,7 @@ class JobCancelled(OrchdError):
     """The job was cancelled before it was done."""
 
     code = 3003
-    default_hint = "Start it again when you want it."
+    default_hint = "Start it again when you want it; a training goes on with `orchctl train resume JOB`."
 
 
 class WorkerLost(OrchdError):

@@ -38,9 +38,11 @@ from orchd.rollback import ROLLED_BACK, ROLLING_BACK, Rollbacks
 from orchd.serve.embedded import EmbeddedRuntime
 from orchd.serve.specs import BuildResult, Golden
 from orchd.serve.targets import Artefact, DeployTarget
+from orchd.train import advice, runs
 from orchd.train.datasets.specs import ImportResult
 from orchd.train.datasets.store import DatasetInfo, read_info
-from orchd.train.specs import EvaluateResult, Score, TrainResult
+from orchd.train.runs import Runs
+from orchd.train.specs import Diagnosis, EvaluateResult, Score, TrainResult, TrainSpec
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -102,6 +104,9 @@ class TrainNote(_Note, frozen=True, kw_only=True):
     licence: str = NO_LICENCE
     tags: tuple[str, ...] = ()
     supersedes: str | None = None
+    #: What a checkpoint that it went on from had behind it.
+    earlier_steps: int = 0
+    earlier_tokens: int = 0
 
 
 class AverageNote(_Note, frozen=True, kw_only=True):
@@ -132,10 +137,22 @@ class DeployNote(_Note, frozen=True, kw_only=True):
 
 
 class Trained(_Note, frozen=True, kw_only=True):
+    """`stopped` says why it ended, after `epochs` times through the examples and `steps` steps; the adapter is that of
+    `best_step`. `again` is the command of the training that answers the `diagnosis`, empty where nothing is to be
+    changed."""
+
     adapter: AdapterRow
     scores: tuple[Score, ...]
     train_loss: float
     seconds: float
+    stopped: str
+    steps: int
+    best_step: int
+    epochs: float
+    skipped: int
+    validation_loss: float | None
+    diagnosis: Diagnosis
+    again: str = ""
 
 
 class LeafName(_Note, frozen=True, kw_only=True):
@@ -213,6 +230,7 @@ class Node:
 
     def __post_init__(self) -> None:
         self.datasets = Datasets(self.registry.local, self.paths.data / "datasets", self.clock)
+        self.runs = Runs(self.paths.data / "runs")
         self.topics = Topics(self.registry.local, self.clock)
         self.deployments = Deployments(self.registry.local)
         self.rollbacks = Rollbacks(self)
@@ -347,9 +365,37 @@ class Node:
         )
 
     async def _trained(self, job: Job, result: TrainResult, workdir: Path) -> Trained:
-        note = msgspec.convert(job.note, TrainNote)
+        """Admit what was trained. A daemon that died in between has it done again, and finds the adapter here."""
+        note, spec = msgspec.convert(job.note, TrainNote), msgspec.convert(job.spec, TrainSpec)
+        run = run_of(job)
+        there = await in_thread(self.datasets.adapter_of, run)
+        adapter = (
+            await in_thread(self.registry.adapter, there) if there else await self._admit(job, note, result, workdir)
+        )
+        await in_thread(runs.finish, self.runs.folder(run))
+        options = {"name": note.name, "base": note.base, "initial": note.initial or ""}
+        again = advice.again(spec, result.diagnosis.changes, words=(note.dataset,), options=options)
+        return Trained(
+            adapter=adapter,
+            scores=result.heldout,
+            train_loss=result.train_loss,
+            seconds=result.seconds,
+            stopped=result.stopped,
+            steps=result.steps,
+            best_step=result.best_step,
+            epochs=result.epochs,
+            skipped=result.skipped,
+            validation_loss=result.validation_loss,
+            diagnosis=result.diagnosis,
+            again=again if result.diagnosis.changes else "",
+        )
+
+    async def _admit(self, job: Job, note: TrainNote, result: TrainResult, workdir: Path) -> AdapterRow:
         salt = self.random_bytes(SALT_SIZE)
         initial = None if note.initial is None else parse_id(note.initial, ADAPTER)
+        result = msgspec.structs.replace(
+            result, steps=result.steps + note.earlier_steps, tokens=result.tokens + note.earlier_tokens
+        )
         admission = await in_thread(
             crafting.admit,
             self.registry,
@@ -362,14 +408,13 @@ class Node:
             ),
             evaluation=crafting.metrics(result.heldout),
         )
-        run = Run(adapter=admission.id, dataset=note.dataset, job=job.id, salt=salt)
-        await in_thread(self.datasets.add_run, run)
+        await in_thread(
+            self.datasets.add_run, Run(adapter=admission.id, dataset=note.dataset, job=run_of(job), salt=salt)
+        )
         self.events.emit(
             "adapter.admitted", {"id": admission.id, "origin": "trained", "state": admission.row.state}, job.id
         )
-        return Trained(
-            adapter=admission.row, scores=result.heldout, train_loss=result.train_loss, seconds=result.seconds
-        )
+        return admission.row
 
     async def _evaluated(self, job: Job, result: EvaluateResult, workdir: Path) -> EvaluateResult | Attested:
         if job.note is None:
@@ -486,6 +531,11 @@ class Node:
             tags=note.tags,
             supersedes=None if note.supersedes is None else parse_id(note.supersedes, ADAPTER),
         )
+
+
+def run_of(job: Job) -> str:
+    """The run that a training belongs to: it is called after the job that began it."""
+    return Path(job.spec["run"]).name if isinstance(job.spec, dict) and job.spec.get("run") else job.id
 
 
 def recipe_matches(manifest: Manifest) -> bool:

@@ -16,8 +16,9 @@ NOUNS: dict[str, tuple[str, tuple[str, ...]]] = {
             *("prepare", "export", "delete"),
         ),
     ),
-    "train": ("train an adapter on a data set", ("start",)),
-    "job": ("long work: its progress, its log, its end", ("list", "show", "watch", "cancel", "logs")),
+    "train": ("train an adapter on a data set", ("start", "resume", "continue_from")),
+    "checkpoint": ("what trainings keep on their way", ("list", "best", "cleanup")),
+    "job": ("long work: its progress, its log, its end", ("list", "show", "watch", "cancel", "logs", "report")),
     "adapter": (
         "adapters that are here or that peers offer",
         (

@@ -13,12 +13,16 @@ import msgspec
 
 
 class Kind(NamedTuple):
-    """`function`, `spec` and `result` are "module:name"; `warm` says that a process with torch loaded is worth it."""
+    """`function`, `spec` and `result` are "module:name"; `warm` says that a process with torch loaded is worth it.
+
+    With `resumes` the same spec goes on where an earlier process stopped; it is the command that has it done by hand.
+    """
 
     function: str
     spec: str
     result: str
     warm: bool = False
+    resumes: str = ""
 
 
 Kinds = Mapping[str, Kind]
@@ -56,6 +60,7 @@ KINDS: Kinds = {
         "orchd.train.specs:TrainSpec",
         "orchd.train.specs:TrainResult",
         warm=True,
+        resumes="orchctl train resume",
     ),
     "evaluate": Kind(
         "orchd.train.evaluate:run",

@@ -238,7 +238,7 @@ def guard(t: Training, usable: bool) -> None:
     if t.state.in_a_row < MAX_SKIPPED_IN_A_ROW and not (nothing_learnt and t.state.step == t.steps):
         return
     if not t.state.goods and not nothing_learnt:
-        keep(t, Good(step=t.state.step - t.state.in_a_row, epoch=t.epoch, train_loss=recent_loss(t)))
+        keep(t, good_now(t))
     save(t)
     kept = f"; the adapter of step {t.state.goods[0].step} is kept" if t.state.goods else ""
     raise TrainingDiverged(
@@ -300,7 +300,7 @@ def validate(t: Training) -> None:
     stopping = t.spec.early_stopping
     better = before is None or loss < before - stopping.min_delta
     t.state.stale = 0 if better else t.state.stale + 1
-    keep(t, Good(step=t.state.step, epoch=t.epoch, train_loss=recent_loss(t), validation_loss=loss))
+    keep(t, good_now(t, loss))
     if stopping.enabled and t.state.stale >= stopping.patience:
         t.state.stopped = f"{STOPPED_EARLY}: {t.state.stale} validations brought nothing better"
 
@@ -322,7 +322,8 @@ def score_validation(t: Training) -> tuple[float, float]:
 
 def keep(t: Training, good: Good) -> None:
     """Hold on to the adapter as it is now if it is one of the best few."""
-    ranked = sorted((*t.state.goods, good), key=lambda one: one.order)
+    others = [one for one in t.state.goods if one.step != good.step]
+    ranked = sorted((*others, good), key=lambda one: one.order)
     t.state.goods = tuple(ranked[: t.spec.checkpointing.keep_best])
     if good in t.state.goods:
         t.kept[good.step] = {name: tensor.clone() for name, tensor in adapter_weights(t.model).items()}
@@ -335,7 +336,18 @@ def keep_the_last(t: Training) -> None:
     if t.state.goods and not t.spec.schedule_total:
         return
     t.state.goods = ()
-    keep(t, Good(step=t.state.step, epoch=t.epoch, train_loss=recent_loss(t)))
+    keep(t, good_now(t))
+
+
+def good_now(t: Training, validation_loss: float | None = None) -> Good:
+    """The present moment. Steps that were skipped last have changed nothing."""
+    return Good(
+        step=t.state.step - t.state.in_a_row,
+        epoch=t.epoch,
+        tokens=t.state.tokens,
+        train_loss=recent_loss(t),
+        validation_loss=validation_loss,
+    )
 
 
 def recent_loss(t: Training) -> float:

@@ -28,11 +28,12 @@ UNFINISHED: Final = "new-"
 
 
 class Good(msgspec.Struct, frozen=True, kw_only=True):
-    """A moment of a training that is kept. Losses are nats per counted token; `validation_loss` None: none was put
-    aside to validate on."""
+    """A moment of a training that is kept, after `tokens` tokens. Losses are nats per counted token; `validation_loss`
+    None: none was put aside to validate on."""
 
     step: int
     epoch: float
+    tokens: int
     train_loss: float
     validation_loss: float | None = None
 
@@ -75,6 +76,13 @@ class Runs:
     def list(self) -> Sequence[str]:
         """Newest first."""
         return sorted((path.name for path in self._root.glob("job_*")), reverse=True)
+
+
+def finish(folder: Path) -> None:
+    """The run is over: what only going on needs is removed."""
+    sweep(folder)
+    for path in last_folders(folder):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def goods(folder: Path) -> list[Good]:

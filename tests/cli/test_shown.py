@@ -30,6 +30,8 @@ JOB_RESULTS: dict[str, Any] = {
     "dataset.stats": specs.Stats,
     "dataset.export": export.Exported,
     "train.start": node.Trained,
+    "train.resume": node.Trained,
+    "train.continue_from": node.Trained,
     "average.start": node.Averaged,
     "average.verify": node.AverageVerified,
     "adapter.evaluate": EvaluateResult,
@@ -43,7 +45,7 @@ JOB_RESULTS: dict[str, Any] = {
     "registry.rebuild": Rebuilt,
 }
 PARITY = {"held": True, "detail": "all equal"}
-OWN_WAYS = {"rpc.discover", "events.subscribe", "chat.complete"}
+OWN_WAYS = {"rpc.discover", "events.subscribe", "chat.complete", "job.report"}
 """Shown by code of their own, tested elsewhere."""
 
 COMMANDS = [

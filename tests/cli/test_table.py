@@ -23,6 +23,7 @@ ELSEWHERE = {
     "adapter.list": {"announced"},
     "dataset.create": {"file", "rows"},
     "dataset.stats": {"page"},
+    "job.report": {"out"},
 }
 """Parameters that a command makes itself, and arguments that aren't parameters."""
 
