@@ -96,6 +96,14 @@ def test_the_same_rows_in_another_order_are_the_same_data_set(tmp_path: Path) ->
     assert made(rng.sample(examples, len(examples)), tmp_path / "2").id == first.id
 
 
+def test_an_answer_that_does_not_count_makes_another_data_set(tmp_path: Path) -> None:
+    ids = set()
+    for counts in (True, False):
+        said = (Q, Message("assistant", "draft", counts=counts), Message("user", "r"), Message("assistant", "a"))
+        ids.add(made([Conversation(id="1", messages=said)], tmp_path / str(counts)).id)
+    assert len(ids) == 2
+
+
 # ---- secrets -------------------------------------------------------------------------------------------------
 
 SECRET = [pair(f"q{n}", f"a{n}") for n in range(8)] + [pair("key?", f"it is {KEY}"), pair("mail?", "joe@example.org")]

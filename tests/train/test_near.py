@@ -54,10 +54,10 @@ def test_related_rows_are_grouped_and_stay() -> None:
 
 
 def test_short_rows_are_the_same_only_when_they_are_equal() -> None:
-    texts = [f"translate: cat sun key moon {word}" for word in WORDS[:100]]
+    texts = [f"translate: {' '.join(WORDS[:20])} {word}" for word in WORDS[50:80]]
     gone, groups = found(texts)
     assert gone == []
-    assert len({groups.find(number) for number in range(100)}) == 100
+    assert len({groups.find(number) for number in range(30)}) == 30
 
 
 def test_a_template_that_all_share_makes_no_duplicates() -> None:

@@ -135,3 +135,13 @@ def test_nothing_is_found_twice() -> None:
     text = "password: " + FOUND["OpenAI"][1]
     assert len(scan(text)) == 1
     assert scan("a@b.org a@b.org") == [Found("mail", 0, 7), Found("mail", 8, 15)]
+
+
+@pytest.mark.parametrize(
+    "unit",
+    ["a.", "a@", "a@b.", "eyJ-eyJ", "eyJaaaaaaaaaa.", "a:/", "a.b://", "x://y:", "password ", "password:", "1 Aa ",
+     "R. A-", "Rua A", "1 ", "1-", "+1 (", "AA11 ", "SG.-", "-----BEGIN PRIVATE KEY-----", "cpf", "1.1.", "k_"],
+)  # fmt: skip
+def test_a_text_that_is_made_to_be_slow_is_read(unit: str) -> None:
+    """With one unbounded repetition in a pattern, one of these takes hours."""
+    scan(unit * 30_000 + "@ :// - = . k_ eyJ (")

@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -14,6 +14,7 @@ from orchd.errors import OutputExists, OutputRefused
 from orchd.importers.conversation import Message
 from orchd.registry.blobs import full_disk_told
 from orchd.train.datasets.store import (
+    PARTS,
     ChatRow,
     CompletionRow,
     Row,
@@ -21,9 +22,6 @@ from orchd.train.datasets.store import (
     read_info,
     read_part,
 )
-
-ORDER: Final = ("test", "validation", "train")
-"""As the id of a data set counts its rows."""
 
 
 class Exported(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +57,7 @@ def export(folder: Path, path: Path, *, replace: bool = False) -> Exported:
 
 
 def _lines(folder: Path, kind: str) -> Iterator[bytes]:
-    for part in ORDER:
+    for part in PARTS:
         for row in read_part(folder, part):
             yield msgspec.json.encode(public(row, kind) | {"split": part}) + b"\n"
 
