@@ -7,6 +7,7 @@ checkpoint ends with the same bytes as one that was not.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 import resource
@@ -193,6 +194,7 @@ def train(t: Training) -> None:
             take_step(t, next(batches))
     except JobCancelled:
         save(t)
+        leave_an_adapter(t)
         t.job.log(f"stopped after step {t.state.step}; it can go on from there")
         raise
     t.state.stopped = t.state.stopped or ALL_STEPS
@@ -240,6 +242,7 @@ def guard(t: Training, usable: bool) -> None:
     if not t.state.goods and not nothing_learnt:
         keep(t, good_now(t))
     save(t)
+    runs.finish(t.folder)  # to go on would end here again
     kept = f"; the adapter of step {t.state.goods[0].step} is kept" if t.state.goods else ""
     raise TrainingDiverged(
         f"the loss is no number at {t.state.in_a_row} steps in a row, the last of them step {t.state.step}{kept}",
@@ -381,18 +384,30 @@ def save(t: Training) -> None:
 
 
 def keep_on_disk(t: Training) -> None:
-    """The good moments as PEFT folders, and no others. Raises OSError."""
+    """The good moments as PEFT folders. Raises OSError."""
     for good in t.state.goods:
-        target = runs.good_folder(t.folder, good.step)
-        if not target.exists():
-            now = {name: tensor.clone() for name, tensor in adapter_weights(t.model).items()}
-            set_weights(t.model, t.kept[good.step])
-            try:
-                with runs.whole_folder(target) as draft:
-                    save_adapter(t.model, draft, "F32")
-                    (draft / runs.CHECKPOINT_FILE).write_bytes(msgspec.json.encode(good))
-            finally:
-                set_weights(t.model, now)
+        write_good(t, good, t.kept[good.step])
+
+
+def leave_an_adapter(t: Training) -> None:
+    """Of a training that is stopped before anything was found good: as it is now, for whoever won't go on with it."""
+    if not t.state.goods and t.state.step:
+        with contextlib.suppress(OSError):
+            write_good(t, good_now(t), adapter_weights(t.model))
+
+
+def write_good(t: Training, good: Good, weights: dict[str, Tensor]) -> None:
+    target = runs.good_folder(t.folder, good.step)
+    if target.exists():
+        return
+    now = {name: tensor.clone() for name, tensor in adapter_weights(t.model).items()}
+    set_weights(t.model, weights)
+    try:
+        with runs.whole_folder(target) as draft:
+            save_adapter(t.model, draft, "F32")
+            (draft / runs.CHECKPOINT_FILE).write_bytes(msgspec.json.encode(good))
+    finally:
+        set_weights(t.model, now)
 
 
 def record(t: Training, loss: float | None, accuracy: float, rate: float, speed: float) -> None:

@@ -18,7 +18,8 @@ from orchd.cli.nouns.config import show as show_settings
 from orchd.cli.nouns.events import human
 from orchd.cli.nouns.job import STARTED_BY, human_row
 from orchd.cli.progress import Bar, Sparkline
-from orchd.cli.run import load
+from orchd.cli.run import load, parser
+from orchd.errors import UsageInvalid
 
 
 class Screen(io.StringIO):
@@ -293,3 +294,24 @@ def test_ctrl_c_while_a_command_is_being_loaded(monkeypatch: pytest.MonkeyPatch)
 def test_the_help_says_what_ctrl_c_does_at_the_prompt() -> None:
     (chat,) = load("chat")
     assert "leaves\nwhere no answer is being written" in chat.more
+
+
+@pytest.mark.parametrize(
+    ("option", "given", "value"),
+    [
+        ("--early-stopping", "5", {"enabled": True, "patience": 5, "min_delta": 0.0}),
+        ("--early-stopping", "3,0.01", {"enabled": True, "patience": 3, "min_delta": 0.01}),
+        ("--early-stopping", "soon", None),
+        ("--checkpointing", "100", {"interval": 100}),
+        ("--checkpointing", "0,7", {"interval": 0, "keep_best": 7}),
+        ("--checkpointing", "off", {"enabled": False}),
+        ("--checkpointing", "often", None),
+    ],
+)
+def test_settings_of_several_parts(option: str, given: str, value: dict[str, Any] | None) -> None:
+    words = ["start", "data", option, given]
+    if value is None:
+        with pytest.raises(UsageInvalid, match=f"{option}: '{given}' is not like"):
+            parser("train").parse_args(words)
+    else:
+        assert getattr(parser("train").parse_args(words), option[2:].replace("-", "_")) == value

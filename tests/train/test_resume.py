@@ -200,8 +200,30 @@ def test_cancelled_it_leaves_a_checkpoint_of_that_step(spec: Any, whole: Whole, 
     with pytest.raises(JobCancelled):
         loop.run(asked, job)
     assert [path.name for path in runs.last_folders(tmp_path / "cancelled")] == ["last-00000007"]
+    assert [good.step for good in runs.goods(tmp_path / "cancelled")] == [4]
     _, resumed = train(asked, tmp_path / "c")
     assert resumed == whole.weights
+
+
+def test_cancelled_before_anything_was_good_it_leaves_what_it_has(spec: Any, whole: Whole, tmp_path: Path) -> None:
+    wire = Recorder()
+    job = new_job(tmp_path / "b", wire)
+    heard = wire.send
+
+    def cancel(message: Any) -> None:
+        heard(message)
+        if message.get("done") == 2:
+            job.cancel()
+
+    wire.send = cancel  # type: ignore[method-assign]
+    with pytest.raises(JobCancelled):
+        loop.run(spec("cancelled"), job)
+    (good,) = runs.goods(tmp_path / "cancelled")
+    assert (good.step, good.validation_loss) == (2, None)
+    load_adapter(load_base(DEMO_BASE), runs.good_folder(tmp_path / "cancelled", 2))
+    _, resumed = train(spec("cancelled"), tmp_path / "c")
+    assert resumed == whole.weights
+    assert not runs.good_folder(tmp_path / "cancelled", 2).exists()
 
 
 def test_cancelled_between_two_passes_the_step_has_not_begun(
@@ -346,6 +368,7 @@ def test_three_in_a_row_stop_it_with_the_last_good_one(
     with pytest.raises(TrainingDiverged, match=r"the last of them step 10; the adapter of step \d is kept") as told:
         train(spec("run", learning_rate=0.01), tmp_path / "a")
     assert "--learning-rate 0.005" in told.value.hint
+    assert runs.last_folders(tmp_path / "run") == [], "to go on would end there again"
     assert runs.goods(tmp_path / "run")[0].step == 7, "step 8 was skipped, so that its validation is of step 7"
     broken(set(range(99)), monkeypatch)
     with pytest.raises(TrainingDiverged) as nothing:

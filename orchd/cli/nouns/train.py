@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import Any
 
 from orchd.cli.command import Command, arg, opt
@@ -43,10 +44,13 @@ def _ended(result: dict[str, Any]) -> str:
     return "\n".join(filter(None, [took, ended, skipped, diagnosis, again]))
 
 
-def _patience(text: str) -> dict[str, Any]:
+def _early_stopping(text: str) -> dict[str, Any]:
     """5 or 5,0.01: validations, and by how much one has to be better."""
     patience, _, delta = text.partition(",")
-    return {"enabled": True, "patience": int(patience), "min_delta": float(delta or 0)}
+    try:
+        return {"enabled": True, "patience": int(patience), "min_delta": float(delta or 0)}
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 5 or 5,0.01") from None
 
 
 def _checkpointing(text: str) -> dict[str, Any]:
@@ -54,7 +58,10 @@ def _checkpointing(text: str) -> dict[str, Any]:
     if text == "off":
         return {"enabled": False}
     interval, _, keep = text.partition(",")
-    return {"interval": int(interval), **({"keep_best": int(keep)} if keep else {})}
+    try:
+        return {"interval": int(interval), **({"keep_best": int(keep)} if keep else {})}
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 100, 100,5 or off") from None
 
 
 SETTINGS = (
@@ -73,7 +80,7 @@ SETTINGS = (
     opt(
         "--early-stopping",
         "stop when so many validations brought nothing better, by DELTA nats",
-        type=_patience,
+        type=_early_stopping,
         metavar="N[,DELTA]",
     ),
     opt(
