@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -42,9 +42,10 @@ DEFAULTS = TrainSpec(base="", dataset="")
 class TrainSettings(Params, frozen=True, kw_only=True):
     """What every training takes. `supersedes` is an adapter of this node's that the new one takes the place of.
 
-    A step is `gradient_accumulation_steps` times `batch_size` rows. `early_stopping` ends a training when so many
-    validations brought nothing better. `checkpointing`: each so many steps, 0 for each minute; the best few adapters
-    are kept.
+    A step is `gradient_accumulation_steps` times `batch_size` rows. `compute` is the dtype of the base's computations;
+    `auto` tries which is faster here. `gradient_checkpointing` computes layers twice to save memory. `early_stopping`
+    ends a training when so many validations brought nothing better. `checkpointing`: each so many steps, 0 for each
+    minute; the best few adapters are kept.
     """
 
     name: str = ""
@@ -56,6 +57,8 @@ class TrainSettings(Params, frozen=True, kw_only=True):
     gradient_accumulation_steps: int = DEFAULTS.gradient_accumulation_steps
     weight_decay: float = DEFAULTS.weight_decay
     lora_dropout: float = DEFAULTS.lora_dropout
+    compute: Literal["auto", "F32", "BF16"] = DEFAULTS.compute
+    gradient_checkpointing: Literal["auto", "on", "off"] = DEFAULTS.gradient_checkpointing
     steps: int = 0
     seed: int = 0
     early_stopping: EarlyStopping = DEFAULTS.early_stopping
@@ -126,6 +129,8 @@ def _spec(p: TrainSettings) -> TrainSpec:
         gradient_accumulation_steps=p.gradient_accumulation_steps,
         weight_decay=p.weight_decay,
         lora_dropout=p.lora_dropout,
+        compute=p.compute,
+        gradient_checkpointing=p.gradient_checkpointing,
         steps=p.steps,
         seed=p.seed,
         early_stopping=p.early_stopping,

@@ -24,11 +24,11 @@ from torch import Tensor
 
 from orchd.errors import JobCancelled, TrainingDiverged
 from orchd.jobs.context import Figure, JobContext
-from orchd.lm.adapter import adapter_weights, read_weights, save_adapter, set_weights, start_adapter
+from orchd.lm.adapter import DTYPES, adapter_weights, read_weights, save_adapter, set_weights, start_adapter
 from orchd.lm.base import Base, best_device, load_base
 from orchd.lm.chat import Encoded
 from orchd.lm.losses import pack, token_scores
-from orchd.train import checkpoints, diagnosis, runs
+from orchd.train import checkpoints, diagnosis, precision, runs
 from orchd.train.curves import Curves, Point, StepPoint, ValidationPoint, cut_back, mean, step_losses
 from orchd.train.datasets.store import read_part
 from orchd.train.prepare import (
@@ -101,8 +101,9 @@ def run(spec: TrainSpec, job: JobContext) -> TrainResult:
     torch.set_num_threads(job.threads)
     started = time.monotonic()
     job.progress(0, max(1, spec.steps), "steps", phase="preparing")
-    base = load_base(spec.base, device=best_device())
-    training = prepare(spec, base, job)
+    folder = Path(spec.run) if spec.run else job.workdir / "run"
+    base = load_base(spec.base, dtype=DTYPES[compute_in(spec, folder)], device=best_device())
+    training = prepare(spec, base, folder, job)
     with training.curves:
         train(training)
     config = save_adapter(training.model, job.workdir / "adapter", spec.dtype)
@@ -134,8 +135,32 @@ def run(spec: TrainSpec, job: JobContext) -> TrainResult:
     )
 
 
-def prepare(spec: TrainSpec, base: Base, job: JobContext) -> Training:
+def compute_in(spec: TrainSpec, folder: Path) -> str:
+    """The dtype to compute the base in: as asked for, as the run began, or what is faster here."""
+    if spec.compute != "auto":
+        return spec.compute
+    begun = runs.chosen(folder)
+    if begun is not None:
+        return begun.compute
+    return "BF16" if precision.choose(Path(spec.base), best_device()) == torch.bfloat16 else "F32"
+
+
+def recompute_layers(spec: TrainSpec, base: Base, folder: Path) -> bool:
+    """Whether the layers are computed twice: as asked for, as the run began, or where memory is short."""
+    if spec.gradient_checkpointing != "auto":
+        return spec.gradient_checkpointing == "on"
+    begun = runs.chosen(folder)
+    if begun is not None:
+        return begun.recompute
+    free = precision.free_bytes() if base.model.device.type == "cpu" else None
+    return precision.must_recompute(base.model.config, ROW_TOKENS, base.model.dtype, free)
+
+
+def prepare(spec: TrainSpec, base: Base, folder: Path, job: JobContext) -> Training:
     """Everything in memory, as it was at the run's last checkpoint if it has one."""
+    twice = recompute_layers(spec, base, folder)
+    if twice:
+        precision.recompute(base.model)
     examples = read_examples(base, Path(spec.dataset))
     validation = read_validation(base, Path(spec.dataset), spec.seed)
     steps = spec.steps or default_steps(len(examples))
@@ -145,15 +170,16 @@ def prepare(spec: TrainSpec, base: Base, job: JobContext) -> Training:
         continue_from(model, Path(spec.initial))
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay)
-    folder = Path(spec.run) if spec.run else job.workdir / "run"
     folder.mkdir(parents=True, exist_ok=True)
     runs.sweep(folder)
     key = identity(spec, steps, examples, validation)
     state = checkpoints.restore(folder, key, model, optimizer)
+    compute = "BF16" if base.model.dtype == torch.bfloat16 else "F32"
     job.log(f"{len(examples)} examples, {steps} steps of {spec.batch_size}, rank {spec.rank}, {software()}")
+    job.log(f"computed in {compute} on {base.model.device.type}" + (", layers twice to save memory" if twice else ""))
     if state is not None:
         job.log(f"going on after step {state.step}")
-    state = state or State(identity=key)
+    state = state or State(identity=key, compute=compute, recompute=twice)
     points = cut_back(folder / runs.METRICS_FILE, state.step, state.validated)
     batch = spec.batch_size * spec.gradient_accumulation_steps
     return Training(

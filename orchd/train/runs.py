@@ -51,9 +51,12 @@ class State(msgspec.Struct, kw_only=True):
     `validated` is the step of the last validation (-1: none yet), `stale` how many validations brought nothing better,
     `skipped` how many steps had a loss that is no number, `in_a_row` how many of them in a row up to now.
     `stopped` says why no further step is taken. `identity` is a digest of the settings and of the rows' tokens.
+    `compute` (a dtype's name) and `recompute` are what was chosen at the first start: another would be other bytes.
     """
 
     identity: str
+    compute: str = "F32"
+    recompute: bool = False
     step: int = 0
     tokens: int = 0
     validated: int = -1
@@ -112,6 +115,16 @@ def forget(folder: Path, keep: Collection[int]) -> int:
 def last_folders(folder: Path) -> list[Path]:
     """Where the run can go on, latest first."""
     return sorted(folder.glob(f"{LAST}*"), reverse=True)
+
+
+def chosen(folder: Path) -> State | None:
+    """The latest state that can be read, for what is needed of it before the base is loaded; None before the first."""
+    for path in last_folders(folder):
+        try:
+            return msgspec.json.decode((path / STATE_FILE).read_bytes(), type=State)
+        except (OSError, msgspec.DecodeError):
+            continue
+    return None
 
 
 def last_folder(folder: Path, step: int) -> Path:

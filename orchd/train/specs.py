@@ -39,6 +39,9 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     A step is ``gradient_accumulation_steps`` times ``batch_size`` examples. ``lora_dropout`` is the share of the
     adapter's inputs that is left out while it is trained. ``run`` is the folder of the run's checkpoints and curves
     (empty: one in the working folder, which goes with it); a run that has checkpoints there goes on from the last.
+
+    ``compute`` is the dtype that the base is computed in; "auto" tries which is faster here. ``dtype`` is the file's.
+    ``gradient_checkpointing``: layers are computed twice to save memory; "auto" does so where that is short.
     """
 
     base: str
@@ -57,6 +60,8 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     weight_decay: float = 0.0
     lora_dropout: float = 0.0
     gradient_accumulation_steps: int = 1
+    compute: Literal["auto", "F32", "BF16"] = "auto"
+    gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
     early_stopping: EarlyStopping = EarlyStopping()
     checkpointing: Checkpointing = Checkpointing()
 

@@ -77,6 +77,8 @@ SETTINGS = (
     opt(
         "--lora-dropout", "share of the adapter's inputs that is left out while it learns (0)", type=float, metavar="X"
     ),
+    opt("--compute", "dtype of the base's computations (what is faster here)", choices=("auto", "F32", "BF16")),
+    opt("--gradient-checkpointing", "compute layers twice (where memory is short)", choices=("auto", "on", "off")),
     opt(
         "--early-stopping",
         "stop when so many validations brought nothing better, by DELTA nats",
