@@ -45,7 +45,8 @@ async def dataset_validate(node: Node, p: DatasetValidate) -> JobStarted:
 
 
 class DatasetPrepare(Params, frozen=True, kw_only=True):
-    """`cap` is the most rows a part, drawn and shuffled by `seed`; lengths are characters a row, 0 is no bound.
+    """`cap` is the most rows a part, drawn and shuffled by `seed`, as all are with `shuffle`; lengths are characters a
+    row, 0 is no bound.
 
     Rows stay in the part that they are in; `reseed` divides all anew, by `seed`.
     """
@@ -53,6 +54,7 @@ class DatasetPrepare(Params, frozen=True, kw_only=True):
     dataset: str
     name: Annotated[str, Meta(min_length=1, max_length=200)]
     cap: Count = 0
+    shuffle: bool = False
     min_characters: Count = 0
     max_characters: Count = 0
     languages: tuple[str, ...] = ()
@@ -76,6 +78,7 @@ async def dataset_prepare(node: Node, p: DatasetPrepare) -> JobStarted:
         name=p.name,
         made_from=row.id,
         cap=p.cap,
+        shuffle=p.shuffle,
         min_characters=p.min_characters,
         max_characters=p.max_characters,
         languages=p.languages,

@@ -235,6 +235,13 @@ def test_a_cap_draws_by_the_seed_and_shuffles(tmp_path: Path) -> None:
     assert drawn != [one for one in whole if one in drawn], "not in the old order"
 
 
+def test_shuffling_keeps_all_rows_in_their_parts(tmp_path: Path) -> None:
+    _, folder = prepared(tmp_path, shuffle=True, seed=4)
+    whole, shuffled = texts(tmp_path / "d"), texts(folder)
+    assert {part: sorted(one) for part, one in whole.items()} == {part: sorted(one) for part, one in shuffled.items()}
+    assert whole["train"] != shuffled["train"]
+
+
 @pytest.mark.parametrize(
     ("spec", "kept"),
     [({"search": "Q7"}, 1), ({"min_characters": 6}, 20), ({"max_characters": 5}, 10)],
@@ -243,6 +250,15 @@ def test_filters(tmp_path: Path, spec: dict[str, Any], kept: int) -> None:
     info, _ = prepared(tmp_path, **spec)
     assert info.rows + info.not_picked == 30
     assert info.rows == kept
+
+
+def test_preparing_takes_out_near_duplicates_that_an_import_kept(tmp_path: Path) -> None:
+    said = [words(random.Random(number), 100) for number in range(20)]
+    both = [pair("q", text, str(number)) for number, text in enumerate([*said, *(one + " end" for one in said)])]
+    assert made(both, tmp_path / "d", Care(drop_near=False)).rows == 40
+    assert prepared(tmp_path, near_duplicates="keep")[0].rows == 40
+    info, _ = prepared(tmp_path)
+    assert (info.rows, info.near_duplicates) == (20, 20)
 
 
 def test_nothing_left_is_told(tmp_path: Path) -> None:

@@ -264,6 +264,7 @@ PREPARE = Command(
         DATASET,
         arg("name", "how to call the new one"),
         opt("--cap", "at most so many rows of each part, drawn and shuffled by the seed", type=int, metavar="N"),
+        switch("--shuffle", "put the rows of each part into an order that the seed decides"),
         opt("--min-characters", "leave out shorter rows", type=int, metavar="N"),
         opt("--max-characters", "leave out longer rows", type=int, metavar="N"),
         opt(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Final, Literal
 
@@ -92,6 +92,10 @@ class _Counts:
     groups: int = 0
     one_exchange: bool = True
 
+    def of_rows(self) -> dict[str, int]:
+        """As `DatasetInfo` has them."""
+        return {name: count for name, count in asdict(self).items() if name != "one_exchange"}
+
 
 def build(
     examples: Iterable[Example],
@@ -111,8 +115,8 @@ def build(
     Memory grows with the number of rows, not with their text. Of two copies with one id the newer
     stays (or the one with more nodes); of equal contents one, of near duplicates the newest. Rows without an answer to
     learn are counted as skipped. Rows that say their part (of a data set that was exported) keep part and order, and
-    are not thinned. Raises `DatasetUnusable` when nothing is left, `SecretsFound` when there are keys and nobody has
-    said what to do.
+    are not thinned, unless the data set is ``made_from`` another one. Raises `DatasetUnusable` when nothing is left,
+    `SecretsFound` when there are keys and nobody has said what to do.
     """
     if not 0 <= parts.test_share + parts.validation_share < 1:
         raise DatasetUnusable("the shares put aside must leave something to train on", field="split")
@@ -121,11 +125,13 @@ def build(
     counts = _Counts()
     with spool.open("w+b") as file:
         rows = _spool(examples, log, file, care, counts)
-        if not rows:
-            raise _nothing_left(log, counts, name)
-        _ask_about_keys(rows, care)
+        _check(rows, log, counts, name, care)
         kind = "qa" if log.kind in ("", "chat") and counts.one_exchange else log.kind or "chat"
-        divided = _as_said(rows, parts) or _divided(rows, file, kind, parts, care, counts, check)
+        if parts.split == "auto" and all(row.part for row in rows):
+            thin = made_from and care.drop_near
+            divided = _as_said(_thinned(rows, file, kind, counts, check) if thin else rows)
+        else:
+            divided = _divided(rows, file, kind, parts, care, counts, check)
         kept = _write_parts(divided, file, folder)
     spool.unlink()
     findings = [] if care.secrets == "redact" else [one for row in kept for one in row.findings]
@@ -141,16 +147,19 @@ def build(
         **{part: len(divided[part]) for part in PARTS},
         skipped=log.skipped,
         not_picked=log.not_picked,
-        duplicates=counts.duplicates,
-        near_duplicates=counts.near_duplicates,
-        groups=counts.groups,
-        redacted=counts.redacted,
-        dropped=counts.dropped,
+        **counts.of_rows(),
         findings=dict(Counter(one.kind for one in findings)),
         made_from=made_from,
     )
     (folder / INFO_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(info), indent=1))
     return info
+
+
+def _check(rows: list[_Spooled], log: ImportLog, counts: _Counts, name: str, care: Care) -> None:
+    """Raises `DatasetUnusable` where nothing is left, `SecretsFound`."""
+    if not rows:
+        raise _nothing_left(log, counts, name)
+    _ask_about_keys(rows, care)
 
 
 def _nothing_left(log: ImportLog, counts: _Counts, name: str) -> DatasetUnusable:
@@ -248,11 +257,30 @@ def _write_findings(folder: Path, findings: list[Finding]) -> None:
 # ---- how it is divided ---------------------------------------------------------------------------------------
 
 
-def _as_said(rows: list[_Spooled], parts: Parts) -> dict[str, list[_Spooled]] | None:
-    """The parts as the rows say them, in their order; None where one of them doesn't, or the user wants another way."""
-    if parts.split != "auto" or not all(row.part for row in rows):
-        return None
+def _as_said(rows: list[_Spooled]) -> dict[str, list[_Spooled]]:
+    """The parts as the rows say them, in their order."""
     return {part: [row for row in rows if row.part == part] for part in PARTS}
+
+
+def _thinned(
+    rows: list[_Spooled], spool: IO[bytes], kind: str, counts: _Counts, check: Callable[[], None]
+) -> list[_Spooled]:
+    """The rows without near duplicates; the first of them stays."""
+    near = set(find_near(len(rows), _reader(rows, spool, kind), Groups(len(rows)), check))
+    counts.near_duplicates = len(near)
+    return [row for number, row in enumerate(rows) if number not in near]
+
+
+def _reader(rows: list[_Spooled], spool: IO[bytes], kind: str) -> Callable[[int], str]:
+    """Gives what is said in the row of a number, without standing instructions."""
+    decoder = decoder_of(kind)
+
+    def text_of(number: int) -> str:
+        spool.seek(rows[number].offset)
+        row = decoder.decode(spool.read(rows[number].size))
+        return "\n".join(text for who, text in texts_of_row(row) if who != "system")
+
+    return text_of
 
 
 def _divided(
@@ -269,16 +297,9 @@ def _divided(
     A group (rows of one document, or related ones) is never divided. Groups come in an order that their contents and
     the seed decide; each goes to the test part while there is room for all of it, then to validation, else to training.
     """
-    decoder = decoder_of(kind)
     rows.sort(key=lambda row: ([-one for one in row.newness], row.content))
-
-    def text_of(number: int) -> str:
-        spool.seek(rows[number].offset)
-        row = decoder.decode(spool.read(rows[number].size))
-        return "\n".join(text for who, text in texts_of_row(row) if who != "system")
-
     together = Groups(len(rows))
-    near = set(find_near(len(rows), text_of, together, check))
+    near = set(find_near(len(rows), _reader(rows, spool, kind), together, check))
     first_of: dict[str, int] = {}
     for number, row in enumerate(rows):
         if row.group:

@@ -15,10 +15,10 @@ from orchd.train.datasets.store import PARTS, Row, digest_of_content, read_part,
 
 
 def chosen(spec: PrepareSpec, folder: Path, log: ImportLog, check: Callable[[], None]) -> Iterator[Example]:
-    """The rows that fit, each with its part (none where all are divided anew); with a cap in an order that the seed
-    decides. Those left out are counted as not picked."""
+    """The rows that fit, each with its part (none where all are divided anew); with a cap or shuffled in an order that
+    the seed decides. Those left out are counted as not picked."""
     for part in PARTS:
-        order = _drawn(spec, folder, part) if spec.cap else None
+        order = _drawn(spec, folder, part) if spec.cap or spec.shuffle else None
         rows: dict[int, Row] = {}
         for number, row in enumerate(read_part(folder, part)):
             check()
@@ -49,10 +49,11 @@ def fits(row: Row, spec: PrepareSpec) -> bool:
 
 
 def _drawn(spec: PrepareSpec, folder: Path, part: str) -> dict[int, None]:
-    """The numbers of up to ``cap`` rows that fit, shuffled: by a hash of the seed and their contents."""
+    """The numbers of up to ``cap`` rows (0: all) that fit, shuffled: by a hash of the seed and their contents."""
     fitting = (
         (hashlib.sha256(f"{spec.seed}:{digest_of_content(row)}".encode()).digest(), number)
         for number, row in enumerate(read_part(folder, part))
         if fits(row, spec)
     )
-    return dict.fromkeys(number for _, number in heapq.nsmallest(spec.cap, fitting))
+    drawn = heapq.nsmallest(spec.cap, fitting) if spec.cap else sorted(fitting)
+    return dict.fromkeys(number for _, number in drawn)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import msgspec
@@ -240,8 +240,3 @@ _RULES: Final = (
     _Rule("address", (), re.compile(rf"\b\d{{1,5}} (?:[A-Z][a-z]{{1,30}} ){{1,3}}(?:{_STREETS_EN})\b\.?")),
     _Rule("address", ("CEP", "cep"), re.compile(r"(?i)\bcep\W{0,3}(?P<it>\d{5}-?\d{3})\b")),
 )  # fmt: skip
-
-
-def kinds() -> Iterator[str]:
-    """All kinds that there are, each once."""
-    return iter(dict.fromkeys(rule.kind for rule in _RULES))

@@ -91,14 +91,16 @@ class ValidateResult(msgspec.Struct, frozen=True, kw_only=True):
 class PrepareSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Make a data set of another one (a folder). Rows stay in their part, unless ``reseed`` divides all anew.
 
-    ``cap`` (0: none) is the most rows a part, drawn by ``seed`` and shuffled; ``min_characters`` and
-    ``max_characters`` (0: none) bound the length of a row; ``languages`` (none: all) and ``search`` choose rows.
+    ``cap`` (0: none) is the most rows a part, drawn by ``seed``; these, or with ``shuffle`` all, are shuffled by it.
+    ``min_characters`` and ``max_characters`` (0: none) bound the length of a row; ``languages`` (none: all) and
+    ``search`` choose rows.
     """
 
     dataset: str
     name: str
     made_from: str
     cap: int = 0
+    shuffle: bool = False
     min_characters: int = 0
     max_characters: int = 0
     languages: tuple[str, ...] = ()
