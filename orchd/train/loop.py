@@ -29,7 +29,7 @@ from orchd.lm.base import Base, best_device, load_base
 from orchd.lm.chat import Encoded
 from orchd.lm.losses import pack, token_scores
 from orchd.train import checkpoints, diagnosis, precision, runs
-from orchd.train.curves import Curves, Point, StepPoint, ValidationPoint, cut_back, mean, step_losses
+from orchd.train.curves import Curves, Point, StepPoint, ValidationPoint, cut_back, mean, step_losses, validations
 from orchd.train.datasets.store import read_part
 from orchd.train.prepare import (
     check,
@@ -72,6 +72,7 @@ class Training:
     state: State
     curves: Curves
     points: list[Point]
+    validated: ValidationPoint | None = None
     kept: dict[int, dict[str, Tensor]] = field(default_factory=dict)
     saved_at: float = field(default_factory=time.monotonic)
 
@@ -196,6 +197,7 @@ def prepare(spec: TrainSpec, base: Base, folder: Path, job: JobContext) -> Train
         state=state,
         curves=Curves(folder / runs.METRICS_FILE),
         points=points,
+        validated=next(reversed(validations(points)), None),
         kept={good.step: read_weights(runs.good_folder(folder, good.step)) for good in state.goods},
     )
 
@@ -322,7 +324,8 @@ def validate(t: Training) -> None:
     loss, accuracy = score_validation(t)
     t.state.validated = t.state.step
     shown = loss if math.isfinite(loss) else None
-    add_point(t, ValidationPoint(step=t.state.step, epoch=t.epoch, loss=shown, accuracy=accuracy))
+    t.validated = ValidationPoint(step=t.state.step, epoch=t.epoch, loss=shown, accuracy=accuracy)
+    add_point(t, t.validated)
     if t.state.step == 0 or shown is None:
         return
     before = t.state.goods[0].validation_loss if t.state.goods else None
@@ -459,13 +462,12 @@ def add_point(t: Training, point: Point) -> None:
 def tell(t: Training, phase: str) -> None:
     """How far it is, with the newest figures. Raises `JobCancelled`."""
     figures: dict[str, Figure] = {"phase": phase, "epoch": t.epoch}
-    step = next((point for point in reversed(t.points) if isinstance(point, StepPoint)), None)
-    validation = next((point for point in reversed(t.points) if isinstance(point, ValidationPoint)), None)
+    step = next((point for point in reversed(t.points[-2:]) if isinstance(point, StepPoint)), None)
     if step is not None:
         figures |= {"loss": round(recent_loss(t), 4), "accuracy": step.accuracy, "rate": step.rate}
         figures |= {"tokens_s": step.tokens_s, "memory": step.memory}
-    if validation is not None and validation.loss is not None:
-        figures["validation"] = round(validation.loss, 4)
+    if t.validated is not None and t.validated.loss is not None:
+        figures["validation"] = round(t.validated.loss, 4)
     t.job.progress(t.state.step, t.steps, "steps", **figures)
 
 

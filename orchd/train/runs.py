@@ -80,6 +80,17 @@ class Runs:
         """Newest first."""
         return sorted((path.name for path in self._root.glob("job_*")), reverse=True)
 
+    def forget_before(self, time_ms: int) -> Sequence[str]:
+        """Remove runs of which nothing was written since (milliseconds since 1970). Gives their names."""
+        gone = [run for run in self.list() if _newest_ms(self.folder(run)) < time_ms]
+        for run in gone:
+            shutil.rmtree(self.folder(run), ignore_errors=True)
+        return gone
+
+
+def _newest_ms(folder: Path) -> float:
+    return max(path.stat().st_mtime * 1000 for path in (folder, *folder.iterdir()))
+
 
 def finish(folder: Path) -> None:
     """The run is over: what only going on needs is removed."""
