@@ -41,7 +41,10 @@ def names_of(record: Mapping[str, Any], columns: Columns) -> dict[str, str]:
 
 
 def is_named(record: Mapping[str, Any], columns: Columns) -> bool:
-    """Whether `parse` finds an example in such a record."""
+    """Whether `parse` finds an example in such a record. One message of a conversation (``role`` and ``content``) is
+    none: learnt by itself it would be an answer to nothing."""
+    if {"role", "content"} <= {key.strip().lower() for key in record}:
+        return False
     names = names_of(record, columns)
     pairs = (("chosen", "rejected"), ("question", "answer"), ("prompt", "completion"), ("prompt", "answer"))
     return any(one in names and other in names for one, other in pairs) or "text" in names or "code" in names

@@ -73,6 +73,11 @@ def test_preferences_as_they_are_written(tmp_path: Path, record: dict[str, Any])
     assert (one.messages, one.chosen, one.rejected) == ((Message("user", "q"),), "a", "b")
 
 
+def test_single_messages_are_no_texts(tmp_path: Path) -> None:
+    with pytest.raises(ImportUnreadable, match="line 1, record 1: no known shape"):
+        read(rows(tmp_path, {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}))
+
+
 def test_a_preference_for_equal_answers_teaches_nothing(tmp_path: Path) -> None:
     (one,), _ = read(rows(tmp_path, {"prompt": "q", "chosen": "a", "rejected": "a"}))
     assert not one.trainable
