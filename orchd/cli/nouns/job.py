@@ -108,7 +108,8 @@ def report(context: Context, options: argparse.Namespace, params: Params) -> int
     try:
         path.write_text(page, encoding="utf-8")
     except OSError as error:
-        raise OutputRefused(f"{path} can't be written: {error.strerror}", field="out") from None
+        hint = "Name a file in a folder that you may write to with `--out`."
+        raise OutputRefused(f"{path} can't be written: {error.strerror}", hint=hint, field="out") from None
     context.show({"job": job["id"], "path": str(path)}, lambda shown: shown["path"])
     return 0
 
