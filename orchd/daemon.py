@@ -1,8 +1,8 @@
 """`orchd`: the daemon. One nursery holds every part, one path leads out.
 
 Order at start: the lock on the home, settings, identity, registry, event log, jobs, embedded runtime, network, then
-the RPC socket, and readiness is told. Order at the end: no new requests, then everything is cancelled at once; jobs
-that ran are marked interrupted. The process imports no torch.
+the RPC socket, and readiness is told. Order at the end: no new requests, jobs that can go on later leave a checkpoint,
+then everything is cancelled at once; other jobs that ran are marked interrupted. The process imports no torch.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ async def run(paths: Paths, config: configuration.Config, settings: tuple[config
             await nursery.start(node.jobs.run)
             await nursery.start(node.runtime.run)
             quota = config.registry.quota_mb * 1_000_000
-            await nursery.start(Upkeep(node.registry, node.datasets, now_ms, quota).run)
+            await nursery.start(Upkeep(node.registry, node.datasets, node.runs, now_ms, quota).run)
             await in_thread(_restore_deployments, node)
             await nursery.start(node.rollbacks.run)
             if config.net.enabled:
@@ -167,7 +167,9 @@ async def run(paths: Paths, config: configuration.Config, settings: tuple[config
             notify(STOPPING)
             LOG.info("stopping")
             with trio.move_on_after(STOP_SECONDS):
-                await node.runtime.stop()
+                async with trio.open_nursery() as leaving:
+                    leaving.start_soon(node.runtime.stop)
+                    leaving.start_soon(node.jobs.pause)
             nursery.cancel_scope.deadline = trio.current_time() + STOP_SECONDS
             nursery.cancel_scope.cancel()
     LOG.info("stopped")

@@ -513,7 +513,7 @@ class JobCancelled(OrchdError):
     """The job was cancelled before it was done."""
 
     code = 3003
-    default_hint = "Start it again when you want it."
+    default_hint = "Start it again when you want it; a training goes on with `orchctl train resume JOB`."
 
 
 class WorkerLost(OrchdError):
@@ -580,6 +580,23 @@ class DatasetHere(BadRequest):
 
     code = 3106
     default_hint = "Use it under the name that it has; `orchctl dataset list` shows it."
+
+
+class SecretsFound(Refused):
+    """Keys or passwords are in what would be learnt, and nobody has said what to do with them."""
+
+    code = 3107
+    default_hint = (
+        "`--redact` puts a word in their place, `--drop` leaves their rows out, `--keep` learns them; "
+        "`orchctl dataset validate` lists all places."
+    )
+
+
+class SourceChanged(OrchdError):
+    """The file was changed while it was read."""
+
+    code = 3108
+    default_hint = "Import it again when the other program has finished writing it."
 
 
 # ---- 40xx network --------------------------------------------------------------------------------------------
@@ -712,6 +729,27 @@ class TrainingDiverged(OrchdError):
 
     code = 5005
     default_hint = "Halve the learning rate and start again."
+
+
+class CheckpointUnfit(Refused):
+    """A checkpoint is of other settings or other data than the run that would go on from it."""
+
+    code = 5006
+    default_hint = "Start the training again with `orchctl train start`: what it was on has changed since."
+
+
+class RunNotResumable(BadRequest):
+    """A training can't go on from where it stopped: it has ended, runs already, or nothing of it is kept."""
+
+    code = 5007
+    default_hint = "`orchctl checkpoint list` shows what is kept; `orchctl train continue_from` goes on from one."
+
+
+class CheckpointUnknown(NotFound):
+    """There is no such run here, or it keeps no checkpoint of that step."""
+
+    code = 5008
+    default_hint = "`orchctl checkpoint list` shows what is kept."
 
 
 # ---- 60xx averaging ------------------------------------------------------------------------------------------

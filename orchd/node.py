@@ -41,7 +41,11 @@ from orchd.rollback import READY, ROLLED_BACK, ROLLING_BACK, Rollbacks
 from orchd.serve.embedded import EmbeddedRuntime
 from orchd.serve.specs import BuildResult, Golden
 from orchd.serve.targets import Artefact, DeployTarget
-from orchd.train.specs import EvaluateResult, ImportResult, Score, TrainResult
+from orchd.train import advice, runs
+from orchd.train.datasets.specs import ImportResult
+from orchd.train.datasets.store import DatasetInfo, read_info
+from orchd.train.runs import Runs
+from orchd.train.specs import Diagnosis, EvaluateResult, Score, TrainResult, TrainSpec
 
 LOG = logging.getLogger("orchd.node")
 P = ParamSpec("P")
@@ -65,6 +69,36 @@ class ImportNote(_Note, frozen=True, kw_only=True):
     named: bool
 
 
+class DatasetShown(_Note, frozen=True, kw_only=True):
+    """A data set. `train`, `validation`, `test` and what follows them are rows.
+
+    `kind` is what the rows are, `format` what they were read from. `duplicates` and `near_duplicates` were left out,
+    `not_picked` not wanted; `redacted` and `dropped` for what was found in them. `findings` counts what was found and
+    kept, by kind. `groups` (documents, or rows that are nearly the same) were never divided, by `seed`.
+    """
+
+    id: str
+    name: str
+    kind: str
+    train: int
+    validation: int
+    test: int
+    skipped: int
+    warnings: tuple[str, ...]
+    created_ms: int
+    format: str
+    split: str
+    seed: int
+    groups: int
+    duplicates: int
+    near_duplicates: int
+    not_picked: int
+    redacted: int
+    dropped: int
+    findings: dict[str, int]
+    made_from: str
+
+
 class TrainNote(_Note, frozen=True, kw_only=True):
     name: str
     description: str
@@ -74,6 +108,9 @@ class TrainNote(_Note, frozen=True, kw_only=True):
     licence: str = NO_LICENCE
     tags: tuple[str, ...] = ()
     supersedes: str | None = None
+    #: What a checkpoint that it went on from had behind it.
+    earlier_steps: int = 0
+    earlier_tokens: int = 0
 
 
 class AverageNote(_Note, frozen=True, kw_only=True):
@@ -104,10 +141,22 @@ class DeployNote(_Note, frozen=True, kw_only=True):
 
 
 class Trained(_Note, frozen=True, kw_only=True):
+    """`stopped` says why it ended, after `epochs` times through the examples and `steps` steps; the adapter is that of
+    `best_step`. `again` is the command of the training that answers the `diagnosis`, empty where nothing is to be
+    changed."""
+
     adapter: AdapterRow
     scores: tuple[Score, ...]
     train_loss: float
     seconds: float
+    stopped: str
+    steps: int
+    best_step: int
+    epochs: float
+    skipped: int
+    validation_loss: float | None
+    diagnosis: Diagnosis
+    again: str = ""
 
 
 class LeafName(_Note, frozen=True, kw_only=True):
@@ -185,11 +234,13 @@ class Node:
 
     def __post_init__(self) -> None:
         self.datasets = Datasets(self.registry.local, self.paths.data / "datasets", self.clock)
+        self.runs = Runs(self.paths.data / "runs")
         self.topics = Topics(self.registry.local, self.clock)
         self.deployments = Deployments(self.registry.local)
         self.rollbacks = Rollbacks(self)
         finishers: dict[str, Finisher] = {
             "dataset.import": self._imported,
+            "dataset.prepare": self._imported,
             "train": self._trained,
             "evaluate": self._evaluated,
             "average": self._averaged,
@@ -293,25 +344,83 @@ class Node:
 
     # ---- finishers: a worker is done, its folder is still there -------------------------------------------------
 
-    async def _imported(self, job: Job, result: ImportResult, workdir: Path) -> DatasetRow:
+    async def _imported(self, job: Job, result: ImportResult, workdir: Path) -> DatasetShown:
+        named = job.note is None or msgspec.convert(job.note, ImportNote).named
+        return await in_thread(self.keep_dataset, result.info, result.warnings, workdir / result.folder, named=named)
+
+    def keep_dataset(self, info: DatasetInfo, warnings: tuple[str, ...], folder: Path, *, named: bool) -> DatasetShown:
+        """Take in the folder of a new data set. `named`: the user chose its name. Raises as `Datasets.add` does."""
         row = DatasetRow(
-            id=result.id,
-            name=result.name,
-            kind=result.kind,
-            train=result.train,
-            validation=result.validation,
-            test=result.test,
-            skipped=result.skipped,
-            warnings=result.warnings,
+            id=info.id,
+            name=info.name,
+            kind=info.kind,
+            train=info.train,
+            validation=info.validation,
+            test=info.test,
+            skipped=info.skipped,
+            warnings=warnings,
             created_ms=self.clock(),
         )
-        named = job.note is None or msgspec.convert(job.note, ImportNote).named
-        return await in_thread(self.datasets.add, row, workdir / result.folder, named=named)
+        return self.dataset_shown(self.datasets.add(row, folder, named=named))
+
+    def dataset_shown(self, row: DatasetRow) -> DatasetShown:
+        """A data set with what its folder says about it. Raises `DatasetUnusable`."""
+        info = read_info(self.datasets.folder(row.id))
+        return DatasetShown(
+            id=row.id,
+            name=row.name,
+            kind=info.kind,
+            train=row.train,
+            validation=row.validation,
+            test=row.test,
+            skipped=row.skipped,
+            warnings=row.warnings,
+            created_ms=row.created_ms,
+            format=info.format,
+            split=info.split,
+            seed=info.seed,
+            groups=info.groups,
+            duplicates=info.duplicates,
+            near_duplicates=info.near_duplicates,
+            not_picked=info.not_picked,
+            redacted=info.redacted,
+            dropped=info.dropped,
+            findings=info.findings,
+            made_from=info.made_from,
+        )
 
     async def _trained(self, job: Job, result: TrainResult, workdir: Path) -> Trained:
-        note = msgspec.convert(job.note, TrainNote)
+        """Admit what was trained. A daemon that died in between has it done again, and finds the adapter here."""
+        note, spec = msgspec.convert(job.note, TrainNote), msgspec.convert(job.spec, TrainSpec)
+        run = run_of(job)
+        there = await in_thread(self.datasets.adapter_of, run)
+        adapter = (
+            await in_thread(self.registry.adapter, there) if there else await self._admit(job, note, result, workdir)
+        )
+        await in_thread(runs.finish, self.runs.folder(run))
+        options = {"name": note.name, "base": note.base, "initial": note.initial or ""}
+        again = advice.again(spec, result.diagnosis.changes, words=(note.dataset,), options=options)
+        return Trained(
+            adapter=adapter,
+            scores=result.heldout,
+            train_loss=result.train_loss,
+            seconds=result.seconds,
+            stopped=result.stopped,
+            steps=result.steps,
+            best_step=result.best_step,
+            epochs=result.epochs,
+            skipped=result.skipped,
+            validation_loss=result.validation_loss,
+            diagnosis=result.diagnosis,
+            again=again if result.diagnosis.changes else "",
+        )
+
+    async def _admit(self, job: Job, note: TrainNote, result: TrainResult, workdir: Path) -> AdapterRow:
         salt = self.random_bytes(SALT_SIZE)
         initial = None if note.initial is None else parse_id(note.initial, ADAPTER)
+        result = msgspec.structs.replace(
+            result, steps=result.steps + note.earlier_steps, tokens=result.tokens + note.earlier_tokens
+        )
         admission = await in_thread(
             crafting.admit,
             self.registry,
@@ -324,12 +433,11 @@ class Node:
             ),
             evaluation=crafting.metrics(result.heldout),
         )
-        run = Run(adapter=admission.id, dataset=note.dataset, job=job.id, salt=salt)
-        await in_thread(self.datasets.add_run, run)
-        self.tell_admitted(admission, job.id)
-        return Trained(
-            adapter=admission.row, scores=result.heldout, train_loss=result.train_loss, seconds=result.seconds
+        await in_thread(
+            self.datasets.add_run, Run(adapter=admission.id, dataset=note.dataset, job=run_of(job), salt=salt)
         )
+        self.tell_admitted(admission, job.id)
+        return admission.row
 
     async def _evaluated(self, job: Job, result: EvaluateResult, workdir: Path) -> EvaluateResult | Attested:
         if job.note is None:
@@ -450,6 +558,11 @@ class Node:
             tags=note.tags,
             supersedes=None if note.supersedes is None else parse_id(note.supersedes, ADAPTER),
         )
+
+
+def run_of(job: Job) -> str:
+    """The run that a training belongs to: it is called after the job that began it."""
+    return Path(job.spec["run"]).name if isinstance(job.spec, dict) and job.spec.get("run") else job.id
 
 
 def recipe_matches(manifest: Manifest) -> bool:

@@ -10,7 +10,7 @@ import math
 from pathlib import Path
 from typing import Final
 
-from orchd.importers.read import content_size
+from orchd.importers.source import content_size
 from orchd.registry import Base, Registry
 
 TIMES: Final = 2
@@ -34,7 +34,7 @@ def for_model(registry: Registry, base: Base, quantize: str) -> None:
 
 
 def for_dataset(registry: Registry, source: Path) -> None:
-    """Raises `DiskFull` where the conversations of a file have no room."""
+    """Raises `DiskFull` where the examples of a file or folder have no room."""
     registry.blobs.check_room(TIMES * content_size(source))
 
 

@@ -1,4 +1,5 @@
-"""What the daemon does by itself to keep the registry in order: each night a backup, garbage, the trash, the quota."""
+"""What the daemon does by itself to keep the registry in order: each night a backup, garbage, the trash, the quota,
+the checkpoints of old trainings."""
 
 from __future__ import annotations
 
@@ -11,19 +12,24 @@ import trio
 from orchd.errors import OrchdError
 from orchd.registry import Registry, upkeep
 from orchd.registry.own import Datasets
+from orchd.train.runs import Runs
 
 LOG = logging.getLogger(__name__)
 #: A look at the clock, and at the quota.
 EVERY_SECONDS = 600.0
 NIGHT_MS = 20 * 3_600_000  # between two rounds of upkeep
+RUN_MS = 30 * 86_400_000  # what a training keeps beside its adapter goes so long after its last step
 
 
 class Upkeep:
     """`clock` gives milliseconds since 1970, `quota` is in bytes (0: none)."""
 
-    def __init__(self, registry: Registry, datasets: Datasets, clock: Callable[[], int], quota: int) -> None:
+    def __init__(
+        self, registry: Registry, datasets: Datasets, runs: Runs, clock: Callable[[], int], quota: int
+    ) -> None:
         self._registry = registry
         self._datasets = datasets
+        self._runs = runs
         self._clock = clock
         self._quota = quota
         #: Bytes of blobs after the last look, where the quota could not be kept.
@@ -46,6 +52,7 @@ class Upkeep:
         if self._clock() - self._last >= NIGHT_MS:
             self._try(self._collect)
             self._try(self._purge)
+            self._try(self._forget_runs)
             if self._try(self._back_up):
                 self._last = self._clock()
 
@@ -70,6 +77,10 @@ class Upkeep:
     def _purge(self) -> None:
         if gone := self._datasets.purge().datasets:
             LOG.info("data sets gone for good from the trash: %s", ", ".join(gone))
+
+    def _forget_runs(self) -> None:
+        if gone := self._runs.forget_before(self._clock() - RUN_MS):
+            LOG.info("checkpoints and curves of old trainings removed: %s", ", ".join(gone))
 
     def _back_up(self) -> None:
         LOG.info("the index was copied to %s", upkeep.backup(self._registry))

@@ -1,4 +1,4 @@
-"""A progress bar on one line of a terminal."""
+"""A progress bar on one line of a terminal, with a sparkline of the loss where there is one."""
 
 from __future__ import annotations
 
@@ -11,6 +11,12 @@ from orchd.cli.text import duration, size
 
 REDRAW_SECONDS = 0.1
 WIDTH = 24
+SPARKS = 12
+"""Columns of the sparkline; it holds the whole job up to now."""
+
+FIGURES = ("loss", "validation")
+"""What is shown of a training's figures beside its phase; `job report` and --json have all."""
+
 CLEAR = "\r\x1b[K"
 
 
@@ -29,11 +35,16 @@ class Bar:
         self._monotonic = monotonic
         self._columns = columns
         self._drawn_at: float | None = None
-        self._signs = "█░" if "utf" in (stream.encoding or "").lower() else "#-"
+        plain = "utf" not in (stream.encoding or "").lower()
+        self._signs = "#-" if plain else "█░"
+        self._losses = Sparkline(".:-=+*#@" if plain else "▁▂▃▄▅▆▇█")
         self._draw(f"{label} ...")
 
     def update(self, progress: dict[str, Any]) -> None:
         """`{done, total, unit, eta_s, figures}`, as the daemon tells it."""
+        loss = progress.get("figures", {}).get("loss")
+        if isinstance(loss, float | int):
+            self._losses.add(float(loss))
         now = self._monotonic()
         complete = progress["done"] >= progress["total"]
         if not complete and self._drawn_at is not None and now - self._drawn_at < REDRAW_SECONDS:
@@ -49,11 +60,18 @@ class Bar:
             self._label,
             self._signs[0] * filled + self._signs[1] * (WIDTH - filled),
             _amount(done, total, progress["unit"]),
-            *(_figure(name, value, progress["unit"]) for name, value in progress.get("figures", {}).items()),
+            *self._figures(progress.get("figures", {}), progress["unit"]),
         ]
         if progress.get("eta_s"):
             parts.append(f"{duration(progress['eta_s'])} left")
         return "  ".join(parts)
+
+    def _figures(self, figures: dict[str, Any], unit: str) -> list[str]:
+        phase = figures.get("phase")
+        if phase is not None:
+            figures = {name: figures[name] for name in FIGURES if name in figures}
+        shown = [_figure(name, value, unit) for name, value in figures.items()]
+        return [*filter(None, [self._losses.text(), "" if phase == "training" else phase]), *shown]
 
     def clear(self) -> None:
         """Leave the line as if nothing had been there."""
@@ -63,6 +81,40 @@ class Bar:
     def _draw(self, line: str) -> None:
         self._stream.write(CLEAR + line[: max(10, self._columns() - 1)])
         self._stream.flush()
+
+
+class Sparkline:
+    """A curve of any length as a few characters. `signs` go from low to high."""
+
+    def __init__(self, signs: str) -> None:
+        self._signs = signs
+        self._values: list[float] = []
+        self._each = 1  # values that were folded into one
+        self._open: list[float] = []
+
+    def add(self, value: float) -> None:
+        self._open.append(value)
+        if len(self._open) < self._each:
+            return
+        self._values.append(sum(self._open) / len(self._open))
+        self._open.clear()
+        if len(self._values) == 2 * SPARKS:
+            self._values = [(a + b) / 2 for a, b in zip(self._values[::2], self._values[1::2], strict=True)]
+            self._each *= 2
+
+    def text(self) -> str:
+        """Empty until there are two values."""
+        if len(self._values) < 2:
+            return ""
+        shown = self._values[-SPARKS:] if len(self._values) <= SPARKS else self._evenly()
+        low, high = min(shown), max(shown)
+        top = len(self._signs) - 1
+        return "".join(self._signs[round(top * (v - low) / (high - low)) if high > low else 0] for v in shown)
+
+    def _evenly(self) -> list[float]:
+        """As many as there are columns, from the first to the newest."""
+        last = len(self._values) - 1
+        return [self._values[round(at * last / (SPARKS - 1))] for at in range(SPARKS)]
 
 
 def _amount(done: float, total: float, unit: str) -> str:

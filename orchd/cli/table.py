@@ -9,9 +9,16 @@ NOUNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "status": ("what the daemon is doing", ()),
     "demo": ("the whole loop on this machine, in about three minutes", ()),
     "base": ("base models", ("list", "show", "add", "remove", "verify", "link")),
-    "dataset": ("what to train on", ("import", "list", "show", "preview", "delete")),
-    "train": ("train an adapter on a data set", ("start",)),
-    "job": ("long work: its progress, its log, its end", ("list", "show", "watch", "cancel", "logs")),
+    "dataset": (
+        "what to train on",
+        (
+            *("import", "validate", "create", "list", "show", "stats", "preview", "rows", "findings"),
+            *("prepare", "export", "delete"),
+        ),
+    ),
+    "train": ("train an adapter on a data set", ("start", "resume", "continue_from")),
+    "checkpoint": ("what trainings keep on their way", ("list", "best", "cleanup")),
+    "job": ("long work: its progress, its log, its end", ("list", "show", "watch", "cancel", "logs", "report")),
     "adapter": (
         "adapters that are here or that peers offer",
         (

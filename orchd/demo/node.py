@@ -25,7 +25,7 @@ LEARNING_RATE = 5e-3
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
     id: str
-    kind: str
+    format: str
     train: int
     heldout: int
     test: int
@@ -125,7 +125,7 @@ class Node:
         row = self.job("dataset.import", source=str(source), name=name, split=split, seed=seed)
         return Dataset(
             id=row["id"],
-            kind=row["kind"],
+            format=row["format"],
             train=row["train"],
             heldout=row["validation"] + row["test"],
             test=row["test"],
@@ -133,7 +133,7 @@ class Node:
 
     def sentences(self, dataset: Dataset) -> list[Sentence]:
         """Every exchange of a data set, in its order."""
-        rows = self.call("dataset.preview", dataset=dataset.id, limit=10_000)["rows"]
+        rows = self.call("dataset.rows", dataset=dataset.id, limit=10_000)["rows"]
         return [_sentence(row) for row in rows]
 
     def train(
@@ -261,5 +261,5 @@ def _adapter(row: Mapping[str, Any]) -> Adapter:
 
 
 def _sentence(row: Mapping[str, Any]) -> Sentence:
-    by_role = {message["role"]: message["content"] for message in row["messages"]}
+    by_role = {message["role"]: message["content"] for message in row["fields"]["messages"]}
     return Sentence(split=row["split"], prompt=by_role["user"], answer=by_role["assistant"])

@@ -66,7 +66,7 @@ class Peer:
         return Knowledge(
             node=self.node.name,
             source=self.source,
-            kind=self.dataset.kind,
+            kind=self.dataset.format,
             train=self.dataset.train,
             heldout=self.dataset.heldout,
             words=examples.words(self.sentences),

@@ -35,8 +35,17 @@ def parse(record: dict[str, Any]) -> Conversation | None:
         title=clean(record.get("title")),
         messages=messages,
         updated_ms=milliseconds(record.get("update_time")) or milliseconds(record.get("create_time")),
+        created_ms=milliseconds(record.get("create_time")),
+        model=_model(record, nodes),
         nodes=len(nodes),
     )
+
+
+def _model(record: dict[str, Any], nodes: _Nodes) -> str:
+    """The model that the conversation was begun with, or the last one that a message names."""
+    slugs = (object_at(object_at(node, "message"), "metadata").get("model_slug") for node in nodes.values())
+    named = [slug for slug in map(clean, slugs) if slug]
+    return clean(record.get("default_model_slug")) or (named[-1] if named else "")
 
 
 def _shown_path(nodes: _Nodes, current: object) -> list[dict[str, Any]]:

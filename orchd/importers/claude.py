@@ -19,7 +19,9 @@ def parse(record: dict[str, Any]) -> Conversation:
         id=clean(record.get("uuid")) or content_id(messages),
         title=clean(record.get("name")),
         messages=messages,
-        updated_ms=milliseconds(record.get("updated_at")),
+        updated_ms=milliseconds(record.get("updated_at")) or milliseconds(record.get("created_at")),
+        created_ms=milliseconds(record.get("created_at")),
+        model=clean(record.get("model")),
         nodes=len(objects(record.get("chat_messages"))),
     )
 

@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, Final
 
-from orchd.importers.conversation import Message
+from orchd.importers.conversation import Message, Part
 
 MAX_TEXT_BYTES: Final = 2_000_000
+_PARTS: Final[dict[str, Part]] = {"train": "train", "validation": "validation", "test": "test"}
 
 
 def clean(value: object) -> str:
@@ -49,11 +50,22 @@ def object_at(record: object, key: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def part_of(record: dict[str, Any]) -> Part:
+    """The part that a row of an exported data set says it was in (``split``); else empty."""
+    return _PARTS.get(str(record.get("split")), "")
+
+
 def content_id(messages: Iterable[Message]) -> str:
-    """A stable id for a conversation that came without one."""
+    """A stable id for a conversation that came without one; it is the digest of what can be learnt from it."""
+    return digest_of(
+        *(part for message in messages for part in (message.role + ("" if message.counts else " 0"), message.content))
+    )
+
+
+def digest_of(*parts: str) -> str:
+    """128 bits of SHA-256 over texts and their lengths, hexadecimal."""
     digest = hashlib.sha256()
-    for message in messages:
-        for part in (message.role, message.content):
-            data = part.encode()
-            digest.update(len(data).to_bytes(8, "big") + data)
+    for part in parts:
+        data = part.encode()
+        digest.update(len(data).to_bytes(8, "big") + data)
     return digest.hexdigest()[:32]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final, get_args
 
-from orchd.importers.clean import clean, content_id, objects
+from orchd.importers.clean import clean, content_id, objects, part_of
 from orchd.importers.conversation import Conversation, Message, Role
 
-_SHAREGPT_ROLES: Final[dict[str, Role]] = {
+SHAREGPT_ROLES: Final[dict[str, Role]] = {
     "system": "system",
     "human": "user",
     "user": "user",
@@ -16,7 +16,7 @@ _SHAREGPT_ROLES: Final[dict[str, Role]] = {
     "assistant": "assistant",
     "observation": "tool",
 }
-_OPENAI_ROLES: Final[dict[str, Role]] = {
+OPENAI_ROLES: Final[dict[str, Role]] = {
     **{role: role for role in get_args(Role)},
     "developer": "system",
 }
@@ -29,7 +29,7 @@ def parse_openai(record: dict[str, Any]) -> Conversation:
         (
             Message(role, text, counts=one.get("weight") != 0)
             for one in objects(record.get("messages"))
-            if (role := _OPENAI_ROLES.get(str(one.get("role")))) and (text := _text(one))
+            if (role := OPENAI_ROLES.get(str(one.get("role")))) and (text := _text(one))
         ),
     )
 
@@ -43,7 +43,7 @@ def parse_sharegpt(record: dict[str, Any]) -> Conversation:
             *(
                 Message(role, text)
                 for one in objects(record.get("conversations"))
-                if (role := _SHAREGPT_ROLES.get(str(one.get("from")))) and (text := clean(one.get("value")))
+                if (role := SHAREGPT_ROLES.get(str(one.get("from")))) and (text := clean(one.get("value")))
             ),
         ),
     )
@@ -78,6 +78,8 @@ def _conversation(record: dict[str, Any], read: Iterable[Message]) -> Conversati
         id=content_id(messages),
         title=clean(record.get("title")),
         messages=messages,
+        group=clean(record.get("group")),
+        part=part_of(record),
         nodes=len(messages),
     )
 

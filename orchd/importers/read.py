@@ -1,198 +1,195 @@
-"""Open a chat export, see by the shape of its records what it is, and yield its conversations."""
+"""See by the shape of records what an export is, and yield its examples: all of one kind."""
 
 from __future__ import annotations
 
-import re
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Final, cast
+from typing import Any, Final, get_args
 
-from orchd.errors import ImportTooLarge, ImportUnreadable
-from orchd.importers import chatgpt, claude, flat
-from orchd.importers.clean import objects
-from orchd.importers.conversation import Conversation
-from orchd.importers.stream import BadRecord, records
+import msgspec
 
-MAX_BYTES: Final = 16 << 30
-MAX_ZIP_RATIO: Final = 200
-MAX_WARNINGS: Final = 20
+from orchd.errors import ImportUnreadable
+from orchd.importers import chatgpt, claude, flat, named
+from orchd.importers.clean import MAX_TEXT_BYTES, digest_of, objects
+from orchd.importers.conversation import Completion, Conversation, Example, Message, Passage
+from orchd.importers.kinds import Kind, kind_of
+from orchd.importers.pick import Pick, texts_of
+from orchd.importers.shape import oddities, order_of
+from orchd.importers.source import ImportLog, Piece, pieces
+from orchd.importers.stream import BadRecord
 
-_Parser = Callable[[dict[str, Any]], Conversation | None]
+AS_TEXT: Final = "If it is plain text, give `--format text`."
 
-#: Kind → (the key that its records have, the parser).
-KINDS: Final[dict[str, tuple[str, _Parser]]] = {
+_Parser = Callable[[dict[str, Any]], Example | None]
+
+#: Format → (the key that its records have, the parser).
+SHAPES: Final[dict[str, tuple[str, _Parser]]] = {
     "chatgpt": ("mapping", chatgpt.parse),
     "claude": ("chat_messages", claude.parse),
     "openai": ("messages", flat.parse_openai),
     "sharegpt": ("conversations", flat.parse_sharegpt),
     "alpaca": ("instruction", flat.parse_alpaca),
 }
-
-NO_RIGHTS: Final = "Check who may read it: the daemon opens it itself."
-
-_MEMBER: Final = re.compile(r"(^|/)conversations(-\d+)?\.json$|\.jsonl$")
-
-
-@dataclass
-class ImportLog:
-    """What happened while reading: how many bytes, which kind, what was left out and why."""
-
-    kind: str = ""
-    bytes_read: int = 0
-    bytes_total: int = 0
-    records: int = 0
-    skipped: int = 0
-    warnings: list[str] = field(default_factory=list)
-
-    def skip(self, reason: str) -> None:
-        """Count one record that was left out; the first few reasons are kept."""
-        self.skipped += 1
-        self.warn(reason)
-
-    def warn(self, text: str) -> None:
-        if len(self.warnings) < MAX_WARNINGS:
-            self.warnings.append(text)
+NAMED: Final = "jsonl"
+FORMATS: Final = (*SHAPES, NAMED, "csv", "text")
+KINDS: Final[tuple[str, ...]] = get_args(Kind)
 
 
-def read_conversations(
-    path: Path, log: ImportLog, kind: str = "auto", progress: Callable[[], None] = lambda: None
-) -> Iterator[Conversation]:
-    """Stream the conversations in ``path`` (JSON, JSONL or a zip of an export; memory stays small).
+class Reading(msgspec.Struct, frozen=True, kw_only=True):
+    """How to read a source. ``auto`` finds out what it is. ``columns`` says in which column of a table (or under which
+    key) the question, answer, prompt, completion, text, chosen, rejected or system text is."""
 
-    ``log`` is filled on the way and ``progress`` called after each record. Conversations without a
-    message are counted as skipped. Raises `ImportUnreadable` when nothing in the file is a known
+    format: str = "auto"
+    kind: str = "auto"
+    columns: dict[str, str] = {}
+    pick: Pick = Pick()
+
+
+AUTO: Final = Reading()
+
+
+def read_examples(
+    path: Path, log: ImportLog, reading: Reading = AUTO, progress: Callable[[], None] = lambda: None
+) -> Iterator[Example]:
+    """Stream the examples in ``path`` (JSON, JSONL, CSV, text, code, a zip of an export, a folder; memory stays small).
+
+    ``log`` is filled on the way and ``progress`` called after each record. Examples without text are
+    counted as skipped. Raises `ImportUnreadable` when nothing in the file is a known
     record, `ImportTooLarge` when it is bigger than the limits.
     """
-    if kind != "auto" and kind not in KINDS:
-        known = ", ".join(("auto", *KINDS))
-        hint = f"Give one of {known}; auto, the default, finds it out."
-        raise ImportUnreadable(f"no such kind: {kind[:80]} (known: {known})", hint=hint, field="kind")
+    _check(reading)
     found = readable = 0
     others = dict[str, None]()
-    for record in _records(path, log):
-        log.records += 1
-        where = f"record {log.records}"
+    for piece in pieces(path, log, reading.format, reading.kind):
         progress()
-        if isinstance(record, BadRecord):
-            log.skip(f"{where}: {record}")
+        if isinstance(piece, BadRecord):
+            log.skip(str(piece), "Repair this record, or leave it out.")
             continue
         readable += 1
-        for one in _unwrapped(record):
-            seen = detect(one)
-            this_kind = seen if kind == "auto" or KINDS[kind][0] not in one else kind
-            if this_kind is None or kind not in ("auto", this_kind):
-                log.skip(f"{where}: no known shape" if seen is None else f"{where}: {seen}, not {kind}")
-                others.update({seen: None} if seen else {})
-                continue
-            log.kind = log.kind or this_kind
-            conversation = KINDS[this_kind][1](one)
-            if conversation is None or not conversation.messages:
-                log.skip(f"{where}: " + ("not to be remembered" if conversation is None else "empty"))
-                continue
+        for format, example in _examples(piece, reading, log, others):
             found += 1
-            yield conversation
-    if not found and not log.kind:
-        raise _nothing(path, log, kind, readable, list(others))
+            log.format = log.format or format
+            if fitting := _fitting(example, reading, log):
+                yield fitting
+    if not found and not log.format:
+        raise _nothing(path, log, reading.format, readable, list(others))
 
 
-def _nothing(path: Path, log: ImportLog, kind: str, readable: int, others: list[str]) -> ImportUnreadable:
-    """Why nothing came of a file."""
-    if others:
-        hint = f"Leave `--kind` out, or give `--kind {others[0]}`."
-        return ImportUnreadable(f"{path.name} is {' and '.join(others)}, not {kind}", hint=hint, field="kind")
-    if log.records and not readable:
-        return ImportUnreadable(f"{path.name}: nothing to import, this is not JSON", field="source")
-    reason = log.warnings[0] if log.warnings else "no records"
-    return ImportUnreadable(f"{path.name}: nothing to import ({reason})", field="source")
+def _check(reading: Reading) -> None:
+    for field, given, known in (
+        ("format", reading.format, ("auto", *FORMATS)),
+        ("kind", reading.kind, ("auto", *KINDS)),
+    ):
+        if given not in known:
+            other = "format" if given in FORMATS else "kind" if given in KINDS else ""
+            hint = f"{given} is a {other}: give `--{other} {given}`." if other else None
+            listed = ", ".join(known)
+            raise ImportUnreadable(
+                f"no such {field}: {given[:80]} (known: {listed})",
+                hint=hint or f"Give one of {listed}; auto, the default, finds it out.",
+                field=field,
+            )
+    if unknown := [meant for meant in reading.columns if meant not in named.NAMES]:
+        hint = f"Say the column of one of {', '.join(named.NAMES)}."
+        raise ImportUnreadable(f"columns: nothing is called {unknown[0][:40]!r}", hint=hint, field="columns")
 
 
-def _unreadable(path: Path, error: Exception) -> ImportUnreadable:
-    detail = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    hint = NO_RIGHTS if isinstance(error, PermissionError) else None
-    return ImportUnreadable(f"{path.name}: {detail}", hint=hint, field="source")
+def _examples(piece: Piece, reading: Reading, log: ImportLog, others: dict[str, None]) -> Iterator[tuple[str, Example]]:
+    """What is in one record, with the format that it has; ``others`` gets the formats that were not asked for."""
+    if isinstance(piece, Passage):
+        yield "text", piece
+        return
+    assert isinstance(piece, dict)
+    table = log.file.endswith((".csv", ".tsv")) or reading.format == "csv"
+    for one in _unwrapped(piece, reading):
+        seen = detect(one, reading)
+        if seen is None or (reading.format in SHAPES and seen != reading.format):
+            fix = "A record needs texts under names that are known; `--columns question=NAME,answer=NAME` tells them."
+            log.skip("no known shape" if seen is None else f"{seen}, not {reading.format}", fix)
+            others.update({seen: None} if seen else {})
+            continue
+        log.format = log.format or ("csv" if table else seen)
+        for text, fix in oddities(one, seen):
+            log.warn(text, fix)
+        example = named.parse(one, reading.columns) if seen == NAMED else SHAPES[seen][1](one)
+        if example is None or not any(texts_of(example)):
+            fix = "" if example is None else "Give it text, or leave it out."
+            log.skip("not to be remembered" if example is None else "empty", fix)
+            continue
+        yield log.format, example
 
 
-def content_size(path: Path) -> int:
-    """Bytes of what would be read of a file: of a zip, what its conversations unpack to."""
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                return sum(one.file_size for one in archive.infolist() if _MEMBER.search(one.filename))
-        return path.stat().st_size
-    except (OSError, zipfile.BadZipFile) as error:
-        raise _unreadable(path, error) from error
+def detect(record: dict[str, Any], reading: Reading = AUTO) -> str | None:
+    """The format of a record, by its keys and never by a file's name."""
+    if reading.format in SHAPES and SHAPES[reading.format][0] in record:
+        return reading.format
+    if named.is_preference(record) or reading.columns:
+        return NAMED if named.is_named(record, reading.columns) else None
+    seen = next((format for format, (key, _) in SHAPES.items() if key in record), None)
+    return seen or (NAMED if named.is_named(record, reading.columns) else None)
 
 
-def detect(record: dict[str, Any]) -> str | None:
-    """The kind of a record, by its keys and never by a file's name."""
-    return next((kind for kind, (key, _) in KINDS.items() if key in record), None)
+def _fitting(example: Example, reading: Reading, log: ImportLog) -> Example | None:
+    """The example as one of the kind that is read, if it is wanted; the first one decides where none is given."""
+    if not reading.pick.wants(example):
+        log.not_picked += 1
+        return None
+    fitting = as_kind(example, reading.kind)
+    kind = kind_of(fitting or example)
+    family = "chat" if kind == "qa" else kind
+    log.kind = log.kind or (reading.kind if reading.kind != "auto" else family)
+    wanted = reading.kind if reading.kind != "auto" else log.kind
+    if fitting is None or (reading.kind == "auto" and family != log.kind):
+        fix = f"A data set is of one kind; import the {kind} records by themselves with `--kind {kind}`."
+        log.skip(f"{kind}, not {wanted}", fix)
+        return None
+    if any(len(text) > MAX_TEXT_BYTES // 4 and len(text.encode()) > MAX_TEXT_BYTES - 8 for text in texts_of(fitting)):
+        log.warn(f"a text was cut at {MAX_TEXT_BYTES // 1_000_000} MB", "Cut it into several examples.")
+    if any("\ufffd" in text for text in texts_of(fitting)):
+        log.warn("characters that could not be read became U+FFFD", "Save the file as UTF-8, or mend the text.")
+    if log.format not in ("chatgpt", "claude") and isinstance(fitting, Conversation):
+        for text, fix in order_of(fitting):
+            log.warn(text, fix)
+    return fitting
 
 
-def _unwrapped(record: dict[str, Any]) -> list[dict[str, Any]]:
+def as_kind(example: Example, kind: str) -> Example | None:
+    """The same as an example of ``kind``, or None where it can't be one."""
+    if kind == "auto":
+        return example
+    if kind in ("chat", "qa"):
+        if isinstance(example, Completion):
+            said = (Message("user", example.prompt.strip()), Message("assistant", example.completion.strip()))
+            example = Conversation(id=example.id, messages=said, title=example.title, part=example.part)
+        fits = isinstance(example, Conversation) and (kind == "chat" or example.is_one_exchange)
+        return example if fits else None
+    if kind == "completion" and isinstance(example, Conversation) and len(example.messages) == 2:
+        prompt, completion = (message.content for message in example.messages)
+        id = digest_of("completion", prompt, completion)
+        return Completion(id=id, prompt=prompt, completion=completion, title=example.title, part=example.part)
+    if kind in ("text", "code") and isinstance(example, Passage):
+        return msgspec.structs.replace(example, code=kind == "code")
+    return example if kind_of(example) == kind else None
+
+
+def _unwrapped(record: dict[str, Any], reading: Reading) -> list[dict[str, Any]]:
     """The records inside ``{"conversations": [...]}``, or of an object keyed by id; else itself."""
     inner = objects(record.get("conversations"))
     if inner and any(detect(one) for one in inner):
         return inner
     values = list(record.values())
-    if detect(record) is None and values and all(isinstance(one, dict) for one in values):
-        return [one for one in values if detect(one)] or [record]
+    if detect(record, reading) is None and values and all(isinstance(one, dict) for one in values):
+        return [one for one in values if detect(one, reading)] or [record]
     return [record]
 
 
-def _records(path: Path, log: ImportLog) -> Iterator[dict[str, Any] | BadRecord]:
-    try:
-        if zipfile.is_zipfile(path):
-            yield from _zip_records(path, log)
-            return
-        log.bytes_total = path.stat().st_size
-        _check_size(path.name, log.bytes_total)
-        with path.open("rb") as source:
-            counted = cast(IO[bytes], _Counted(source, log, log.bytes_total, path.name))
-            yield from records(counted, lines=path.suffix == ".jsonl")
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise _unreadable(path, error) from error
-
-
-def _zip_records(path: Path, log: ImportLog) -> Iterator[dict[str, Any] | BadRecord]:
-    """Only the members that hold conversations are read; nothing is unpacked to disk."""
-    with zipfile.ZipFile(path) as archive:
-        members = [one for one in archive.infolist() if _MEMBER.search(one.filename)]
-        if not members:
-            inner = [one for one in archive.infolist() if one.filename.endswith(".zip")]
-            hint = "Unpack it and import the zip files in it one by one." if inner else None
-            detail = "holds other zip files" if inner else "no conversations.json in it"
-            raise ImportUnreadable(f"{path.name}: {detail}", hint=hint, field="source")
-        log.bytes_total = sum(one.file_size for one in members)
-        _check_size(path.name, log.bytes_total)
-        for member in sorted(members, key=lambda one: one.filename):
-            if member.flag_bits & 1:
-                log.skip(f"{Path(member.filename).name}: encrypted")
-                continue
-            if member.file_size > MAX_ZIP_RATIO * max(member.compress_size, 1 << 16):
-                raise ImportTooLarge(f"{path.name}: a member unpacks to {member.file_size} bytes")
-            with archive.open(member) as source:
-                counted = cast(IO[bytes], _Counted(source, log, member.file_size, path.name))
-                yield from records(counted, lines=member.filename.endswith(".jsonl"))
-
-
-def _check_size(name: str, size: int) -> None:
-    if size > MAX_BYTES:
-        raise ImportTooLarge(f"{name}: {size} bytes, the limit is {MAX_BYTES}", field="source")
-
-
-class _Counted:
-    """A reader that counts into the log and refuses more bytes than were announced."""
-
-    def __init__(self, source: IO[bytes], log: ImportLog, limit: int, name: str) -> None:
-        self._source, self._log, self._left, self._name = source, log, limit, name
-
-    def read(self, size: int) -> bytes:
-        data = self._source.read(size)
-        self._left -= len(data)
-        self._log.bytes_read += len(data)
-        if self._left < 0:
-            raise ImportTooLarge(f"{self._name}: more bytes than its directory says")
-        return data
+def _nothing(path: Path, log: ImportLog, format: str, readable: int, others: list[str]) -> ImportUnreadable:
+    """Why nothing came of a file."""
+    if others:
+        hint = f"Leave `--format` out, or give `--format {others[0]}`."
+        return ImportUnreadable(f"{path.name} is {' and '.join(others)}, not {format}", hint=hint, field="format")
+    if log.records and not readable:
+        return ImportUnreadable(f"{path.name}: nothing to import, this is not JSON", hint=AS_TEXT, field="source")
+    reason = log.warnings[0] if log.warnings else "no records"
+    hint = log.problems[0].fix if log.problems else AS_TEXT
+    return ImportUnreadable(f"{path.name}: nothing to import ({reason})", hint=hint or None, field="source")

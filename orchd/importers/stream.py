@@ -13,6 +13,8 @@ from typing import IO, Any, Final
 
 import msgspec
 
+from orchd.importers.encoding import as_text
+
 CHUNK_BYTES: Final = 1 << 18
 MAX_RECORD_BYTES: Final = 64 << 20
 _BOM: Final = b"\xef\xbb\xbf"
@@ -29,8 +31,9 @@ class Truncated(BadRecord):
     """The input ended inside a record."""
 
 
-def records(source: IO[bytes], lines: bool = False) -> Iterator[dict[str, Any] | BadRecord]:
-    """The JSON objects in ``source``: of a top-level array, one after the other, or one a line.
+def records(source: IO[bytes], lines: bool = False) -> Iterator[tuple[int, dict[str, Any] | BadRecord]]:
+    """The JSON objects in ``source`` with the line where each begins (from 1): of a top-level array, one after
+    the other, or one a line.
 
     ``lines`` forces one record a line; else the first line decides. A record that is not valid is
     yielded as a `BadRecord`.
@@ -41,8 +44,8 @@ def records(source: IO[bytes], lines: bool = False) -> Iterator[dict[str, Any] |
     else:
         depth = 1 if head.lstrip()[:1] == b"[" else 0
         pieces = _values(head, source, depth)
-    for piece in pieces:
-        yield piece if isinstance(piece, BadRecord) else _decode_object(piece)
+    for line, piece in pieces:
+        yield line, piece if isinstance(piece, BadRecord) else _decode_object(piece)
 
 
 def decode(data: bytes) -> Any:
@@ -55,7 +58,7 @@ def decode(data: bytes) -> Any:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     try:
-        return json.loads(data.decode("utf-8", "replace"), strict=False)
+        return json.loads(as_text(data), strict=False)
     except (ValueError, RecursionError) as error:
         raise BadRecord(f"no valid JSON: {error}"[:200]) from None
 
@@ -91,27 +94,32 @@ def _is_one_object(line: bytes) -> bool:
         return False
 
 
-def _lines(head: bytes, source: IO[bytes]) -> Iterator[bytes | BadRecord]:
-    rest = head
+def _lines(head: bytes, source: IO[bytes]) -> Iterator[tuple[int, bytes | BadRecord]]:
+    rest, number = head, 0
     while True:
         *whole, rest = rest.split(b"\n")
         for line in whole:
+            number += 1
             if line.strip():
-                yield line
+                yield number, line
         if len(rest) > MAX_RECORD_BYTES:
-            yield BadRecord(f"a line of more than {MAX_RECORD_BYTES >> 20} MiB")
+            yield number + 1, BadRecord(f"a line of more than {MAX_RECORD_BYTES >> 20} MiB")
             return
         more = source.read(CHUNK_BYTES)
         if not more:
             break
         rest += more
     if rest.strip():
-        yield rest
+        yield number + 1, rest
 
 
-def _values(head: bytes, source: IO[bytes], wanted: int) -> Iterator[bytes | BadRecord]:
-    """The objects and arrays that open at nesting depth ``wanted`` (0: top level, 1: in an array)."""
+def _values(head: bytes, source: IO[bytes], wanted: int) -> Iterator[tuple[int, bytes | BadRecord]]:
+    """The objects and arrays that open at nesting depth ``wanted`` (0: top level, 1: in an array).
+
+    ``line`` is the line of ``buffer[counted]``: where a value begins, or where the next token is looked for.
+    """
     buffer, position, depth, start = head, 0, 0, -1
+    line, counted = 1, 0
     while True:
         for token in _TOKEN.finditer(buffer, position):
             symbol = token[0]
@@ -122,11 +130,12 @@ def _values(head: bytes, source: IO[bytes], wanted: int) -> Iterator[bytes | Bad
             elif symbol in b"{[":
                 if depth == wanted:
                     start = token.start()
+                    line, counted = line + buffer.count(b"\n", counted, start), start
                 depth += 1
             else:
                 depth -= 1
                 if depth == wanted and start >= 0:
-                    yield buffer[start : token.end()]
+                    yield line, buffer[start : token.end()]
                     start = -1
             position = token.end()
         else:
@@ -135,9 +144,10 @@ def _values(head: bytes, source: IO[bytes], wanted: int) -> Iterator[bytes | Bad
         if not more:
             break
         keep = start if start >= 0 else position
+        line, counted = line + buffer.count(b"\n", counted, keep), 0
         buffer, position, start = buffer[keep:] + more, position - keep, 0 if start >= 0 else -1
         if len(buffer) > MAX_RECORD_BYTES + CHUNK_BYTES:
-            yield BadRecord(f"a record of more than {MAX_RECORD_BYTES >> 20} MiB")
+            yield line, BadRecord(f"a record of more than {MAX_RECORD_BYTES >> 20} MiB")
             return
     if start >= 0 or depth > 0:
-        yield Truncated("the file ends in the middle; what came before was read")
+        yield line, Truncated("the file ends in the middle; what came before was read")

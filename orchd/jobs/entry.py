@@ -34,6 +34,7 @@ class Entry:
         self.ended = trio.Event()
         self.writing = trio.Lock()
         self.worker: WorkerProcess | None = None
+        self.left = trio.Event()  # set when the worker has nothing more to do with the job
         self.told: State | None = None
         self.counted = False
         self._estimate = Estimate()

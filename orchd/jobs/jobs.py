@@ -1,7 +1,8 @@
 """The queue: jobs wait, run in worker processes or in the daemon itself, and end in one of four ways.
 
 Every change of state goes through `states.TRANSITIONS`, is written to the index, and is then told as an event.
-A restart of the daemon marks what ran as `interrupted` and queues again what still waited.
+A restart of the daemon queues again what still waited and what can go on where it stopped, and marks the rest of what
+ran as `interrupted`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from orchd.jobs import files
 from orchd.jobs.entry import Entry, LocalContext, new_id
 from orchd.jobs.events import EventLog
 from orchd.jobs.kinds import KINDS, Kinds, struct
-from orchd.jobs.process import COMMAND, WorkerProcess
+from orchd.jobs.process import COMMAND, STOP_SECONDS, WorkerProcess
 from orchd.jobs.rows import JobRows
 from orchd.jobs.states import ErrorInfo, Job, State, move
 from orchd.jobs.warm import WarmPool
@@ -41,6 +42,9 @@ LOG_TAIL = 20
 
 LEAVE_SECONDS = 5.0
 """A worker that gave its result has this long to exit."""
+
+MOST_CRASHES = 5
+"""A job that was running when the daemon died so often isn't taken up again: it may be the reason."""
 
 OnResult = Callable[[Any, Path], Awaitable[msgspec.Struct]]
 """Makes the public result from the worker's and the working folder, in the daemon."""
@@ -130,20 +134,26 @@ class Jobs:
         title: str,
         on_result: OnResult | None = None,
         note: Any = None,
+        id: str | None = None,
     ) -> Job:
         """Queue a job for a worker process and return at once.
 
         `on_result` (or the kind's finisher) gets the worker's result as the Struct that the table of kinds names.
-        `note` is plain JSON or a Struct that is kept with the job.
+        `note` is plain JSON or a Struct that is kept with the job, `id` one that `next_id` gave.
         """
         if kind not in self._kinds:
             raise ValueError(f"no job kind {kind!r}")
-        job = self._new(kind, title, spec=msgspec.to_builtins(spec), note=msgspec.to_builtins(note))
+        job = self._new(kind, title, id=id, spec=msgspec.to_builtins(spec), note=msgspec.to_builtins(note))
         entry = Entry(job, resumable=on_result is None, on_result=on_result)
         await self._add(entry)
         self._queue.append(entry)
         self._fill()
         return entry.job
+
+    def next_id(self) -> str:
+        """An id for a job whose spec has to name it."""
+        self._last_ms = max(self._events.clock(), self._last_ms + 1)
+        return new_id(self._last_ms, self._rng)
 
     async def submit_local(self, kind: str, title: str, work: LocalWork, *, note: Any = None) -> Job:
         """Run `work` in the daemon itself, at once and beside the queue: for what waits more than it computes."""
@@ -191,6 +201,14 @@ class Jobs:
             await self._move(entry, State.CANCELLING)
             self._stop(entry)
         return entry.job
+
+    async def pause(self) -> None:
+        """The daemon is about to stop: jobs that can go on later get 5 s to leave a checkpoint. Nothing starts now."""
+        self._stopping = True
+        async with trio.open_nursery() as nursery:
+            for entry in self._live.values():
+                if self._goes_on(entry) and entry.job.state is State.RUNNING and entry.worker is not None:
+                    nursery.start_soon(self._end_worker, entry, entry.worker)
 
     async def logs(self, job_id: str, limit: int = 200) -> builtins.list[str]:
         """The last lines of a job's log."""
@@ -246,7 +264,7 @@ class Jobs:
             raise WorkerLost("the daemon is stopping")
         worker = await self._pool.take(warm=warm)
         worker.on_stderr = partial(self._write_log, entry.job.id)
-        entry.worker = worker
+        entry.worker, entry.left = worker, trio.Event()
         try:
             if entry.job.state is State.CANCELLING:
                 worker.kill()
@@ -262,6 +280,7 @@ class Jobs:
             return await self._listen(entry, worker)
         finally:
             entry.worker = None
+            entry.left.set()
             await self._dismiss(worker, warm)
 
     async def _dismiss(self, worker: WorkerProcess, warm: bool) -> None:
@@ -305,9 +324,8 @@ class Jobs:
 
     # ---- changes of state ---------------------------------------------------------------------------------------
 
-    def _new(self, kind: str, title: str, **more: Any) -> Job:
-        self._last_ms = max(self._events.clock(), self._last_ms + 1)
-        identifier = new_id(self._last_ms, self._rng)
+    def _new(self, kind: str, title: str, id: str | None = None, **more: Any) -> Job:
+        identifier = id or self.next_id()
         return Job(id=identifier, kind=kind, title=title, state=State.QUEUED, created_ms=self._last_ms, **more)
 
     async def _add(self, entry: Entry) -> None:
@@ -341,6 +359,12 @@ class Jobs:
         self._fill()
 
     async def _fail(self, entry: Entry, error: OrchdError) -> None:
+        if self._stopping and entry.job.state is State.RUNNING and self._goes_on(entry):
+            await self._interrupt(entry)
+            return
+        if isinstance(error, WorkerLost) and self._goes_on(entry):
+            command = f"{self._kinds[entry.job.kind].resumes} {entry.job.id}"
+            error = WorkerLost(error.message, hint=f"It was killed, or out of memory. `{command}` goes on.")
         if isinstance(error, JobCancelled) or (isinstance(error, WorkerLost) and entry.job.state is State.CANCELLING):
             await self._end(entry, State.CANCELLED)
             return
@@ -348,15 +372,31 @@ class Jobs:
         await self._end(entry, State.FAILED, error=ErrorInfo.of(error, tuple(tail)))
 
     async def _interrupt(self, entry: Entry) -> None:
-        """The daemon stops. What still waits stays queued."""
+        """The daemon stops. What still waits stays queued, and what can go on later waits for that."""
         if entry.job.state is State.QUEUED and entry.resumable:
             return
+        if entry.job.state is State.RUNNING and self._goes_on(entry):
+            await self._move(entry, State.QUEUED, progress=None)
+            return
         await self._end(entry, State.INTERRUPTED, error=ErrorInfo.of(_interrupted(entry.job)))
+
+    def _goes_on(self, entry: Entry) -> bool:
+        """Whether another worker can take the job up where this one left it."""
+        kind = self._kinds.get(entry.job.kind)
+        return entry.resumable and kind is not None and bool(kind.resumes)
 
     def _stop(self, entry: Entry) -> None:
         entry.scope.cancel()
         if entry.worker is not None:
-            self._started().start_soon(entry.worker.stop)
+            self._started().start_soon(self._end_worker, entry, entry.worker)
+
+    async def _end_worker(self, entry: Entry, worker: WorkerProcess) -> None:
+        """SIGTERM, after 5 s SIGKILL; a worker that has left the job by then may be on another one already."""
+        worker.terminate()
+        with trio.move_on_after(STOP_SECONDS):
+            await entry.left.wait()
+            return
+        worker.kill()
 
     def _progress(self, entry: Entry, report: dict[str, Any]) -> None:
         progress = entry.report(report, trio.current_time())
@@ -384,13 +424,17 @@ class Jobs:
             self._nursery.start_soon(self._run, entry, partial(self._work_in_worker, entry))
 
     async def _recover(self) -> None:
-        """After a restart: what ran was interrupted, what waited waits again."""
+        """After a restart: what waited waits again, and what can go on; the rest of what ran was interrupted."""
         for job, resumable in await trio.to_thread.run_sync(self._rows.unfinished):
             if job.id in self._live:
                 continue
             self._last_ms = max(self._last_ms, job.created_ms)
             entry = Entry(job, resumable=resumable)
-            if job.state is State.QUEUED and resumable and job.kind in self._kinds:
+            if job.state is State.RUNNING and job.crashes < MOST_CRASHES and self._goes_on(entry):
+                self._live[job.id] = entry
+                await self._move(entry, State.QUEUED, crashes=job.crashes + 1)
+                self._queue.append(entry)
+            elif job.state is State.QUEUED and resumable and job.kind in self._kinds:
                 self._live[job.id] = entry
                 self._queue.append(entry)
             else:

@@ -13,12 +13,16 @@ import msgspec
 
 
 class Kind(NamedTuple):
-    """`function`, `spec` and `result` are "module:name"; `warm` says that a process with torch loaded is worth it."""
+    """`function`, `spec` and `result` are "module:name"; `warm` says that a process with torch loaded is worth it.
+
+    With `resumes` the same spec goes on where an earlier process stopped; it is the command that has it done by hand.
+    """
 
     function: str
     spec: str
     result: str
     warm: bool = False
+    resumes: str = ""
 
 
 Kinds = Mapping[str, Kind]
@@ -26,14 +30,37 @@ Kinds = Mapping[str, Kind]
 KINDS: Kinds = {
     "dataset.import": Kind(
         "orchd.train.datasets.worker:run",
-        "orchd.train.specs:ImportSpec",
-        "orchd.train.specs:ImportResult",
+        "orchd.train.datasets.specs:ImportSpec",
+        "orchd.train.datasets.specs:ImportResult",
+    ),
+    "dataset.validate": Kind(
+        "orchd.train.datasets.worker:run_validate",
+        "orchd.train.datasets.specs:ValidateSpec",
+        "orchd.train.datasets.specs:ValidateResult",
+    ),
+    "dataset.prepare": Kind(
+        "orchd.train.datasets.worker:run_prepare",
+        "orchd.train.datasets.specs:PrepareSpec",
+        "orchd.train.datasets.specs:ImportResult",
+    ),
+    "dataset.preview": Kind(
+        "orchd.train.datasets.view:run_preview",
+        "orchd.train.datasets.specs:PreviewSpec",
+        "orchd.train.datasets.specs:Preview",
+        warm=True,
+    ),
+    "dataset.stats": Kind(
+        "orchd.train.datasets.view:run_stats",
+        "orchd.train.datasets.specs:StatsSpec",
+        "orchd.train.datasets.specs:Stats",
+        warm=True,
     ),
     "train": Kind(
         "orchd.train.loop:run",
         "orchd.train.specs:TrainSpec",
         "orchd.train.specs:TrainResult",
         warm=True,
+        resumes="orchctl train resume",
     ),
     "evaluate": Kind(
         "orchd.train.evaluate:run",

@@ -21,6 +21,7 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
     spec: Any = None
     note: Any = None
     resumable: bool = False
+    crashes: int = 0
 
 
 class JobRows:
@@ -36,7 +37,7 @@ class JobRows:
             kind=job.kind,
             state=job.state.value,
             title=job.title,
-            spec=_json(Stored(spec=job.spec, note=job.note, resumable=resumable)),
+            spec=_json(Stored(spec=job.spec, note=job.note, resumable=resumable, crashes=job.crashes)),
             result=None if job.result is None else _json(job.result),
             error=None if job.error is None else _json(job.error),
             created=job.created_ms,
@@ -98,5 +99,6 @@ def _job(row: tuple[Any, ...]) -> tuple[Job, bool]:
         created_ms=created,
         started_ms=started,
         finished_ms=finished,
+        crashes=stored.crashes,
     )
     return job, stored.resumable

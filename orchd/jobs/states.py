@@ -11,7 +11,7 @@ from orchd.errors import OrchdError, from_wire
 
 
 class State(enum.StrEnum):
-    """Where a job stands. `interrupted`: it ran when the daemon stopped."""
+    """Where a job stands. `interrupted`: it ran when the daemon stopped, and can't go on by itself."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -28,7 +28,10 @@ class State(enum.StrEnum):
 
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.QUEUED: frozenset({State.RUNNING, State.CANCELLED, State.INTERRUPTED}),
-    State.RUNNING: frozenset({State.CANCELLING, State.DONE, State.FAILED, State.CANCELLED, State.INTERRUPTED}),
+    # Back to queued: the daemon stops, and the job goes on when it is there again.
+    State.RUNNING: frozenset(
+        {State.QUEUED, State.CANCELLING, State.DONE, State.FAILED, State.CANCELLED, State.INTERRUPTED}
+    ),
     # A job may finish, or fail, before it notices that it should stop.
     State.CANCELLING: frozenset({State.DONE, State.FAILED, State.CANCELLED, State.INTERRUPTED}),
     State.DONE: frozenset(),
@@ -77,7 +80,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One job as it stands at one moment. Times are milliseconds since 1970.
 
     `spec` is what the worker got, `note` what the daemon keeps beside it for the time when the worker is done;
-    both are plain JSON. `result` is the final, public result.
+    both are plain JSON. `result` is the final, public result. `crashes` counts how often the daemon died while it ran.
     """
 
     id: str
@@ -92,6 +95,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     progress: Progress | None = None
     result: Any = None
     error: ErrorInfo | None = None
+    crashes: int = 0
 
 
 def move(job: Job, state: State, now_ms: int, **changes: Any) -> Job:

@@ -80,13 +80,18 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         raise AdapterUnfit(f"{folder.name}: {WEIGHTS_FILE}: {error}", field="adapter") from error
 
 
-def start_adapter(base: Base, rank: int, alpha: float, target_modules: Sequence[str] | str = "all-linear") -> Any:
-    """Put a new adapter on ``base`` (in place), float32: A random from torch's generator, B zero."""
+def start_adapter(
+    base: Base, rank: int, alpha: float, target_modules: Sequence[str] | str = "all-linear", dropout: float = 0.0
+) -> Any:
+    """Put a new adapter on ``base`` (in place), float32: A random from torch's generator, B zero.
+
+    ``dropout`` is the share of the adapter's inputs that is left out while it is trained.
+    """
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,  # type: ignore[arg-type]
         target_modules=target_modules if isinstance(target_modules, str) else list(target_modules),
-        lora_dropout=0.0,
+        lora_dropout=dropout,
         bias="none",
         task_type="CAUSAL_LM",
     )

@@ -12,6 +12,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import msgspec
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
@@ -50,8 +51,8 @@ def load_base(path: Path | str, dtype: torch.dtype = torch.float32, device: str 
     """
     folder = Path(path)
     _check_folder(folder)
+    tokenizer = load_tokenizer(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         model: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
@@ -61,9 +62,32 @@ def load_base(path: Path | str, dtype: torch.dtype = torch.float32, device: str 
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise BaseUnusable(f"{folder.name}: {_first_line(error)}", field="base") from error
+    return Base(model.to(device).eval().requires_grad_(False), tokenizer, folder)
+
+
+def load_tokenizer(path: Path | str) -> Any:
+    """The tokenizer of the base in the folder ``path``, with its chat template. Raises `BaseUnusable`."""
+    folder = Path(path)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise BaseUnusable(f"{folder.name}: {_first_line(error)}", field="base") from error
     if tokenizer.chat_template is None:
         raise BaseUnusable(f"{folder.name}: its tokenizer has no chat template", field="base")
-    return Base(model.to(device).eval().requires_grad_(False), tokenizer, folder)
+    return tokenizer
+
+
+def context_length(path: Path | str) -> int:
+    """The most tokens that the base in the folder ``path`` takes in, as its configuration says; 0 where it doesn't."""
+    try:
+        config = msgspec.json.decode((Path(path) / "config.json").read_bytes(), type=_Context)
+    except (OSError, msgspec.DecodeError) as error:
+        raise BaseUnusable(f"{Path(path).name}: config.json: {error}", field="base") from error
+    return config.max_position_embeddings or 0
+
+
+class _Context(msgspec.Struct):
+    max_position_embeddings: int | None = None
 
 
 def _check_folder(folder: Path) -> None:

@@ -35,6 +35,12 @@ def pack(lengths: Sequence[int], row_tokens: int = DEFAULT_ROW_TOKENS) -> list[l
 
 def token_losses(model: Any, row: Sequence[Encoded]) -> Tensor:
     """Nats of each counted token of one packed row, in order: float32 (counted tokens,)."""
+    return token_scores(model, row)[0]
+
+
+def token_scores(model: Any, row: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
+    """Of each counted token of one packed row, in order: its nats, float32, and whether the model would have chosen
+    it, bool; both (counted tokens,)."""
     ids = [token for one in row for token in one.ids]
     positions = [position for one in row for position in range(len(one.ids))]
     targets = [i for i, counts in enumerate(_flat(row)) if counts]
@@ -46,7 +52,9 @@ def token_losses(model: Any, row: Sequence[Encoded]) -> Tensor:
         use_cache=False,
         logits_to_keep=where - 1,
     ).logits[0]
-    return torch.nn.functional.cross_entropy(logits.float(), tokens[0, where], reduction="none")
+    wanted = tokens[0, where]
+    losses = torch.nn.functional.cross_entropy(logits.float(), wanted, reduction="none")
+    return losses, logits.detach().argmax(-1) == wanted
 
 
 @torch.inference_mode()

@@ -153,6 +153,10 @@ class Datasets:
         if self._local.get(Run, run.adapter) is None:
             self._local.act("run", put(run))
 
+    def adapter_of(self, run: str) -> str | None:
+        """Id of the adapter that a run (the id of the job that began it) ended with."""
+        return next((row.adapter for row in self._local.where(Run, "job = ?", (run,))), None)
+
     def adapters_from(self, id: str) -> Sequence[str]:
         """Ids of the adapters that were trained here on a data set."""
         return [run.adapter for run in self._local.where(Run, "dataset = ?", (id,))]

@@ -152,9 +152,12 @@ def wait_job(client: Client, job_id: str, on_progress: Callable[[dict[str, Any]]
 
 
 def watch_job(
-    client: Client, job_id: str, on_progress: Callable[[dict[str, Any]], None] | None = None
+    client: Client,
+    job_id: str,
+    on_progress: Callable[[dict[str, Any]], None] | None = None,
+    after: int | None = None,
 ) -> dict[str, Any]:
-    """The job, as `job.show` tells it, once it has ended in whatever way."""
+    """The job, as `job.show` tells it, once it has ended in whatever way. `after` 0: also the progress up to now."""
 
     def notified(method: str, params: dict[str, Any]) -> None:
         event = params.get("event", {})
@@ -162,7 +165,7 @@ def watch_job(
             on_progress(event["data"])
 
     if on_progress:
-        client.call("events.subscribe", job=job_id, kinds=["job.progress"])
+        client.call("events.subscribe", job=job_id, kinds=["job.progress"], after=after)
     job: dict[str, Any] = client.stream("job.wait", notified, job=job_id)
     return job
 

@@ -21,7 +21,7 @@ from orchd.registry.peft_config import SERVABLE
 from orchd.registry.use import not_admitted
 from orchd.rollback import ROLLING_BACK
 from orchd.rpc.connection import Session
-from orchd.rpc.methods_data import read_part
+from orchd.rpc.methods_data import conversations
 from orchd.rpc.methods_jobs import JobStarted
 from orchd.rpc.table import NoParams, Params, Result, method
 from orchd.serve import ollama
@@ -115,7 +115,7 @@ async def _proof_prompts(node: Node, dataset: str | None) -> tuple[Prompt, ...]:
 
 def _prompts(folder: Path) -> tuple[Prompt, ...]:
     """The first conversations of the test part, each up to its last answer."""
-    return tuple(tuple(messages[:-1]) for messages in read_part(folder, "test", PROOF_PROMPTS))
+    return tuple(tuple(messages[:-1]) for messages in conversations(folder, "test", PROOF_PROMPTS))
 
 
 class DeploymentNamed(Params, frozen=True, kw_only=True):

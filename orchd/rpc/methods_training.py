@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
+import msgspec
 from msgspec import Meta
 
 from orchd import room
@@ -29,42 +30,62 @@ from orchd.registry.peft_config import AVERAGEABLE
 from orchd.registry.trust import SELF
 from orchd.registry.use import not_admitted
 from orchd.rpc.methods_jobs import JobStarted
+from orchd.rpc.methods_runs import checkpoint_of
 from orchd.rpc.table import Params, method
-from orchd.train.specs import TrainSpec
+from orchd.train.specs import Checkpointing, EarlyStopping, TrainSpec
 
 MILLION = 1_000_000
 Tags = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=100)], ...], Meta(max_length=16)]
 DEFAULTS = TrainSpec(base="", dataset="")
 
 
-class TrainStart(Params, frozen=True, kw_only=True):
+class TrainSettings(Params, frozen=True, kw_only=True):
+    """What every training takes. `supersedes` is an adapter of this node's that the new one takes the place of.
+
+    A step is `gradient_accumulation_steps` times `batch_size` rows. `compute` is the dtype of the base's computations;
+    `auto` tries which is faster here. `gradient_checkpointing` computes layers twice to save memory. `early_stopping`
+    ends a training when so many validations brought nothing better. `checkpointing`: each so many steps, 0 for each
+    minute; the best few adapters are kept.
+    """
+
+    name: str = ""
+    description: str = ""
+    rank: int = DEFAULTS.rank
+    alpha: float | None = None
+    learning_rate: float = DEFAULTS.learning_rate
+    batch_size: int = DEFAULTS.batch_size
+    gradient_accumulation_steps: int = DEFAULTS.gradient_accumulation_steps
+    weight_decay: float = DEFAULTS.weight_decay
+    lora_dropout: float = DEFAULTS.lora_dropout
+    compute: Literal["auto", "F32", "BF16"] = DEFAULTS.compute
+    gradient_checkpointing: Literal["auto", "on", "off"] = DEFAULTS.gradient_checkpointing
+    steps: int = 0
+    seed: int = 0
+    early_stopping: EarlyStopping = DEFAULTS.early_stopping
+    checkpointing: Checkpointing = DEFAULTS.checkpointing
+    licence: str = NO_LICENCE
+    tags: Tags = ()
+    supersedes: str | None = None
+
+
+class TrainStart(TrainSettings, frozen=True, kw_only=True):
     """`steps` 0 chooses by the number of examples, or takes what is left of a schedule. `initial` is an adapter to go
-    on from, `supersedes` one of this node's that the new one takes the place of.
+    on from.
 
     `schedule_total` and `schedule_offset` (steps) stretch one learning-rate schedule over several runs.
     """
 
     dataset: str
     base: str = "demo"
-    name: str = ""
-    description: str = ""
     initial: str | None = None
-    rank: int = DEFAULTS.rank
-    alpha: float | None = None
-    learning_rate: float = DEFAULTS.learning_rate
-    batch_size: int = DEFAULTS.batch_size
-    steps: int = 0
     schedule_total: int = 0
     schedule_offset: int = 0
-    seed: int = 0
-    licence: str = NO_LICENCE
-    tags: Tags = ()
-    supersedes: str | None = None
 
 
 @method("train.start", TrainStart, JobStarted, "Train an adapter on a data set.")
 async def train_start(node: Node, p: TrainStart) -> JobStarted:
     _check_train(p)
+    _check_schedule(p)
     dataset = await in_thread(node.datasets.get, p.dataset)
     base = await in_thread(node.registry.known_bases.folder, p.base)
     initial = None if p.initial is None else await in_thread(node.registry.adapter, p.initial)
@@ -74,22 +95,8 @@ async def train_start(node: Node, p: TrainStart) -> JobStarted:
         hint = f"Go on from an adapter for {base.name}, or give the base of {initial.name}: {initial.base}."
         raise ParamsInvalid(f"{initial.name} is for another base than {base.name}", hint=hint, field="initial")
     await in_thread(room.for_adapter, node.registry, base, p.rank)
-    name = p.name or dataset.name
-    spec = TrainSpec(
-        base=str(base.path),
-        dataset=str(node.datasets.folder(dataset.id)),
-        initial=None if initial is None else str(await in_thread(node.registry.adapter_folder, initial.id)),
-        rank=p.rank,
-        alpha=p.alpha,
-        learning_rate=p.learning_rate,
-        batch_size=p.batch_size,
-        steps=p.steps or max(0, p.schedule_total - p.schedule_offset),
-        schedule_total=p.schedule_total,
-        schedule_offset=p.schedule_offset,
-        seed=p.seed,
-    )
     note = TrainNote(
-        name=name,
+        name=p.name or dataset.name,
         description=p.description,
         base=base.name,
         dataset=dataset.id,
@@ -98,34 +105,135 @@ async def train_start(node: Node, p: TrainStart) -> JobStarted:
         tags=_tags(p.tags),
         supersedes=await in_thread(_superseded, node, p.supersedes),
     )
-    job = await node.jobs.submit("train", spec, title=f"train {name}", note=note)
+    spec = msgspec.structs.replace(
+        _spec(p),
+        base=str(base.path),
+        dataset=str(node.datasets.folder(dataset.id)),
+        initial=None if initial is None else str(await in_thread(node.registry.adapter_folder, initial.id)),
+        steps=p.steps or max(0, p.schedule_total - p.schedule_offset),
+        schedule_total=p.schedule_total,
+        schedule_offset=p.schedule_offset,
+    )
+    return await _submit(node, spec, note)
+
+
+def _spec(p: TrainSettings) -> TrainSpec:
+    """The settings; what they are for is still to be filled in."""
+    return TrainSpec(
+        base="",
+        dataset="",
+        rank=p.rank,
+        alpha=p.alpha,
+        learning_rate=p.learning_rate,
+        batch_size=p.batch_size,
+        gradient_accumulation_steps=p.gradient_accumulation_steps,
+        weight_decay=p.weight_decay,
+        lora_dropout=p.lora_dropout,
+        compute=p.compute,
+        gradient_checkpointing=p.gradient_checkpointing,
+        steps=p.steps,
+        seed=p.seed,
+        early_stopping=p.early_stopping,
+        checkpointing=p.checkpointing,
+    )
+
+
+async def _submit(node: Node, spec: TrainSpec, note: TrainNote) -> JobStarted:
+    """A run of its own, called after its job."""
+    id = node.jobs.next_id()
+    spec = msgspec.structs.replace(spec, run=str(node.runs.folder(id)))
+    job = await node.jobs.submit("train", spec, title=f"train {note.name}", note=note, id=id)
     return JobStarted(job=job.id)
 
 
-def _check_train(p: TrainStart) -> None:
+class TrainContinue(TrainSettings, frozen=True, kw_only=True):
+    """`source` is an adapter, or a training job, whose best checkpoint (or that of `step`) is gone on from with a
+    schedule of its own. A job's data set and settings are taken over where nothing else is said; `rank` 0 is that of
+    what is gone on from, `learning_rate` 0 half of the job's, or of the usual one."""
+
+    source: str
+    dataset: str = ""
+    step: int | None = None
+    rank: int = 0
+    learning_rate: float = 0.0
+
+
+@method("train.continue_from", TrainContinue, JobStarted, "Train on from an adapter, or from a training's checkpoint.")
+async def train_continue_from(node: Node, p: TrainContinue) -> JobStarted:
+    if not p.source.startswith("job_"):
+        return await _continue_adapter(node, p)
+    job = await node.jobs.get(p.source)
+    if job.kind != "train":
+        raise ParamsInvalid(f"{job.id} ({job.title}) is no training", field="source")
+    folder, good = await in_thread(checkpoint_of, node, job, p.step)
+    spec, note = msgspec.convert(job.spec, TrainSpec), msgspec.convert(job.note, TrainNote)
+    settings = msgspec.structs.replace(
+        p,
+        rank=p.rank or spec.rank,
+        alpha=p.alpha or spec.alpha,
+        learning_rate=p.learning_rate or spec.learning_rate / 2,
+    )
+    _check_train(settings)
+    dataset = await in_thread(node.datasets.get, p.dataset or note.dataset)
+    base = await in_thread(node.registry.known_bases.folder, note.base)
+    await in_thread(room.for_adapter, node.registry, base, settings.rank)
+    note = msgspec.structs.replace(
+        note,
+        name=p.name or note.name,
+        description=p.description or note.description,
+        dataset=dataset.id,
+        licence=note.licence if p.licence == NO_LICENCE else p.licence,
+        tags=_tags(p.tags) or note.tags,
+        supersedes=await in_thread(_superseded, node, p.supersedes),
+        earlier_steps=note.earlier_steps + good.step,
+        earlier_tokens=note.earlier_tokens + good.tokens,
+    )
+    spec = msgspec.structs.replace(
+        _spec(settings), base=str(base.path), dataset=str(node.datasets.folder(dataset.id)), initial=str(folder)
+    )
+    return await _submit(node, spec, note)
+
+
+async def _continue_adapter(node: Node, p: TrainContinue) -> JobStarted:
+    """As `train.start` from an adapter, with a rank that holds it and a lower rate."""
+    if not p.dataset:
+        hint = "Name it after the adapter; a training's own is only known for a job."
+        raise ParamsInvalid("no data set to train on", hint=hint, field="dataset")
+    adapter = await in_thread(node.registry.adapter, p.source)
+    given = {name: getattr(p, name) for name in TrainSettings.__struct_fields__}
+    given |= {"rank": p.rank or adapter.rank, "learning_rate": p.learning_rate or DEFAULTS.learning_rate / 2}
+    return await train_start(node, TrainStart(**given, dataset=p.dataset, base=adapter.base, initial=adapter.id))
+
+
+def _check_train(p: TrainSettings) -> None:
     bounds: Mapping[str, tuple[float, float]] = {
         "rank": (1, 256),
         "learning_rate": (1e-7, 1),
         "batch_size": (1, 4096),
+        "gradient_accumulation_steps": (1, 4096),
+        "weight_decay": (0, 0.99),
+        "lora_dropout": (0, 0.99),
         "steps": (0, 1_000_000),
-        "schedule_total": (0, 10_000_000),
-        "schedule_offset": (0, 10_000_000),
         "seed": (0, 2**53),
     }
     for field, (low, high) in bounds.items():
-        value = getattr(p, field)
-        if not low <= value <= high:
-            hint = f"Give a number from {_figure(low)} to {_figure(high)}."
-            raise ParamsInvalid(
-                f"{field} {value} is not from {_figure(low)} to {_figure(high)}", hint=hint, field=field
-            )
+        _check_bounds(field, getattr(p, field), low, high)
+    _check_bounds("early_stopping.patience", p.early_stopping.patience, 1, 1000)
+    _check_bounds("early_stopping.min_delta", p.early_stopping.min_delta, 0, 100)
+    _check_bounds("checkpointing.interval", p.checkpointing.interval, 0, 1_000_000)
+    _check_bounds("checkpointing.keep_best", p.checkpointing.keep_best, 1, 100)
     if not re.fullmatch(r"[A-Za-z0-9.+() -]{1,120}", p.licence):
         hint = "Give its short name, such as MIT or CC-BY-4.0: https://spdx.org/licenses lists them."
         raise ParamsInvalid(f"licence {p.licence[:80]!r} is no SPDX expression", hint=hint, field="licence")
     if p.alpha is not None and not 0 < p.alpha <= 100_000:
         hint = "Give `--alpha` a number above 0, or leave it out: it is twice the rank then."
         raise ParamsInvalid(f"alpha {p.alpha} is not above 0 and at most 100,000", hint=hint, field="alpha")
-    _check_schedule(p)
+
+
+def _check_bounds(field: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        hint = f"Give a number from {_figure(low)} to {_figure(high)}."
+        raise ParamsInvalid(f"{field} {value} is not from {_figure(low)} to {_figure(high)}", hint=hint, field=field)
 
 
 def _figure(value: float) -> str:
@@ -134,6 +242,8 @@ def _figure(value: float) -> str:
 
 
 def _check_schedule(p: TrainStart) -> None:
+    _check_bounds("schedule_total", p.schedule_total, 0, 10_000_000)
+    _check_bounds("schedule_offset", p.schedule_offset, 0, 10_000_000)
     total, offset = p.schedule_total, p.schedule_offset
     if offset and not total:
         hint = "Say how long all runs are together with `--schedule-total`, or leave the offset out."

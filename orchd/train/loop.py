@@ -1,46 +1,94 @@
 """The job ``train``: a LoRA on a frozen base, in a plain loop that reads from top to bottom.
 
-Batches are packed rows with a loss on the answers only; AdamW; one schedule, which can span
-several rounds of averaging.
+Batches are packed rows with a loss on the answers only; AdamW; one schedule, which can span several rounds of
+averaging. Whatever happens after a step follows from `State` alone, so that a run that was killed and goes on from its
+checkpoint ends with the same bytes as one that was not.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
-import platform
 import random
+import resource
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import peft
+import msgspec
 import torch
-import transformers
 from torch import Tensor
 
-from orchd.errors import AdapterUnfit, DatasetUnusable, TrainingDiverged, TrainingRefused
-from orchd.jobs.context import JobContext
-from orchd.lm.adapter import (
-    DTYPES,
-    adapter_weights,
-    read_config,
-    read_weights,
-    save_adapter,
-    set_weights,
-    start_adapter,
-)
+from orchd.errors import JobCancelled, TrainingDiverged
+from orchd.jobs.context import Figure, JobContext
+from orchd.lm.adapter import DTYPES, adapter_weights, read_weights, save_adapter, set_weights, start_adapter
 from orchd.lm.base import Base, best_device, load_base
 from orchd.lm.chat import Encoded
-from orchd.lm.losses import pack, token_losses
+from orchd.lm.losses import pack, token_scores
+from orchd.train import checkpoints, diagnosis, precision, runs
+from orchd.train.curves import Curves, Point, StepPoint, ValidationPoint, cut_back, mean, step_losses, validations
 from orchd.train.datasets.store import read_part
+from orchd.train.prepare import (
+    check,
+    continue_from,
+    identity,
+    read_examples,
+    read_validation,
+    software,
+    validate_every,
+)
+from orchd.train.runs import Good, State
 from orchd.train.schedule import Schedule, default_steps
-from orchd.train.score import encode_row, make_exam, mark
+from orchd.train.score import make_exam, mark
 from orchd.train.specs import Score, TrainResult, TrainSpec
 
 ROW_TOKENS: Final = 1024
 MAX_GRADIENT_NORM: Final = 1.0
-MAX_RANK: Final = 256
+MAX_SKIPPED_IN_A_ROW: Final = 3
+CHECKPOINT_SECONDS: Final = 60.0
+"""Between two checkpoints, where the settings name no number of steps: what a kill costs at most."""
+
+ALL_STEPS: Final = "all steps done"
+STOPPED_EARLY: Final = "stopped early"
+
+
+@dataclass
+class Training:
+    """One run: what it works on, and where it stands. ``kept`` are the adapters of ``state.goods``, by step."""
+
+    spec: TrainSpec
+    job: JobContext
+    folder: Path
+    model: Any
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    examples: Sequence[Encoded]
+    validation: Sequence[Encoded]
+    steps: int
+    validate_every: int
+    state: State
+    curves: Curves
+    points: list[Point]
+    validated: ValidationPoint | None = None
+    kept: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+    saved_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def batch(self) -> int:
+        """Examples a step."""
+        return self.spec.batch_size * self.spec.gradient_accumulation_steps
+
+    @property
+    def epoch(self) -> float:
+        """How often each example has been seen."""
+        return round(self.state.step * self.batch / len(self.examples), 3)
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
 
 def run(spec: TrainSpec, job: JobContext) -> TrainResult:
@@ -48,24 +96,21 @@ def run(spec: TrainSpec, job: JobContext) -> TrainResult:
     what was put aside.
 
     Raises `TrainingRefused`, `TrainingDiverged`, `DatasetUnusable`, `BaseUnusable`, `AdapterUnfit`,
-    `JobCancelled`.
+    `CheckpointUnfit`, `JobCancelled`.
     """
-    _check(spec)
+    check(spec)
     torch.set_num_threads(job.threads)
     started = time.monotonic()
-    base = load_base(spec.base, device=best_device())
-    examples = read_examples(base, Path(spec.dataset))
-    alpha = float(spec.alpha or 2 * spec.rank)
-    torch.manual_seed(spec.seed)
-    model = start_adapter(base, spec.rank, alpha)
-    if spec.initial is not None:
-        continue_from(model, Path(spec.initial))
-    steps = spec.steps or default_steps(len(examples))
-    job.log(f"{len(examples)} examples, {steps} steps of {spec.batch_size}, rank {spec.rank}, {software()}")
-    losses, tokens = train(model, examples, spec, steps, job)
-    job.log(f"loss {losses[0]:.3f} at the first step, {losses[-1]:.3f} at the last; {tokens} tokens")
-    config = save_adapter(model, job.workdir / "adapter", spec.dtype)
-    heldout = score_heldout(model, base, Path(spec.dataset), job)
+    job.progress(0, max(1, spec.steps), "steps", phase="preparing")
+    folder = Path(spec.run) if spec.run else job.workdir / "run"
+    base = load_base(spec.base, dtype=DTYPES[compute_in(spec, folder)], device=best_device())
+    training = prepare(spec, base, folder, job)
+    with training.curves:
+        train(training)
+    config = save_adapter(training.model, job.workdir / "adapter", spec.dtype)
+    tell(training, "scoring")
+    heldout = score_heldout(training.model, base, Path(spec.dataset), job)
+    state, losses = training.state, step_losses(training.points)
     return TrainResult(
         adapter="adapter",
         rank=config.r,
@@ -73,57 +118,184 @@ def run(spec: TrainSpec, job: JobContext) -> TrainResult:
         rslora=config.use_rslora,
         target_modules=tuple(config.target_modules),
         dtype=spec.dtype,
-        parameters=sum(tensor.numel() for tensor in adapter_weights(model).values()),
-        examples=len(examples),
-        tokens=tokens,
-        steps=steps,
+        parameters=sum(tensor.numel() for tensor in adapter_weights(training.model).values()),
+        examples=len(training.examples),
+        tokens=state.tokens,
+        steps=state.step,
         seed=spec.seed,
-        train_loss=_mean(losses[-max(1, steps // 10) :]),
+        train_loss=mean(losses[-max(1, training.steps // 10) :]),
         software=software(),
         seconds=round(time.monotonic() - started, 3),
         heldout=heldout,
+        stopped=state.stopped,
+        best_step=state.goods[0].step,
+        epochs=training.epoch,
+        skipped=state.skipped,
+        validation_loss=state.goods[0].validation_loss,
+        diagnosis=diagnosis.diagnose(training.points, training.steps),
     )
 
 
-def train(
-    model: Any, examples: Sequence[Encoded], spec: TrainSpec, steps: int, job: JobContext
-) -> tuple[list[float], int]:
-    """The loop. Returns the mean loss of each step (nats per counted token) and the tokens passed."""
-    schedule = Schedule(spec.learning_rate, spec.schedule_total or steps, spec.schedule_offset)
+def compute_in(spec: TrainSpec, folder: Path) -> str:
+    """The dtype to compute the base in: as asked for, as the run began, or what is faster here."""
+    if spec.compute != "auto":
+        return spec.compute
+    begun = runs.chosen(folder)
+    if begun is not None:
+        return begun.compute
+    return "BF16" if precision.choose(Path(spec.base), best_device()) == torch.bfloat16 else "F32"
+
+
+def recompute_layers(spec: TrainSpec, base: Base, folder: Path) -> bool:
+    """Whether the layers are computed twice: as asked for, as the run began, or where memory is short."""
+    if spec.gradient_checkpointing != "auto":
+        return spec.gradient_checkpointing == "on"
+    begun = runs.chosen(folder)
+    if begun is not None:
+        return begun.recompute
+    free = precision.free_bytes() if base.model.device.type == "cpu" else None
+    return precision.must_recompute(base.model.config, ROW_TOKENS, base.model.dtype, free)
+
+
+def prepare(spec: TrainSpec, base: Base, folder: Path, job: JobContext) -> Training:
+    """Everything in memory, as it was at the run's last checkpoint if it has one."""
+    twice = recompute_layers(spec, base, folder)
+    if twice:
+        precision.recompute(base.model)
+    examples = read_examples(base, Path(spec.dataset))
+    validation = read_validation(base, Path(spec.dataset), spec.seed)
+    steps = spec.steps or default_steps(len(examples))
+    torch.manual_seed(spec.seed)
+    model = start_adapter(base, spec.rank, float(spec.alpha or 2 * spec.rank), dropout=spec.lora_dropout)
+    if spec.initial is not None:
+        continue_from(model, Path(spec.initial))
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=spec.learning_rate, weight_decay=0.0)
-    batches = draw_batches(examples, spec.batch_size, random.Random(f"{spec.seed}/{spec.schedule_offset}"))
-    losses: list[float] = []
-    tokens = 0
-    model.train()
-    for step in range(steps):
-        batch = next(batches)
-        optimizer.param_groups[0]["lr"] = schedule.rate(step)
-        loss = backward(model, batch)
-        if not math.isfinite(loss):
-            raise TrainingDiverged(f"the loss is {loss} at step {step + 1}", field="learning_rate")
-        torch.nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss)
-        tokens += sum(len(one.ids) for one in batch)
-        job.progress(step + 1, steps, "steps", loss=round(_mean(losses[-10:]), 4))
-    model.eval()
-    return losses, tokens
+    optimizer = torch.optim.AdamW(parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay)
+    folder.mkdir(parents=True, exist_ok=True)
+    runs.sweep(folder)
+    key = identity(spec, steps, examples, validation)
+    state = checkpoints.restore(folder, key, model, optimizer)
+    compute = "BF16" if base.model.dtype == torch.bfloat16 else "F32"
+    job.log(f"{len(examples)} examples, {steps} steps of {spec.batch_size}, rank {spec.rank}, {software()}")
+    job.log(f"computed in {compute} on {base.model.device.type}" + (", layers twice to save memory" if twice else ""))
+    if state is not None:
+        job.log(f"going on after step {state.step}")
+    state = state or State(identity=key, compute=compute, recompute=twice)
+    points = cut_back(folder / runs.METRICS_FILE, state.step, state.validated)
+    batch = spec.batch_size * spec.gradient_accumulation_steps
+    return Training(
+        spec=spec,
+        job=job,
+        folder=folder,
+        model=model,
+        optimizer=optimizer,
+        schedule=Schedule(spec.learning_rate, spec.schedule_total or steps, spec.schedule_offset),
+        examples=examples,
+        validation=validation,
+        steps=steps,
+        validate_every=validate_every(steps, batch, len(examples), len(validation)),
+        state=state,
+        curves=Curves(folder / runs.METRICS_FILE),
+        points=points,
+        validated=next(reversed(validations(points)), None),
+        kept={good.step: read_weights(runs.good_folder(folder, good.step)) for good in state.goods},
+    )
 
 
-def backward(model: Any, batch: Sequence[Encoded]) -> float:
-    """Add the gradients of the batch's mean loss over its counted tokens; returns that loss.
+def train(t: Training) -> None:
+    """The loop. In the end the model holds the best adapter, and the run's folder the best few.
 
-    A batch longer than a packed row goes through in several passes, with the same gradients.
+    Raises `JobCancelled` with a checkpoint behind it, and `TrainingDiverged` with what was good before.
+    """
+    batches = draw_batches(t.examples, t.batch, random.Random(f"{t.spec.seed}/{t.spec.schedule_offset}"))
+    for _ in range(t.state.step):
+        next(batches)  # the order follows from the seed, so that the number of steps says where it stands
+    t.model.train()
+    try:
+        while True:
+            if t.validation and validation_is_due(t):
+                validate(t)
+            if t.state.stopped or t.state.step == t.steps:
+                break
+            if checkpoint_is_due(t):
+                save(t)
+            take_step(t, next(batches))
+    except JobCancelled:
+        save(t)
+        leave_an_adapter(t)
+        t.job.log(f"stopped after step {t.state.step}; it can go on from there")
+        raise
+    t.state.stopped = t.state.stopped or ALL_STEPS
+    keep_the_last(t)
+    save(t)
+    set_weights(t.model, t.kept[t.state.goods[0].step])
+    t.model.eval()
+    t.job.log(f"{t.state.stopped} after step {t.state.step}; the best was step {t.state.goods[0].step}")
+
+
+def take_step(t: Training, batch: Sequence[Encoded]) -> None:
+    """One batch, one change of the weights; none where the loss or its gradient is no number."""
+    started = time.monotonic()
+    rate = t.schedule.rate(t.state.step)
+    t.optimizer.param_groups[0]["lr"] = rate
+    try:
+        with checkpoints.random_kept_if_stopped():
+            loss, accuracy = backward(t.model, batch, t.job.check)
+            norm = float(torch.nn.utils.clip_grad_norm_(t.parameters, MAX_GRADIENT_NORM))
+        usable = math.isfinite(loss) and math.isfinite(norm)
+        if usable:
+            t.optimizer.step()
+    finally:
+        t.optimizer.zero_grad()
+    tokens = sum(len(one.ids) for one in batch)
+    t.state.step += 1
+    t.state.tokens += tokens
+    speed = tokens / max(1e-9, time.monotonic() - started)
+    record(t, loss if usable else None, accuracy, rate, speed)
+    guard(t, usable)
+    tell(t, "training")
+
+
+def guard(t: Training, usable: bool) -> None:
+    """Say that a step was skipped; stop when that happens again and again. Raises `TrainingDiverged`."""
+    if usable:
+        t.state.in_a_row = 0
+        return
+    t.state.skipped += 1
+    t.state.in_a_row += 1
+    t.job.log(f"step {t.state.step} was skipped: its loss or gradient is no number")
+    nothing_learnt = t.state.skipped == t.state.step
+    if t.state.in_a_row < MAX_SKIPPED_IN_A_ROW and not (nothing_learnt and t.state.step == t.steps):
+        return
+    if not t.state.goods and not nothing_learnt:
+        keep(t, good_now(t))
+    save(t)
+    runs.finish(t.folder)  # to go on would end here again
+    kept = f"; the adapter of step {t.state.goods[0].step} is kept" if t.state.goods else ""
+    raise TrainingDiverged(
+        f"the loss is no number at {t.state.in_a_row} steps in a row, the last of them step {t.state.step}{kept}",
+        hint=f"Train again with half the rate: `--learning-rate {t.spec.learning_rate / 2:g}`.",
+        field="learning_rate",
+    )
+
+
+def backward(model: Any, batch: Sequence[Encoded], check: Callable[[], None] = lambda: None) -> tuple[float, float]:
+    """Add the gradients of the batch's mean loss over its counted tokens; returns that loss and the share of those
+    tokens that the model would have chosen.
+
+    A batch longer than a packed row goes through in several passes, with the same gradients; ``check`` is called
+    before each and may raise to stop.
     """
     counted = sum(one.counted_tokens for one in batch)
-    total = 0.0
+    total, right = 0.0, 0
     for indexes in pack([len(one.ids) for one in batch], ROW_TOKENS):
-        loss: Tensor = token_losses(model, [batch[i] for i in indexes]).sum() / counted
+        check()
+        losses, hits = token_scores(model, [batch[i] for i in indexes])
+        loss: Tensor = losses.sum() / counted
         loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
-    return total
+        right += int(hits.sum())
+    return total, right / counted
 
 
 def draw_batches(examples: Sequence[Encoded], size: int, rng: random.Random) -> Iterator[list[Encoded]]:
@@ -136,42 +308,175 @@ def draw_batches(examples: Sequence[Encoded], size: int, rng: random.Random) -> 
         del order[:size]
 
 
-def read_examples(base: Base, dataset: Path) -> list[Encoded]:
-    """The train part as token ids, without what is longer than the base can see."""
-    longest = int(getattr(base.model.config, "max_position_embeddings", 1 << 30))
-    encoded = [encode_row(base.tokenizer, row) for row in read_part(dataset, "train")]
-    kept = [one for one in encoded if one.counted_tokens and len(one.ids) <= longest]
-    if not kept:
-        detail = f"all {len(encoded)} are longer than {longest} tokens" if encoded else "it is empty"
-        raise DatasetUnusable(f"nothing to train on: {detail}", field="dataset")
-    return kept
+# ---- validation, and what is kept ---------------------------------------------------------------------------
 
 
-def continue_from(model: Any, folder: Path) -> None:
-    """Put the adapter in ``folder`` into the model's, which may have a higher rank and another scale.
+def validation_is_due(t: Training) -> bool:
+    """Before the first step, then every so many, and after the last; once each."""
+    if t.state.validated == t.state.step:
+        return False
+    return t.state.step % t.validate_every == 0 or t.state.step == t.steps
 
-    The function stays the same: the difference in scale goes into B, and added ranks keep their random
-    A with a B of zeros. Raises `AdapterUnfit`.
-    """
-    config = read_config(folder)
-    used = model.peft_config["default"]
-    if config.rank_pattern or config.alpha_pattern:
-        raise AdapterUnfit(f"{folder.name}: ranks that differ by module cannot be trained on")
-    if config.r > used.r:
-        raise TrainingRefused(f"rank {used.r} cannot hold an adapter of rank {config.r}", field="rank")
-    factor = config.scale / (used.lora_alpha / used.r)
-    own = adapter_weights(model)
-    weights: dict[str, Tensor] = {}
-    for name, tensor in read_weights(folder).items():
-        tensor = tensor.float().to(model.device)
-        room = own.get(name)
-        if room is None:
-            weights[name] = tensor  # refused by set_weights, with its name
-        elif ".lora_A." in name:
-            weights[name] = torch.cat([tensor, room[config.r :]])
-        else:
-            weights[name] = torch.cat([tensor * factor, room[:, config.r :]], dim=1)
-    set_weights(model, weights)
+
+def validate(t: Training) -> None:
+    """Score the rows that were put aside, keep the adapter if it is among the best, and stop if nothing gets better."""
+    tell(t, "validating")
+    loss, accuracy = score_validation(t)
+    t.state.validated = t.state.step
+    shown = loss if math.isfinite(loss) else None
+    t.validated = ValidationPoint(step=t.state.step, epoch=t.epoch, loss=shown, accuracy=accuracy)
+    add_point(t, t.validated)
+    if t.state.step == 0 or shown is None:
+        return
+    before = t.state.goods[0].validation_loss if t.state.goods else None
+    stopping = t.spec.early_stopping
+    better = before is None or loss < before - stopping.min_delta
+    t.state.stale = 0 if better else t.state.stale + 1
+    keep(t, good_now(t, loss))
+    if stopping.enabled and t.state.stale >= stopping.patience:
+        t.state.stopped = f"{STOPPED_EARLY}: {t.state.stale} validations brought nothing better"
+
+
+@torch.inference_mode()
+def score_validation(t: Training) -> tuple[float, float]:
+    """Mean nats per counted token, and the share of those tokens that the model would have chosen."""
+    t.model.eval()
+    total, right = 0.0, 0
+    for indexes in pack([len(one.ids) for one in t.validation], ROW_TOKENS):
+        t.job.check()
+        losses, hits = token_scores(t.model, [t.validation[i] for i in indexes])
+        total += float(losses.sum())
+        right += int(hits.sum())
+    t.model.train()
+    counted = sum(one.counted_tokens for one in t.validation)
+    return total / counted, right / counted
+
+
+def keep(t: Training, good: Good) -> None:
+    """Hold on to the adapter as it is now if it is one of the best few."""
+    others = [one for one in t.state.goods if one.step != good.step]
+    ranked = sorted((*others, good), key=lambda one: one.order)
+    t.state.goods = tuple(ranked[: t.spec.checkpointing.keep_best])
+    if good in t.state.goods:
+        t.kept[good.step] = {name: tensor.clone() for name, tensor in adapter_weights(t.model).items()}
+    steps = {one.step for one in t.state.goods}
+    t.kept = {step: weights for step, weights in t.kept.items() if step in steps}
+
+
+def keep_the_last(t: Training) -> None:
+    """Without rows to validate on, and where one schedule spans several runs, the last adapter is the best."""
+    if t.state.goods and not t.spec.schedule_total:
+        return
+    t.state.goods = ()
+    keep(t, good_now(t))
+
+
+def good_now(t: Training, validation_loss: float | None = None) -> Good:
+    """The present moment. Steps that were skipped last have changed nothing."""
+    return Good(
+        step=t.state.step - t.state.in_a_row,
+        epoch=t.epoch,
+        tokens=t.state.tokens,
+        train_loss=recent_loss(t),
+        validation_loss=validation_loss,
+    )
+
+
+def recent_loss(t: Training) -> float:
+    """Mean of the last ten steps; 0 before the first."""
+    losses = step_losses(t.points[-20:])[-10:]
+    return round(mean(losses), 6) if losses else 0.0
+
+
+# ---- checkpoints and what is told -----------------------------------------------------------------------------
+
+
+def checkpoint_is_due(t: Training) -> bool:
+    interval = t.spec.checkpointing.interval
+    if not t.spec.checkpointing.enabled:
+        return False
+    if interval:
+        return t.state.step > 0 and t.state.step % interval == 0
+    return time.monotonic() - t.saved_at >= CHECKPOINT_SECONDS
+
+
+def save(t: Training) -> None:
+    """A checkpoint. A disk that is full costs the checkpoint, not the run: that is said, and it goes on."""
+    t.saved_at = time.monotonic()
+    try:
+        t.curves.sync()
+        keep_on_disk(t)
+        checkpoints.save(t.folder, t.state, t.model, t.optimizer)
+        runs.forget(t.folder, keep={good.step for good in t.state.goods})
+    except OSError as error:
+        t.job.log(f"the checkpoint of step {t.state.step} could not be written ({error.strerror}); it goes on without")
+
+
+def keep_on_disk(t: Training) -> None:
+    """The good moments as PEFT folders. Raises OSError."""
+    for good in t.state.goods:
+        write_good(t, good, t.kept[good.step])
+
+
+def leave_an_adapter(t: Training) -> None:
+    """Of a training that is stopped before anything was found good: as it is now, for whoever won't go on with it."""
+    if not t.state.goods and t.state.step:
+        with contextlib.suppress(OSError):
+            write_good(t, good_now(t), adapter_weights(t.model))
+
+
+def write_good(t: Training, good: Good, weights: dict[str, Tensor]) -> None:
+    target = runs.good_folder(t.folder, good.step)
+    if target.exists():
+        return
+    now = {name: tensor.clone() for name, tensor in adapter_weights(t.model).items()}
+    set_weights(t.model, weights)
+    try:
+        with runs.whole_folder(target) as draft:
+            save_adapter(t.model, draft, "F32")
+            (draft / runs.CHECKPOINT_FILE).write_bytes(msgspec.json.encode(good))
+    finally:
+        set_weights(t.model, now)
+
+
+def record(t: Training, loss: float | None, accuracy: float, rate: float, speed: float) -> None:
+    add_point(
+        t,
+        StepPoint(
+            step=t.state.step,
+            epoch=t.epoch,
+            loss=loss,
+            accuracy=round(accuracy, 4),
+            rate=rate,
+            tokens_s=round(speed, 1),
+            memory=most_memory(t.model),
+        ),
+    )
+
+
+def add_point(t: Training, point: Point) -> None:
+    t.points.append(point)
+    t.curves.add(point)
+
+
+def tell(t: Training, phase: str) -> None:
+    """How far it is, with the newest figures. Raises `JobCancelled`."""
+    figures: dict[str, Figure] = {"phase": phase, "epoch": t.epoch}
+    step = next((point for point in reversed(t.points[-2:]) if isinstance(point, StepPoint)), None)
+    if step is not None:
+        figures |= {"loss": round(recent_loss(t), 4), "accuracy": step.accuracy, "rate": step.rate}
+        figures |= {"tokens_s": step.tokens_s, "memory": step.memory}
+    if t.validated is not None and t.validated.loss is not None:
+        figures["validation"] = round(t.validated.loss, 4)
+    t.job.progress(t.state.step, t.steps, "steps", **figures)
+
+
+def most_memory(model: Any) -> int:
+    """The most bytes that this process has had: on the GPU where it trains there, else in main memory."""
+    if model.device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(model.device))
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
 def score_heldout(model: Any, base: Base, dataset: Path, job: JobContext) -> tuple[Score, ...]:
@@ -193,34 +498,3 @@ def score_heldout(model: Any, base: Base, dataset: Path, job: JobContext) -> tup
             examples=exam.examples,
         ),
     )
-
-
-def software() -> str:
-    """The versions that the result depends on; nothing about the machine or the user."""
-    return (
-        f"python {platform.python_version()}, torch {torch.__version__}, "
-        f"transformers {transformers.__version__}, peft {peft.__version__}"
-    )
-
-
-def _check(spec: TrainSpec) -> None:
-    if not 1 <= spec.rank <= MAX_RANK:
-        raise TrainingRefused(f"rank {spec.rank} is not in 1…{MAX_RANK}", field="rank")
-    if spec.batch_size < 1 or spec.steps < 0:
-        raise TrainingRefused("batch size and steps must be positive", field="batch_size")
-    if not 0 < spec.learning_rate < 1:
-        raise TrainingRefused(f"learning rate {spec.learning_rate}", field="learning_rate")
-    if spec.alpha is not None and not spec.alpha > 0:
-        raise TrainingRefused(f"alpha {spec.alpha} is not positive", field="alpha")
-    if spec.dtype not in DTYPES:
-        raise TrainingRefused(f"dtype {spec.dtype} is not one of {', '.join(DTYPES)}", field="dtype")
-    if spec.schedule_offset < 0 or 0 < spec.schedule_total < spec.schedule_offset + spec.steps:
-        raise TrainingRefused(
-            f"the schedule ends after {spec.schedule_total} steps, this run reaches "
-            f"{spec.schedule_offset + spec.steps}",
-            field="schedule_total",
-        )
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

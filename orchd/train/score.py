@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from orchd.lm.base import Base
-from orchd.lm.chat import Encoded, encode_conversation, encode_prompt
+from orchd.lm.base import Base, context_length
+from orchd.lm.chat import Encoded
 from orchd.lm.generate import MAX_PROMPTS_AT_ONCE, greedy_ids
 from orchd.lm.losses import conversation_losses
-from orchd.train.datasets.store import Row
+from orchd.train.datasets.encode import answer_of, encode_fitting
+from orchd.train.datasets.store import Row, TextRow
 
 MAX_ANSWER_TOKENS: Final = 256
 
@@ -51,25 +52,20 @@ class Mark:
 
 
 def make_exam(base: Base, rows: Sequence[Row]) -> Exam:
-    """Encode ``rows``; those without an answer are left out."""
+    """Encode ``rows``; those with nothing to learn are left out. Plain text has no question, and is read
+    in stretches where it is longer than the base takes in."""
     tokenizer = base.tokenizer
     conversations: list[Encoded] = []
     questions: list[Question] = []
     for row in rows:
-        encoded = encode_row(tokenizer, row)
-        last = _last_answer(row)
-        if last is None or not encoded.counted_tokens:
+        longest = context_length(base.path) if isinstance(row, TextRow) else 0
+        encoded = [one for one in encode_fitting(tokenizer, row, longest) if one.counted_tokens]
+        if not encoded:
             continue
-        prompt = encode_prompt(tokenizer, row.messages[:last])
-        tokens = encode_conversation(tokenizer, row.messages[: last + 1], _only(last)).counted_tokens
-        conversations.append(encoded)
-        questions.append(Question(tuple(prompt), row.messages[last].content.strip(), tokens))
+        conversations.extend(encoded)
+        if asked := answer_of(tokenizer, row):
+            questions.append(Question(*asked))
     return Exam(tuple(conversations), tuple(questions))
-
-
-def encode_row(tokenizer: Any, row: Row) -> Encoded:
-    """The row's token ids with every answer counted that is to be learnt."""
-    return encode_conversation(tokenizer, row.messages, [one.counts for one in row.messages])
 
 
 def mark(
@@ -113,14 +109,3 @@ def stop_tokens(base: Base) -> set[int]:
     named = base.model.generation_config.eos_token_id
     found = set(named) if isinstance(named, list) else {named}
     return {int(one) for one in found | {base.tokenizer.eos_token_id} if one is not None}
-
-
-def _last_answer(row: Row) -> int | None:
-    for index in range(len(row.messages) - 1, 0, -1):
-        if row.messages[index].role == "assistant" and row.messages[index].counts:
-            return index
-    return None
-
-
-def _only(index: int) -> list[bool]:
-    return [False] * index + [True]

@@ -10,36 +10,22 @@ from typing import Literal
 import msgspec
 
 
-class ImportSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """Read ``source`` (a file) into a data set.
+class EarlyStopping(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Stop after ``patience`` validations of which none was better than the best by more than ``min_delta`` nats."""
 
-    ``split``: ``auto`` puts ``test_share`` and ``validation_share`` of the rows aside, ``train`` puts
-    none aside, ``test`` makes every row one for scoring only. ``seed`` decides which row goes where.
-    """
-
-    source: str
-    name: str
-    kind: str = "auto"
-    split: Literal["auto", "train", "test"] = "auto"
-    seed: int = 0
-    test_share: float = 0.1
-    validation_share: float = 0.1
+    enabled: bool = False
+    patience: int = 5
+    min_delta: float = 0.0
 
 
-class ImportResult(msgspec.Struct, frozen=True, kw_only=True):
-    """``folder`` (relative to the job's working folder) holds ``dataset.json`` and a JSONL file a part."""
+class Checkpointing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A checkpoint each ``interval`` steps (0: each minute), and the ``keep_best`` best adapters of the run.
 
-    id: str
-    name: str
-    kind: str
-    rows: int
-    train: int
-    validation: int
-    test: int
-    skipped: int
-    duplicates: int
-    folder: str
-    warnings: tuple[str, ...]
+    Not ``enabled``: only when it is stopped, and at its end."""
+
+    enabled: bool = True
+    interval: int = 0
+    keep_best: int = 3
 
 
 class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,10 +35,18 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     round(25·√n) for n examples. With one learning-rate schedule over several rounds,
     ``schedule_total`` is the length of all rounds in steps (0: this run's steps) and
     ``schedule_offset`` the number of steps before this run.
+
+    A step is ``gradient_accumulation_steps`` times ``batch_size`` examples. ``lora_dropout`` is the share of the
+    adapter's inputs that is left out while it is trained. ``run`` is the folder of the run's checkpoints and curves
+    (empty: one in the working folder, which goes with it); a run that has checkpoints there goes on from the last.
+
+    ``compute`` is the dtype that the base is computed in; "auto" tries which is faster here. ``dtype`` is the file's.
+    ``gradient_checkpointing``: layers are computed twice to save memory; "auto" does so where that is short.
     """
 
     base: str
     dataset: str
+    run: str = ""
     initial: str | None = None
     rank: int = 16
     alpha: float | None = None
@@ -63,6 +57,30 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     schedule_offset: int = 0
     seed: int = 0
     dtype: str = "BF16"
+    weight_decay: float = 0.0
+    lora_dropout: float = 0.0
+    gradient_accumulation_steps: int = 1
+    compute: Literal["auto", "F32", "BF16"] = "auto"
+    gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
+    early_stopping: EarlyStopping = EarlyStopping()
+    checkpointing: Checkpointing = Checkpointing()
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """A setting of `TrainSpec` to give another ``value``; with ``times``, so many times what it was."""
+
+    option: str
+    value: float
+    times: bool = False
+
+
+class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
+    """How a training went. ``step``: where it began to be overfitted. ``changes`` answer it in the next one."""
+
+    verdict: Literal["fine", "overfitted", "not converged", "unstable"]
+    detail: str
+    step: int | None = None
+    changes: tuple[Change, ...] = ()
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,7 +96,11 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
 
 class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
     """``adapter`` is a folder relative to the job's working folder. ``tokens`` counts what the steps
-    went through, prompts included; ``train_loss`` is the mean of the last tenth of the steps."""
+    went through, prompts included; ``train_loss`` is the mean of the last tenth of the steps.
+
+    ``stopped`` says why it ended after ``steps`` steps and ``epochs`` times through the examples; the adapter is that
+    of ``best_step``, where the validation loss was ``validation_loss`` (None: nothing to validate on). ``skipped``
+    counts the steps whose loss was no number."""
 
     adapter: str
     rank: int
@@ -95,6 +117,12 @@ class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
     software: str
     seconds: float
     heldout: tuple[Score, ...]
+    stopped: str
+    best_step: int
+    epochs: float
+    skipped: int
+    validation_loss: float | None
+    diagnosis: Diagnosis
 
 
 class AdapterPath(msgspec.Struct, frozen=True, kw_only=True):

@@ -86,7 +86,7 @@ def test_a_data_set_from_file_to_bin(orchctl: Daemon) -> None:
     assert row["train"] + row["validation"] + row["test"] == 40
     assert "words" in orchctl("dataset", "list")
     assert orchctl.json("dataset", "show", row["id"][:12])["id"] == row["id"]
-    assert "assistant: word" in orchctl("dataset", "preview", "words", "--limit", "1")
+    assert "assistant: word" in orchctl("dataset", "rows", "words", "--limit", "1")
     planned = orchctl("dataset", "delete", "words", "--dry-run")
     assert planned.startswith("would move a data set to the trash")
     assert planned.strip().endswith(f"30 days: words ({row['id']})")
@@ -107,6 +107,32 @@ def test_a_data_set_from_file_to_bin(orchctl: Daemon) -> None:
     orchctl.json("dataset", "import", "rows.jsonl", "--name", "words")
     assert f"words-2 ({first['id']})" in orchctl("undo", first["id"]), "its name was given away"
     assert orchctl.json("dataset", "show", "words")["id"] == row["id"]
+
+
+def test_a_data_set_goes_out_and_in_again(orchctl: Daemon) -> None:
+    key = "sk-abcdefghijklmnopqrstuvwxyz012345"
+    rows = [{"question": f"question {n}", "answer": f"answer {n}"} for n in range(29)]
+    rows.append({"question": "key?", "answer": f"it is {key}"})
+    (orchctl.home / "rows2.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n{bad")
+    told = orchctl("dataset", "validate", "rows2.jsonl", code=4)
+    assert "error: rows2.jsonl:31: no valid JSON" in told
+    assert "rows2.jsonl:30" in told
+    assert key not in told
+    assert "rows2.jsonl: line 31: " in orchctl("dataset", "create", "asked", "rows2.jsonl", code=2)
+    (orchctl.home / "good.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert "[E3107]" in orchctl("dataset", "create", "asked", "good.jsonl", code=4)
+    made = orchctl.json("dataset", "create", "kept", "good.jsonl", "--keep")
+    assert (made["kind"], made["findings"]) == ("qa", {"key": 1})
+    assert "sk-a… (35 characters)" in orchctl("dataset", "findings", "kept")
+    assert orchctl.json("dataset", "export", "kept", "out.jsonl")["dataset"] == made["id"]
+    assert "[E2141]" in orchctl("dataset", "export", "kept", "out.jsonl", code=2)
+    orchctl("dataset", "delete", "kept")
+    again = orchctl.json("dataset", "import", "out.jsonl", "--keep")
+    assert (again["id"], again["name"]) == (made["id"], "out")
+    small = orchctl.json("dataset", "prepare", "out", "small", "--cap", "3", "--redact")
+    assert (small["train"], small["findings"], small["made_from"]) == (3, {}, made["id"])
+    assert "[E2103]" in orchctl("dataset", "preview", "nothing", code=5)
+    assert "[E1102]" in orchctl("dataset", "import", "out.jsonl", "--since", "soon", code=2)
 
 
 def test_errors_have_their_exit_codes(orchctl: Daemon) -> None:

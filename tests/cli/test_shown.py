@@ -13,17 +13,25 @@ from orchd.cli.command import Command
 from orchd.cli.run import load
 from orchd.cli.table import NOUNS
 from orchd.measuring import Attested
-from orchd.registry import DatasetRow
 from orchd.registry.exchange import Exported
 from orchd.registry.rebuild import Rebuilt
 from orchd.rpc import methods_adapters, methods_bases, methods_exchange
 from orchd.rpc.methods import TABLE
 from orchd.rpc.methods_registry import ScrubDone
+from orchd.train.datasets import export, specs
 from orchd.train.specs import EvaluateResult
 
 JOB_RESULTS: dict[str, Any] = {
-    "dataset.import": DatasetRow,
+    "dataset.import": node.DatasetShown,
+    "dataset.create": node.DatasetShown,
+    "dataset.prepare": node.DatasetShown,
+    "dataset.validate": specs.ValidateResult,
+    "dataset.preview": specs.Preview,
+    "dataset.stats": specs.Stats,
+    "dataset.export": export.Exported,
     "train.start": node.Trained,
+    "train.resume": node.Trained,
+    "train.continue_from": node.Trained,
     "average.start": node.Averaged,
     "average.verify": node.AverageVerified,
     "adapter.evaluate": EvaluateResult,
@@ -37,7 +45,7 @@ JOB_RESULTS: dict[str, Any] = {
     "registry.rebuild": Rebuilt,
 }
 PARITY = {"held": True, "detail": "all equal"}
-OWN_WAYS = {"rpc.discover", "events.subscribe", "chat.complete"}
+OWN_WAYS = {"rpc.discover", "events.subscribe", "chat.complete", "job.report"}
 """Shown by code of their own, tested elsewhere."""
 
 COMMANDS = [

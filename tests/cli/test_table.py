@@ -17,7 +17,14 @@ from orchd.rpc.methods import TABLE
 WITHOUT_A_COMMAND = {"events.unsubscribe"}
 """Ctrl-C does it."""
 
-ELSEWHERE = {"chat.complete": {"messages", "stream"}, "chat": {"text", "system"}, "adapter.list": {"announced"}}
+ELSEWHERE = {
+    "chat.complete": {"messages", "stream"},
+    "chat": {"text", "system"},
+    "adapter.list": {"announced"},
+    "dataset.create": {"file", "rows"},
+    "dataset.stats": {"page"},
+    "job.report": {"out"},
+}
 """Parameters that a command makes itself, and arguments that aren't parameters."""
 
 INSIDE = [noun for noun in NOUNS if noun not in OUTSIDE]

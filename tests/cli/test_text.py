@@ -17,8 +17,9 @@ from orchd.cli.nouns.completion import script
 from orchd.cli.nouns.config import show as show_settings
 from orchd.cli.nouns.events import human
 from orchd.cli.nouns.job import STARTED_BY, human_row
-from orchd.cli.progress import Bar
-from orchd.cli.run import load
+from orchd.cli.progress import Bar, Sparkline
+from orchd.cli.run import load, parser
+from orchd.errors import UsageInvalid
 
 
 class Screen(io.StringIO):
@@ -131,7 +132,10 @@ def test_after_a_job_the_next_step_is_told() -> None:
         for command in load(noun)
         if command.then
     }
-    assert sorted(told) == ["average.start", "dataset.import", "deploy.start", "train.start"]
+    assert sorted(told) == [
+        *("average.start", "dataset.create", "dataset.import", "dataset.prepare", "deploy.start"),
+        *("train.continue_from", "train.resume", "train.start"),
+    ]
     assert "`orchctl chat 'my style'`" in told["deploy.start"]
     assert "`orchctl train start 'my style'`" in told["dataset.import"]
 
@@ -172,7 +176,7 @@ def test_the_bar_is_redrawn_ten_times_a_second_and_fits_its_line() -> None:
     drawn = screen.getvalue().split("\r\x1b[K")[2:]
     assert 9 <= len(drawn) <= 12
     assert all(len(line) < 70 for line in drawn)
-    assert drawn[-1].startswith("train.start  " + "█" * 24 + "  100/100 steps  loss 1.235")
+    assert drawn[-1].startswith("train.start  " + "█" * 24 + "  100/100 steps  ▁▁▁▁▁▁▁▁▁▁▁▁  ")
     bar.clear()
     assert screen.getvalue().endswith("\r\x1b[K")
 
@@ -182,6 +186,30 @@ def test_the_bar_counts_bytes_and_survives_odd_numbers() -> None:
     assert "1.5 MB of 3.0 MB" in bar.line({"done": 1.5e6, "total": 3e6, "unit": "bytes", "figures": {}})
     assert "0/0 rows" in bar.line({"done": 0, "total": 0, "unit": "rows"})
     assert "█" * 24 in bar.line({"done": 9, "total": 3, "unit": "rows", "figures": {"part": "test"}})
+
+
+@pytest.mark.parametrize("count", [5, 12, 23, 24, 100, 1000])
+def test_a_sparkline_shows_the_whole_curve_in_few_columns(count: int) -> None:
+    spark = Sparkline("0123456789")
+    assert spark.text() == ""
+    for number in range(count):
+        spark.add(count - number)
+    shown = spark.text()
+    assert len(shown) == min(count, 12)
+    assert shown == "".join(sorted(shown, reverse=True))
+    assert (shown[0], shown[-1]) == ("9", "0")
+
+
+def test_the_bar_of_a_training_shows_its_losses_and_its_phase() -> None:
+    bar = Bar("train x", Screen())
+    figures = {"phase": "training", "epoch": 1.5, "loss": 3.0, "rate": 0.01, "validation": 2.5}
+    for loss in (3.0, 2.0, 1.0):
+        bar.update({"done": 1, "total": 9, "unit": "steps", "figures": {**figures, "loss": loss}})
+    assert bar.line({"done": 1, "total": 9, "unit": "steps", "figures": figures}).endswith(
+        "█▅▁  loss 3  validation 2.5"
+    )
+    scoring = {"phase": "scoring", "loss": 3.0}
+    assert bar.line({"done": 9, "total": 9, "unit": "steps", "figures": scoring}).endswith("█▅▁  scoring  loss 3")
 
 
 @pytest.mark.parametrize(("json", "quiet", "screen"), [(True, False, True), (False, True, True), (False, False, False)])
@@ -269,3 +297,24 @@ def test_ctrl_c_while_a_command_is_being_loaded(monkeypatch: pytest.MonkeyPatch)
 def test_the_help_says_what_ctrl_c_does_at_the_prompt() -> None:
     (chat,) = load("chat")
     assert "leaves\nwhere no answer is being written" in chat.more
+
+
+@pytest.mark.parametrize(
+    ("option", "given", "value"),
+    [
+        ("--early-stopping", "5", {"enabled": True, "patience": 5, "min_delta": 0.0}),
+        ("--early-stopping", "3,0.01", {"enabled": True, "patience": 3, "min_delta": 0.01}),
+        ("--early-stopping", "soon", None),
+        ("--checkpointing", "100", {"interval": 100}),
+        ("--checkpointing", "0,7", {"interval": 0, "keep_best": 7}),
+        ("--checkpointing", "off", {"enabled": False}),
+        ("--checkpointing", "often", None),
+    ],
+)
+def test_settings_of_several_parts(option: str, given: str, value: dict[str, Any] | None) -> None:
+    words = ["start", "data", option, given]
+    if value is None:
+        with pytest.raises(UsageInvalid, match=f"{option}: '{given}' is not like"):
+            parser("train").parse_args(words)
+    else:
+        assert getattr(parser("train").parse_args(words), option[2:].replace("-", "_")) == value

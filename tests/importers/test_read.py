@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from orchd.errors import ImportTooLarge, ImportUnreadable
-from orchd.importers import read as reading
+from orchd.importers import source as reading
 from orchd.importers.conversation import Conversation
-from orchd.importers.read import ImportLog, read_conversations
+from orchd.importers.read import Reading, read_examples
+from orchd.importers.source import ImportLog
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PAIR = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
@@ -20,9 +21,11 @@ PAIR = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "co
 CHATGPT = {"author": {"role": "user"}, "content": {"content_type": "text", "parts": ["q"]}}
 
 
-def read(path: Path, kind: str = "auto") -> tuple[list[Conversation], ImportLog]:
+def read(path: Path, format: str = "auto") -> tuple[list[Conversation], ImportLog]:
     log = ImportLog()
-    return list(read_conversations(path, log, kind)), log
+    found = list(read_examples(path, log, Reading(format=format)))
+    assert all(isinstance(one, Conversation) for one in found)
+    return [one for one in found if isinstance(one, Conversation)], log
 
 
 def write(folder: Path, value: Any, name: str = "in.json") -> Path:
@@ -46,7 +49,7 @@ def test_the_kind_is_seen_by_shape(tmp_path: Path, record: dict[str, Any], kind:
     wrapped = {"alone": record, "array": [record], "wrapper": {"conversations": [record]}, "by id": {"x": record}}
     found, log = read(write(tmp_path, wrapped[wrap]))
     assert [one.messages[0].content for one in found] == ["q"]
-    assert log.kind == kind
+    assert log.format == kind
 
 
 def test_what_cannot_be_read_is_counted_and_said(tmp_path: Path) -> None:
@@ -54,7 +57,7 @@ def test_what_cannot_be_read_is_counted_and_said(tmp_path: Path) -> None:
     found, log = read(write(tmp_path, text, "in.jsonl"))
     assert len(found) == 2
     assert (log.records, log.skipped) == (5, 3)
-    assert [warning.partition(":")[0] for warning in log.warnings] == ["record 2", "record 3", "record 4"]
+    assert [warning.partition(":")[0] for warning in log.warnings] == [f"line {n}, record {n}" for n in (2, 3, 4)]
 
 
 @pytest.mark.parametrize("content", ["", "[]", "<html>", "[1, 2]", '{"odd": 1}'])
@@ -66,10 +69,10 @@ def test_a_file_with_nothing_known_in_it_is_refused(tmp_path: Path, content: str
 def test_a_missing_file_a_folder_and_an_unknown_kind(tmp_path: Path) -> None:
     with pytest.raises(ImportUnreadable, match="No such file"):
         read(tmp_path / "gone")
-    with pytest.raises(ImportUnreadable, match="directory"):
+    with pytest.raises(ImportUnreadable, match="no files"):
         read(tmp_path)
-    with pytest.raises(ImportUnreadable, match="no such kind: csv"):
-        read(write(tmp_path, PAIR), "csv")
+    with pytest.raises(ImportUnreadable, match="no such format: pdf"):
+        read(write(tmp_path, PAIR), "pdf")
 
 
 def test_a_kind_that_is_given_decides(tmp_path: Path) -> None:
@@ -80,10 +83,10 @@ def test_a_kind_that_is_given_decides(tmp_path: Path) -> None:
 def test_a_kind_that_the_file_is_not_is_told(tmp_path: Path) -> None:
     with pytest.raises(ImportUnreadable, match=r"in\.json is openai, not claude") as told:
         read(write(tmp_path, PAIR), "claude")
-    assert told.value.hint == "Leave `--kind` out, or give `--kind openai`."
+    assert told.value.hint == "Leave `--format` out, or give `--format openai`."
     mixed = write(tmp_path, "\n".join(map(json.dumps, (PAIR, {"chat_messages": [{"sender": "human", "text": "q"}]}))))
     found, log = read(mixed, "claude")
-    assert (len(found), log.kind, log.warnings) == (1, "claude", ["record 1: openai, not claude"])
+    assert (len(found), log.format, log.warnings) == (1, "claude", ["line 1, record 1: openai, not claude"])
 
 
 def test_a_program_is_no_json(tmp_path: Path) -> None:
@@ -151,5 +154,5 @@ def test_a_damaged_zip_says_so(tmp_path: Path) -> None:
 def test_the_examples() -> None:
     for name, kind, rows in (("conversations.json", "chatgpt", 376), ("half-b.jsonl", "openai", 376)):
         found, log = read(EXAMPLES / name)
-        assert (len(found), log.kind, log.skipped) == (rows, kind, 0)
+        assert (len(found), log.format, log.skipped) == (rows, kind, 0)
         assert all(one.trainable and len(one.messages) == 2 for one in found)

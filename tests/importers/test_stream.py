@@ -11,7 +11,7 @@ from orchd.importers.stream import BadRecord, Truncated, records
 
 
 def read(data: bytes, **kwargs: Any) -> list[Any]:
-    return [type(one) if isinstance(one, BadRecord) else one for one in records(io.BytesIO(data), **kwargs)]
+    return [type(one) if isinstance(one, BadRecord) else one for _, one in records(io.BytesIO(data), **kwargs)]
 
 
 GOOD = [{"a": 1}, {"b": [1, {"c": "]}"}]}, {"d": 'say \\"{["'}]
@@ -69,3 +69,14 @@ def test_a_record_over_the_limit_ends_the_reading(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(stream, "CHUNK_BYTES", 100)
     assert read(b'[{"a": 1}, {"a": "' + b"x" * 5000 + b'"}]') == [{"a": 1}, BadRecord]
     assert read(b'{"a": 1}\n{"a": "' + b"x" * 5000 + b'"}') == [{"a": 1}, BadRecord]
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 40, 1 << 18])
+@pytest.mark.parametrize("lines", [True, False])
+def test_each_record_is_told_with_its_line(chunk: int, lines: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "CHUNK_BYTES", chunk)
+    data = (
+        b'{"a": 1}\n\n{"a": \n{"a": 3}\n' if lines else b'[\n {"a":\n 1}\n,\n\n {"a": oops},\n {"a": "\\n", "b":\n3}\n]'
+    )
+    found = [(line, isinstance(one, BadRecord)) for line, one in records(io.BytesIO(data), lines=lines)]
+    assert found == ([(1, False), (3, True), (4, False)] if lines else [(2, False), (6, True), (7, False)])

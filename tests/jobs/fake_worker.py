@@ -136,7 +136,9 @@ FUNCTIONS = (
     orphan, pid,
 )  # fmt: skip
 KINDS = {f.__name__: Kind(f"{HERE}:{f.__name__}", f"{HERE}:CountSpec", f"{HERE}:CountResult") for f in FUNCTIONS} | {
-    "warm": Kind(f"{HERE}:count", f"{HERE}:CountSpec", f"{HERE}:CountResult", warm=True)
+    "warm": Kind(f"{HERE}:count", f"{HERE}:CountSpec", f"{HERE}:CountResult", warm=True),
+    "warm_gated": Kind(f"{HERE}:gated", f"{HERE}:CountSpec", f"{HERE}:CountResult", warm=True),
+    "going_on": Kind(f"{HERE}:gated", f"{HERE}:CountSpec", f"{HERE}:CountResult", resumes="orchctl count on"),
 }
 
 

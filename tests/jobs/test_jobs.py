@@ -204,7 +204,7 @@ async def test_cancel_at_the_very_start(house: House) -> None:
 
 
 async def test_a_deaf_worker_is_killed(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchd.jobs.process.STOP_SECONDS", 0.05)
+    monkeypatch.setattr("orchd.jobs.jobs.STOP_SECONDS", 0.05)
     async with house.running() as (jobs, events):
         job = await started(jobs, events, "deaf")
         await jobs.cancel(job.id)
@@ -268,6 +268,64 @@ async def test_a_crash_of_the_daemon_leaves_running_rows_that_become_interrupted
         await trio.to_thread.run_sync(jobs._rows.put, row, True)
     async with house.running() as (jobs, _):
         assert (await jobs.wait(row.id)).state is State.INTERRUPTED
+
+
+async def test_what_can_go_on_does_so_after_a_restart(house: House, tmp_path: Path) -> None:
+    marker = tmp_path / "go"
+    async with house.running() as (jobs, events):
+        job = await started(jobs, events, "going_on", marker=str(marker), steps=7)
+    marker.touch()
+    async with house.running() as (jobs, events):
+        assert (await jobs.get(job.id)).state in {State.QUEUED, State.RUNNING}
+        done = await jobs.wait(job.id)
+        assert (done.state, done.result["steps"], done.crashes) == (State.DONE, 7, 0)
+        kinds = [event.kind async for event in first(3, events.subscribe(after=0, job=job.id))]
+    assert kinds == ["job.queued", "job.started", "job.progress"]
+
+
+async def first(count: int, subscription: Subscription) -> AsyncIterator[Any]:
+    async for event in subscription:
+        yield event
+        count -= 1
+        if not count:
+            return
+
+
+async def test_paused_it_waits_and_its_worker_is_gone(house: House, tmp_path: Path) -> None:
+    async with house.running() as (jobs, events):
+        job = await started(jobs, events, "going_on", marker=str(tmp_path / "go"))
+        other = await jobs.submit("count", CountSpec(), title="waits behind it")
+        worker = jobs._live[job.id].worker
+        assert worker is not None
+        subscription = events.subscribe()
+        await jobs.pause()
+        assert await worker.wait() == 1, "it heard JobCancelled: nobody killed it"
+        await until(subscription, "job.queued", job.id)
+        assert (await jobs.get(job.id)).state is State.QUEUED
+        assert (await jobs.get(other.id)).state is State.QUEUED
+        assert jobs.counts().queued == 1
+
+
+@pytest.mark.parametrize(("crashes", "state"), [(4, State.DONE), (5, State.INTERRUPTED)])
+async def test_what_was_there_at_too_many_crashes_stays_down(house: House, crashes: int, state: State) -> None:
+    spec = {"steps": 1, "marker": str(house.folder)}
+    row = Job(id="job_01", kind="going_on", title="t", state=State.RUNNING, created_ms=1, spec=spec, crashes=crashes)
+    async with house.running() as (jobs, _):
+        await trio.to_thread.run_sync(jobs._rows.put, row, True)
+    async with house.running() as (jobs, _):
+        ended = await jobs.wait(row.id)
+        assert (ended.state, ended.crashes) == (state, 5)
+
+
+async def test_a_warm_worker_that_heard_the_cancel_is_left_alone(house: House, tmp_path: Path) -> None:
+    """It may be on its next job when the time to kill it would come."""
+    house.config = JobsConfig(parallel=1, warm_seconds=60)
+    async with house.running() as (jobs, events):
+        job = await started(jobs, events, "warm_gated", marker=str(tmp_path / "go"))
+        await jobs.cancel(job.id)
+        assert (await jobs.wait(job.id)).state is State.CANCELLED
+        await trio.testing.wait_all_tasks_blocked()
+        assert [task for task in jobs._started().child_tasks if "_end_worker" in task.name] == []
 
 
 async def test_local_jobs(house: House) -> None:

@@ -16,6 +16,7 @@ from orchd.registry.own import Datasets, Deployments
 from orchd.registry.rebuild import rebuild
 from orchd.registry.standing import REMOVED, StandingChange
 from orchd.registry.upkeep import DAY_MS, backup, collect, make_room, scrub, stats
+from orchd.train.runs import Runs
 from orchd.upkeep import Upkeep
 from tests.helpers import ALICE, Lab, lora_tensors
 
@@ -338,7 +339,7 @@ def _datasets(lab: Lab) -> Datasets:
 def test_what_was_done_by_night_is_told_in_words(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     own, fetched = _admit(lab, "own", 0, origin="trained"), _admit(lab, "fetched", 1)
-    by_night = Upkeep(lab.registry, _datasets(lab), lambda: lab.now_ms, quota=100)
+    by_night = Upkeep(lab.registry, _datasets(lab), _runs(lab), lambda: lab.now_ms, quota=100)
     by_night.round()
     told = "\n".join(record.getMessage() for record in caplog.records)
     assert fetched in told
@@ -350,6 +351,19 @@ def test_what_was_done_by_night_is_told_in_words(lab: Lab, caplog: pytest.LogCap
     assert [record.getMessage() for record in caplog.records] == []  # it is told once
 
 
+def _runs(lab: Lab) -> Runs:
+    return Runs(lab.root / "runs")
+
+
+def _run(lab: Lab, name: str, days: int) -> Path:
+    """A training whose last checkpoint is so old."""
+    checkpoint = _runs(lab).folder(name) / "step-00000010"
+    checkpoint.mkdir(parents=True)
+    for path in (checkpoint, checkpoint.parent):
+        os.utime(path, (lab.now_ms / 1000 - days * 86_400,) * 2)
+    return checkpoint.parent
+
+
 def test_by_night_everything_is_done_once(lab: Lab) -> None:
     id = _admit(lab, "one", 0)
     lab.registry.remove(id)
@@ -357,10 +371,12 @@ def test_by_night_everything_is_done_once(lab: Lab) -> None:
     _age(lab, 2)
     datasets = _datasets(lab)
     (nobodys := lab.root / "datasets" / "dst_left").mkdir()
-    upkeep_by_night = Upkeep(lab.registry, datasets, lambda: lab.now_ms, quota=0)
+    old, young = (_run(lab, f"job_{days}", days) for days in (31, 29))
+    upkeep_by_night = Upkeep(lab.registry, datasets, _runs(lab), lambda: lab.now_ms, quota=0)
     upkeep_by_night.round()
     assert not lab.registry.has_adapter(id)
     assert not nobodys.exists(), "old data sets are swept too"
+    assert (old.exists(), young.exists()) == (False, True), "and what old trainings kept"
     first = stats(lab.registry).backup
     assert first
     (lab.root / "data" / "backups" / first).unlink()
@@ -378,7 +394,7 @@ def test_the_nights_go_on_over_restarts(lab: Lab) -> None:
     for later, due in ((DAY_MS // 3, False), (DAY_MS, True)):
         before = made.stat().st_mtime_ns
         lab.now_ms += later
-        Upkeep(lab.registry, _datasets(lab), lambda: lab.now_ms, quota=0).round()
+        Upkeep(lab.registry, _datasets(lab), _runs(lab), lambda: lab.now_ms, quota=0).round()
         newest = upkeep.newest_backup(lab.registry)
         assert newest is not None
         assert (newest.stat().st_mtime_ns != before) == due

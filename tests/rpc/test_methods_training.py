@@ -9,9 +9,11 @@ from typing import Any, cast
 import pytest
 
 from orchd.errors import AverageSpecInvalid, ParamsInvalid
+from orchd.jobs.states import Job
 from orchd.node import Node
 from orchd.rpc.methods_serving import DeployStart, deploy_start
 from orchd.rpc.methods_training import AverageStart, TrainStart, average_start, train_start
+from orchd.train.runs import Runs
 from tests.helpers import Lab
 
 
@@ -21,16 +23,26 @@ class Work:
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         self.specs: list[Any] = []
+        self.notes: list[Any] = []
+        #: By run: the adapter that it ended with.
+        self.ended: dict[str, str] = {}
+        self.jobs: dict[str, Job] = {}
         self.full: Callable[[], None] = lambda: None
         self.data = lab.root / "datasets"
         self.node = cast(
             Node,
             SimpleNamespace(
                 registry=lab.registry,
-                jobs=SimpleNamespace(submit=self._submit, submit_local=self._submit),
-                datasets=SimpleNamespace(
-                    get=lambda text: SimpleNamespace(id=text, name=text), folder=lambda id: self.data / id
+                jobs=SimpleNamespace(
+                    submit=self._submit, submit_local=self._submit, next_id=lambda: "job_new", get=self._get
                 ),
+                datasets=SimpleNamespace(
+                    get=lambda text: SimpleNamespace(id=text, name=text),
+                    folder=lambda id: self.data / id,
+                    adapter_of=self.ended.get,
+                ),
+                runs=Runs(lab.root / "runs"),
+                unfinished_jobs=self._unfinished,
                 target=lambda kind: None,
                 network=SimpleNamespace(caught_up=self._caught_up),
             ),
@@ -41,7 +53,14 @@ class Work:
 
     async def _submit(self, kind: str, spec: Any, **more: Any) -> Any:
         self.specs.append(spec)
+        self.notes.append(more.get("note"))
         return SimpleNamespace(id="job_1")
+
+    async def _get(self, id: str) -> Job:
+        return self.jobs[id]
+
+    async def _unfinished(self) -> list[Job]:
+        return [job for job in self.jobs.values() if not job.state.ended]
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from orchd.importers.conversation import Conversation, Message
-from orchd.importers.read import ImportLog
+from orchd.importers.source import ImportLog
 from orchd.jobs.context import JobContext
 from orchd.train.datasets.build import Parts, build
 

@@ -8,12 +8,12 @@ import pytest
 
 from orchd.errors import DatasetUnusable, ImportUnreadable, JobCancelled
 from orchd.importers.conversation import Conversation, Message
-from orchd.importers.read import ImportLog
+from orchd.importers.source import ImportLog
 from orchd.jobs.context import JobContext
 from orchd.train.datasets import worker
 from orchd.train.datasets.build import Parts, build
-from orchd.train.datasets.store import PARTS, DatasetInfo, read_info, read_part
-from orchd.train.specs import ImportSpec
+from orchd.train.datasets.specs import ImportSpec
+from orchd.train.datasets.store import PARTS, ChatRow, DatasetInfo, read_info, read_part
 
 from .conftest import Recorder, pair
 
@@ -90,6 +90,7 @@ def test_a_message_that_does_not_count_stays_so(tmp_path: Path) -> None:
     said = (Message("user", "q"), Message("assistant", "draft", counts=False), Message("assistant", "a"))
     made([Conversation(id="1", messages=said)], tmp_path / "d", split="train")
     (row,) = read_part(tmp_path / "d", "train")
+    assert isinstance(row, ChatRow)
     assert row.messages == said
 
 
@@ -106,8 +107,10 @@ def test_damaged_folders_are_told(tmp_path: Path) -> None:
 
 def test_the_job_imports_an_export(job: JobContext, wire: Recorder) -> None:
     result = worker.run(ImportSpec(source=str(EXAMPLES / "conversations.json"), name="half A"), job)
-    assert (result.kind, result.rows, result.train, result.validation, result.test) == ("chatgpt", 376, 300, 38, 38)
-    assert result.id == read_info(job.workdir / result.folder).id
+    info = result.info
+    assert (info.format, info.kind, info.rows) == ("chatgpt", "qa", 376)
+    assert (info.train, info.validation, info.test) == (300, 38, 38)
+    assert info == read_info(job.workdir / result.folder)
     assert wire.sent[-1]["unit"] == "bytes"
     assert 0 < wire.sent[-1]["done"] <= wire.sent[-1]["total"]
 
@@ -126,5 +129,5 @@ def test_what_is_counted_is_said(job: JobContext, tmp_path: Path) -> None:
     lines = [json.dumps(good), "{bad", json.dumps(good), json.dumps({"messages": [good["messages"][0]]})]
     (tmp_path / "in.jsonl").write_text("\n".join(lines))
     result = worker.run(ImportSpec(source=str(tmp_path / "in.jsonl"), name="x", split="train"), job)
-    assert (result.rows, result.skipped, result.duplicates) == (1, 2, 1)
-    assert [line.partition(":")[0] for line in result.warnings] == ["record 2", "record 4"]
+    assert (result.info.rows, result.info.skipped, result.info.duplicates) == (1, 2, 1)
+    assert [line.partition(":")[0] for line in result.warnings] == ["line 2, record 2", "line 4, record 4"]

@@ -9,7 +9,9 @@ from types import ModuleType
 
 import pytest
 
-from orchd.importers.read import ImportLog, read_conversations
+from orchd.importers.conversation import Conversation
+from orchd.importers.read import read_examples
+from orchd.importers.source import ImportLog
 from orchd.train.words import ENGLISH_WORDS, INVENTED_WORDS
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -28,7 +30,8 @@ def script() -> ModuleType:
 
 def sentences(name: str) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
     found = []
-    for one in read_conversations(EXAMPLES / name, ImportLog()):
+    for one in read_examples(EXAMPLES / name, ImportLog()):
+        assert isinstance(one, Conversation)
         asked, told = (message.content for message in one.messages)
         start, _, words = asked.partition(": ")
         assert start == "translate"

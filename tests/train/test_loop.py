@@ -12,7 +12,7 @@ from orchd.importers.conversation import Conversation
 from orchd.jobs.context import JobContext
 from orchd.lm.adapter import adapter_weights, load_adapter, save_adapter, set_weights, start_adapter
 from orchd.lm.base import load_base
-from orchd.train import evaluate, loop
+from orchd.train import evaluate, loop, prepare
 from orchd.train.specs import AdapterPath, EvaluateSpec, TrainSpec
 
 from .conftest import DEMO_BASE, MakeDataset, Recorder, new_job, pair
@@ -84,7 +84,7 @@ def logits(model: Any) -> torch.Tensor:
 def test_going_on_starts_from_the_same_function(tmp_path: Path, rank: int, alpha: float) -> None:
     want = random_adapter(tmp_path / "first", rank=4, alpha=4)
     model = start_adapter(load_base(DEMO_BASE), rank, alpha)
-    loop.continue_from(model, tmp_path / "first")
+    prepare.continue_from(model, tmp_path / "first")
     assert torch.allclose(logits(model), want, atol=1e-4)
 
 
@@ -94,26 +94,26 @@ def test_an_average_with_ranks_by_module_can_be_gone_on_from(tmp_path: Path) -> 
     config.write_text(json.dumps(json.loads(config.read_text()) | {"rank_pattern": {"q_proj": 2}}))
     model = start_adapter(load_base(DEMO_BASE), 8, 8)
     with pytest.raises(AdapterUnfit, match="differ by module"):
-        loop.continue_from(model, tmp_path / "first")
+        prepare.continue_from(model, tmp_path / "first")
 
 
 def test_a_lower_rank_is_refused(tmp_path: Path) -> None:
     random_adapter(tmp_path / "first", rank=4, alpha=4)
     with pytest.raises(TrainingRefused, match="rank 2 cannot hold"):
-        loop.continue_from(start_adapter(load_base(DEMO_BASE), 2, 4), tmp_path / "first")
+        prepare.continue_from(start_adapter(load_base(DEMO_BASE), 2, 4), tmp_path / "first")
 
 
 def test_rows_longer_than_a_pass_have_the_same_gradients(
     dataset: MakeDataset, reversals: list[Conversation], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = load_base(DEMO_BASE)
-    batch = loop.read_examples(base, dataset(reversals, split="train"))[:8]
+    batch = prepare.read_examples(base, dataset(reversals, split="train"))[:8]
     found = []
     for room in (1024, 40):
         monkeypatch.setattr(loop, "ROW_TOKENS", room)
         torch.manual_seed(0)
         model = start_adapter(base, 4, 8)
-        loss = loop.backward(model, batch)
+        loss, _ = loop.backward(model, batch)
         gradients = [p.grad.clone() for p in model.parameters() if p.requires_grad and p.grad is not None]
         found.append((loss, gradients))
         base.model.eval()
@@ -142,6 +142,9 @@ def test_every_example_comes_once_before_any_comes_again() -> None:
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"learning_rate": float("nan")}, "learning_rate"),
         ({"alpha": -1.0}, "alpha"),
+        ({"lora_dropout": 1.0}, "lora_dropout"),
+        ({"weight_decay": -0.1}, "weight_decay"),
+        ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps"),
         ({"dtype": "F8"}, "dtype"),
         ({"steps": 10, "schedule_total": 15, "schedule_offset": 10}, "schedule_total"),
     ],
@@ -176,7 +179,8 @@ def test_cancelled_in_the_middle(
     wire.send = cancel_at_three  # type: ignore[method-assign]
     with pytest.raises(JobCancelled):
         loop.run(spec(dataset(reversals), steps=50), job)
-    assert wire.sent[-1]["done"] == 3
+    assert [one for one in wire.sent if one["event"] == "progress"][-1]["done"] == 3
+    assert wire.sent[-1]["text"] == "stopped after step 3; it can go on from there"
     assert not (job.workdir / "adapter").exists()
 
 

@@ -20,6 +20,12 @@ STARTED_BY = {
     "export": ("adapter", "export"),
     "import": ("adapter", "import"),
     "dataset.import": ("dataset", "import"),
+    "dataset.create": ("dataset", "create"),
+    "dataset.validate": ("dataset", "validate"),
+    "dataset.prepare": ("dataset", "prepare"),
+    "dataset.preview": ("dataset", "preview"),
+    "dataset.stats": ("dataset", "stats"),
+    "dataset.export": ("dataset", "export"),
     "base.add": ("base", "add"),
     "deploy": ("deploy", "start"),
     "scrub": ("registry", "scrub"),
@@ -76,7 +82,7 @@ def watch(context: Context, options: argparse.Namespace, params: Params) -> int:
     bar = None
     try:
         bar = context.bar(job["title"])
-        ended = watch_job(context.client, job["id"], bar.update if bar else _telling(context))
+        ended = watch_job(context.client, job["id"], bar.update if bar else _telling(context), after=0 if bar else None)
     except KeyboardInterrupt:
         raise Detached(job["id"]) from None
     finally:
@@ -88,6 +94,24 @@ def watch(context: Context, options: argparse.Namespace, params: Params) -> int:
     if ended["state"] == "done":
         return 0
     return job_error(ended).exit_code or EXIT_FAILED
+
+
+def report(context: Context, options: argparse.Namespace, params: Params) -> int:
+    """Write the page to a file."""
+    from pathlib import Path
+
+    from orchd.errors import OutputRefused
+
+    job = context.call("job.show", job=params["job"])
+    page = context.call("job.report", job=job["id"])["html"]
+    path = Path(params.get("out") or f"{job['id']}.html").absolute()
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        hint = "Name a file in a folder that you may write to with `--out`."
+        raise OutputRefused(f"{path} can't be written: {error.strerror}", hint=hint, field="out") from None
+    context.show({"job": job["id"], "path": str(path)}, lambda shown: shown["path"])
+    return 0
 
 
 def _telling(context: Context) -> Any:
@@ -129,7 +153,10 @@ COMMANDS = (
         human_row,
         method="job.wait",
         run=watch,
-        more="Draws a progress bar on a terminal. Ctrl-C leaves the job running. The exit code is the job's.",
+        more=(
+            "Draws a progress bar on a terminal, with a sparkline of a training's loss. Ctrl-C leaves the job running."
+            " The exit code is the job's."
+        ),
         arguments=(JOB,),
     ),
     Command(
@@ -147,5 +174,13 @@ COMMANDS = (
         lambda shown: lines(shown["lines"]),
         method="job.logs",
         arguments=(JOB, opt("--limit", "how many (200)", type=int, metavar="N")),
+    ),
+    Command(
+        "report",
+        "A page about a training, with its curves",
+        str,
+        method="job.report",
+        run=report,
+        arguments=(JOB, opt("--out", "the file to write (JOB.html)", metavar="FILE")),
     ),
 )

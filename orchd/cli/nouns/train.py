@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import Any
 
 from orchd.cli.command import Command, arg, opt
 from orchd.cli.nouns.adapter import human_row
-from orchd.cli.text import duration, number, percent, table, word
+from orchd.cli.text import counted, duration, number, percent, table, word
 
 
 def human(result: dict[str, Any]) -> str:
@@ -26,8 +27,79 @@ def human(result: dict[str, Any]) -> str:
         ],
         empty="",
     )
+    return "\n\n".join(filter(None, [human_row(result["adapter"]), scores, _ended(result)]))
+
+
+def _ended(result: dict[str, Any]) -> str:
+    """Why it ended, what won, and how it went."""
+    best = f"the best was step {result['best_step']}"
+    validation = result["validation_loss"]
+    if validation is not None:
+        best += f", validation loss {number(validation)}"
     took = f"trained in {duration(result['seconds'])}, last training loss {number(result['train_loss'])}"
-    return "\n\n".join(filter(None, [human_row(result["adapter"]), scores, took]))
+    ended = f"{result['stopped']}: {counted(result['steps'], 'step')}, {result['epochs']:.1f} epochs; {best}"
+    skipped = f"{counted(result['skipped'], 'step')} skipped: the loss was no number" if result["skipped"] else ""
+    diagnosis = f"{result['diagnosis']['verdict']}: {result['diagnosis']['detail']}"
+    again = f"this answers it: {result['again']}" if result["again"] else ""
+    return "\n".join(filter(None, [took, ended, skipped, diagnosis, again]))
+
+
+def _early_stopping(text: str) -> dict[str, Any]:
+    """5 or 5,0.01: validations, and by how much one has to be better."""
+    patience, _, delta = text.partition(",")
+    try:
+        return {"enabled": True, "patience": int(patience), "min_delta": float(delta or 0)}
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 5 or 5,0.01") from None
+
+
+def _checkpointing(text: str) -> dict[str, Any]:
+    """off, 100 or 100,5: steps between two checkpoints, and how many of the best are kept."""
+    if text == "off":
+        return {"enabled": False}
+    interval, _, keep = text.partition(",")
+    try:
+        return {"interval": int(interval), **({"keep_best": int(keep)} if keep else {})}
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 100, 100,5 or off") from None
+
+
+SETTINGS = (
+    opt("--name", "how to call the adapter (default: like the data set)"),
+    opt("--description", "what it is good for"),
+    opt("--tag", "to be found by; may be given more than once", dest="tags", action="append"),
+    opt("--supersedes", "an adapter of yours that the new one takes the place of", metavar="ADAPTER"),
+    opt("--licence", "SPDX name that others get it under, signed with it (default: none stated)"),
+    opt("--alpha", "of the adapter (twice the rank)", type=float, metavar="X"),
+    opt("--batch-size", "rows a step (16)", type=int, metavar="N"),
+    opt("--gradient-accumulation-steps", "batches a step (1)", type=int, metavar="N"),
+    opt("--weight-decay", "towards zero (0)", type=float, metavar="X"),
+    opt(
+        "--lora-dropout", "share of the adapter's inputs that is left out while it learns (0)", type=float, metavar="X"
+    ),
+    opt("--compute", "dtype of the base's computations (what is faster here)", choices=("auto", "F32", "BF16")),
+    opt("--gradient-checkpointing", "compute layers twice (where memory is short)", choices=("auto", "on", "off")),
+    opt(
+        "--early-stopping",
+        "stop when so many validations brought nothing better, by DELTA nats",
+        type=_early_stopping,
+        metavar="N[,DELTA]",
+    ),
+    opt(
+        "--checkpointing",
+        "steps between checkpoints, and how many of the best stay (each minute, 3); or off",
+        type=_checkpointing,
+        metavar="N[,KEEP]",
+    ),
+    opt("--seed", "of every random choice (0)", type=int, metavar="N"),
+)
+
+
+def _then(result: dict[str, Any]) -> str:
+    return (
+        f"`orchctl deploy {word(result['adapter']['name'])} --name NAME` makes it answer,\n"
+        f"`orchctl adapter publish {word(result['adapter']['name'])} --topic TOPIC` lets others fetch it"
+    )
 
 
 COMMANDS = (
@@ -37,24 +109,14 @@ COMMANDS = (
         human,
         method="train.start",
         job=True,
-        then=lambda result: (
-            f"`orchctl deploy {word(result['adapter']['name'])} --name NAME` makes it answer,\n"
-            f"`orchctl adapter publish {word(result['adapter']['name'])} --topic TOPIC` lets others fetch it"
-        ),
+        then=_then,
         more="It follows the job and draws its progress. Ctrl-C leaves the job running; --detach doesn't wait at all.",
         arguments=(
             arg("dataset", "its name, or its id or the beginning of it"),
-            opt("--name", "how to call the adapter (default: like the data set)"),
-            opt("--description", "what it is good for"),
-            opt("--tag", "to be found by; may be given more than once", dest="tags", action="append"),
-            opt("--supersedes", "an adapter of yours that the new one takes the place of", metavar="ADAPTER"),
-            opt("--licence", "SPDX name that others get it under, signed with it (default: none stated)"),
             opt("--base", "which base model (demo)"),
             opt("--initial", "an adapter to go on from"),
             opt("--rank", "of the adapter (16)", type=int, metavar="N"),
-            opt("--alpha", "of the adapter (twice the rank)", type=float, metavar="X"),
             opt("--learning-rate", "at its height (0.005)", type=float, metavar="X"),
-            opt("--batch-size", "rows a step (16)", type=int, metavar="N"),
             opt(
                 "--steps",
                 "how many (default: what the schedule has left, or 25 times the root of the number of rows)",
@@ -63,7 +125,35 @@ COMMANDS = (
             ),
             opt("--schedule-total", "steps of the whole schedule, over several runs", type=int, metavar="N"),
             opt("--schedule-offset", "steps of it that earlier runs did", type=int, metavar="N"),
-            opt("--seed", "of every random choice (0)", type=int, metavar="N"),
+            *SETTINGS,
+        ),
+    ),
+    Command(
+        "resume",
+        "Go on with a training that was stopped, from its last checkpoint",
+        human,
+        method="train.resume",
+        job=True,
+        then=_then,
+        more="It ends with the same bytes as if it had never been stopped. A restart of the daemon does it by itself.",
+        arguments=(arg("job", "the training that was cancelled or failed: its id or the beginning of it"),),
+    ),
+    Command(
+        "continue_from",
+        "Train on from an adapter, or from a training's checkpoint",
+        human,
+        method="train.continue_from",
+        job=True,
+        then=_then,
+        more="With a learning-rate schedule of its own, from half the height.",
+        arguments=(
+            arg("source", "an adapter (name or id), or a training (its job's id)"),
+            arg("dataset", "its name or id (default, for a training: its own)", nargs="?", default=None),
+            opt("--step", "of a training: its checkpoint of this step (the best)", type=int, metavar="N"),
+            opt("--rank", "of the adapter (that of what it goes on from)", type=int, metavar="N"),
+            opt("--learning-rate", "at its height (half of the job's, or 0.0025)", type=float, metavar="X"),
+            opt("--steps", "how many (25 times the root of the number of rows)", type=int, metavar="N"),
+            *SETTINGS,
         ),
     ),
 )

@@ -1,23 +1,32 @@
-"""The folder of a data set: ``dataset.json`` and ``train.jsonl``, ``validation.jsonl``, ``test.jsonl``."""
+"""The folder of a data set: ``dataset.json``, ``findings.jsonl`` and ``train.jsonl``, ``validation.jsonl``,
+``test.jsonl``. A line is a row; all rows of a data set are of one kind."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from orchd.errors import DatasetUnusable
-from orchd.importers.conversation import Conversation, Message
+from orchd.importers.clean import content_id, digest_of
+from orchd.importers.conversation import Completion, Conversation, Example, Message, Part, Passage, Preference
+from orchd.importers.read import FORMATS
 
 PARTS: Final = ("train", "validation", "test")
 INFO_FILE: Final = "dataset.json"
-FORMAT_VERSION: Final = 1
+FINDINGS_FILE: Final = "findings.jsonl"
+FORMAT_VERSION: Final = 2
 
 
 class DatasetInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """``dataset.json``. ``train``, ``validation`` and ``test`` are numbers of rows."""
+    """``dataset.json``. ``train``, ``validation`` and ``test`` are numbers of rows.
+
+    ``kind`` is what the rows are, ``format`` what they were read from. ``duplicates`` and ``near_duplicates`` were
+    taken out, ``redacted`` and ``dropped`` count rows; ``findings`` counts what was found by its kind. ``made_from`` is
+    the data set that this one was prepared from.
+    """
 
     id: str
     name: str
@@ -30,37 +39,151 @@ class DatasetInfo(msgspec.Struct, frozen=True, kw_only=True):
     test: int
     skipped: int
     duplicates: int
+    format: str = ""
+    near_duplicates: int = 0
+    groups: int = 0
+    redacted: int = 0
+    dropped: int = 0
+    not_picked: int = 0
+    findings: dict[str, int] = {}
+    made_from: str = ""
     version: int = FORMAT_VERSION
 
 
-class Row(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One line of a part."""
+class ChatRow(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A row of the kinds ``chat`` and ``qa``."""
 
     id: str
     messages: tuple[Message, ...]
     title: str = ""
+    group: str = ""
 
 
-def to_row(conversation: Conversation) -> Row:
-    return Row(conversation.id, conversation.messages, conversation.title)
+class TextRow(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A row of the kinds ``text`` and ``code``: all of it is learnt."""
+
+    id: str
+    text: str
+    title: str = ""
+    group: str = ""
+
+
+class CompletionRow(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A row of the kind ``completion``: only ``completion`` is learnt."""
+
+    id: str
+    prompt: str
+    completion: str
+    title: str = ""
+    group: str = ""
+
+
+class PreferenceRow(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A row of the kind ``preference``: ``chosen`` is the better answer to ``messages``."""
+
+    id: str
+    messages: tuple[Message, ...]
+    chosen: str
+    rejected: str
+    title: str = ""
+    group: str = ""
+
+
+Row = ChatRow | TextRow | CompletionRow | PreferenceRow
+
+_ROWS: Final[dict[str, type[Row]]] = {
+    "chat": ChatRow,
+    "qa": ChatRow,
+    "text": TextRow,
+    "code": TextRow,
+    "completion": CompletionRow,
+    "preference": PreferenceRow,
+}
+
+
+def to_row(one: Example) -> Row:
+    if isinstance(one, Conversation):
+        return ChatRow(one.id, one.messages, one.title, one.group)
+    if isinstance(one, Passage):
+        return TextRow(one.id, one.text, one.title, one.group)
+    if isinstance(one, Completion):
+        return CompletionRow(one.id, one.prompt, one.completion, one.title, one.group)
+    return PreferenceRow(one.id, one.messages, one.chosen, one.rejected, one.title, one.group)
+
+
+def to_example(row: Row, kind: str, part: Part = "") -> Example:
+    """The row as it was imported, with the part that it is in."""
+    about: dict[str, Any] = {"id": row.id, "title": row.title, "group": row.group, "part": part}
+    if isinstance(row, ChatRow):
+        return Conversation(messages=row.messages, **about)
+    if isinstance(row, TextRow):
+        return Passage(text=row.text, code=kind == "code", **about)
+    if isinstance(row, CompletionRow):
+        return Completion(prompt=row.prompt, completion=row.completion, **about)
+    return Preference(messages=row.messages, chosen=row.chosen, rejected=row.rejected, **about)
+
+
+def digest_of_content(row: Row) -> str:
+    """What decides whether two rows are the same: everything that can be learnt, nothing about where it came from."""
+    if isinstance(row, ChatRow):
+        return content_id(row.messages)
+    if isinstance(row, TextRow):
+        return digest_of("passage", row.text)
+    if isinstance(row, CompletionRow):
+        return digest_of("completion", row.prompt, row.completion)
+    return digest_of("preference", content_id(row.messages), row.chosen, row.rejected)
+
+
+def texts_of_row(row: Row) -> tuple[tuple[str, str], ...]:
+    """Every text of a row with who says it: a role, or prompt, completion, text, chosen or rejected."""
+    if isinstance(row, ChatRow):
+        return tuple((message.role, message.content) for message in row.messages)
+    if isinstance(row, TextRow):
+        return (("text", row.text),)
+    if isinstance(row, CompletionRow):
+        return (("prompt", row.prompt), ("completion", row.completion))
+    said = tuple((message.role, message.content) for message in row.messages)
+    return (*said, ("chosen", row.chosen), ("rejected", row.rejected))
+
+
+def with_texts(row: Row, texts: tuple[str, ...]) -> Row:
+    """The row with other texts, in the order of `texts_of_row`."""
+    if isinstance(row, TextRow):
+        return msgspec.structs.replace(row, text=texts[0])
+    if isinstance(row, CompletionRow):
+        return msgspec.structs.replace(row, prompt=texts[0], completion=texts[1])
+    messages = tuple(
+        msgspec.structs.replace(message, content=text) for message, text in zip(row.messages, texts, strict=False)
+    )
+    if isinstance(row, ChatRow):
+        return msgspec.structs.replace(row, messages=messages)
+    return msgspec.structs.replace(row, messages=messages, chosen=texts[-2], rejected=texts[-1])
 
 
 def read_info(folder: Path) -> DatasetInfo:
     """Raises `DatasetUnusable`."""
     try:
-        return msgspec.json.decode((folder / INFO_FILE).read_bytes(), type=DatasetInfo)
+        info = msgspec.json.decode((folder / INFO_FILE).read_bytes(), type=DatasetInfo)
     except (OSError, msgspec.DecodeError) as error:
         raise DatasetUnusable(f"{folder.name}: {INFO_FILE}: {error}", field="dataset") from error
+    if info.version == 1 and info.kind in FORMATS:  # version 1 knew conversations alone, and called their format kind
+        return msgspec.structs.replace(info, kind="chat", format=info.kind)
+    return info
 
 
 def read_part(folder: Path, part: str) -> Iterator[Row]:
     """The rows of one of `PARTS`, in the order of the file. Raises `DatasetUnusable`."""
     if part not in PARTS:
         raise DatasetUnusable(f"no such part: {part} (known: {', '.join(PARTS)})", field="split")
-    decoder = msgspec.json.Decoder(Row)
+    decoder: msgspec.json.Decoder[Row] = msgspec.json.Decoder(_ROWS[read_info(folder).kind])
     try:
         with (folder / f"{part}.jsonl").open("rb") as file:
             for line in file:
                 yield decoder.decode(line)
     except (OSError, msgspec.DecodeError) as error:
         raise DatasetUnusable(f"{folder.name}: {part}.jsonl: {error}", field="dataset") from error
+
+
+def decoder_of(kind: str) -> msgspec.json.Decoder[Row]:
+    """Reads one line of a data set of this kind."""
+    return msgspec.json.Decoder(_ROWS[kind])

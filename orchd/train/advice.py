@@ -1,0 +1,38 @@
+"""The plan that answers a diagnosis, as one command. No torch: the daemon writes it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from orchd.train.specs import Change, TrainSpec
+
+SETTINGS: Final = (
+    *("rank", "alpha", "learning_rate", "batch_size", "steps", "seed"),
+    *("weight_decay", "lora_dropout", "gradient_accumulation_steps"),
+)
+"""Of `TrainSpec`, what `orchctl train start` has an option for, in that order."""
+
+
+def again(spec: TrainSpec, changes: Sequence[Change], *, words: Sequence[str], options: Mapping[str, str]) -> str:
+    """`orchctl train start` with the settings of ``spec`` that are not the defaults, and ``changes`` to them.
+
+    ``words`` are its arguments, ``options`` those of its options that are no settings; empty ones are left out.
+    """
+    spec = msgspec.structs.replace(spec, **{change.option: _changed(spec, change) for change in changes})
+    defaults = TrainSpec(base="", dataset="")
+    settings = {name: getattr(spec, name) for name in SETTINGS if getattr(spec, name) != getattr(defaults, name)}
+    given = {**options, **{name: f"{value:g}" for name, value in settings.items()}}
+    line = ["orchctl", "train", "start", *words]
+    for name, value in given.items():
+        line += [f"--{name.replace('_', '-')}", value] if value else []
+    return shlex.join(line)
+
+
+def _changed(spec: TrainSpec, change: Change) -> float:
+    before = getattr(spec, change.option)
+    value = before * change.value if change.times else change.value
+    return int(value) if isinstance(before, int) else float(value)

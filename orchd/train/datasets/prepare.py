@@ -1,0 +1,59 @@
+"""Which rows of a data set go into the one that is prepared from it."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from orchd.importers.conversation import Example, Part
+from orchd.importers.source import ImportLog
+from orchd.train.datasets.language import language_of
+from orchd.train.datasets.specs import PrepareSpec
+from orchd.train.datasets.store import PARTS, Row, digest_of_content, read_part, texts_of_row, to_example
+
+
+def chosen(spec: PrepareSpec, folder: Path, log: ImportLog, check: Callable[[], None]) -> Iterator[Example]:
+    """The rows that fit, each with its part (none where all are divided anew); with a cap or shuffled in an order that
+    the seed decides. Those left out are counted as not picked."""
+    for part in PARTS:
+        order = _drawn(spec, folder, part) if spec.cap or spec.shuffle else None
+        rows: dict[int, Row] = {}
+        for number, row in enumerate(read_part(folder, part)):
+            check()
+            if fits(row, spec) and (order is None or number in order):
+                rows[number] = row
+                if order is None:
+                    yield to_example(rows.pop(number), log.kind, _part(spec, part))
+            else:
+                log.not_picked += 1
+        for number in order or ():
+            yield to_example(rows[number], log.kind, _part(spec, part))
+
+
+def _part(spec: PrepareSpec, part: str) -> Part:
+    named: dict[str, Part] = {"train": "train", "validation": "validation", "test": "test"}
+    return "" if spec.reseed else named[part]
+
+
+def fits(row: Row, spec: PrepareSpec) -> bool:
+    """Whether a row is within the lengths (characters of all its texts), in a wanted language, and says ``search``."""
+    texts = [text for _, text in texts_of_row(row)]
+    length = sum(map(len, texts))
+    if length < spec.min_characters or (spec.max_characters and length > spec.max_characters):
+        return False
+    if spec.search and not any(spec.search.casefold() in text.casefold() for text in texts):
+        return False
+    return not spec.languages or language_of("\n".join(texts)) in spec.languages
+
+
+def _drawn(spec: PrepareSpec, folder: Path, part: str) -> dict[int, None]:
+    """The numbers of up to ``cap`` rows (0: all) that fit, shuffled: by a hash of the seed and their contents."""
+    fitting = (
+        (hashlib.sha256(f"{spec.seed}:{digest_of_content(row)}".encode()).digest(), number)
+        for number, row in enumerate(read_part(folder, part))
+        if fits(row, spec)
+    )
+    drawn = heapq.nsmallest(spec.cap, fitting) if spec.cap else sorted(fitting)
+    return dict.fromkeys(number for _, number in drawn)

@@ -1,0 +1,105 @@
+"""In which dtype a base is computed, and whether what its layers make is kept or made twice: both by a short look at
+this machine.
+
+bf16 is 4-6 times faster than float32 on CPUs with units for it and 9-50 times slower on others (facts on training,
+section 3), so it is tried and not looked up. The adapter itself, its moments and the loss are always float32.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+SMALL_BASE_BYTES: Final = 40_000_000
+"""The files of a base below this are computed in float32 without a trial: its products are too small to gain."""
+
+TRIAL_SHAPE: Final = (256, 1024, 1024)
+"""Rows, columns and inner length of the trial's product."""
+
+TRIALS: Final = 3
+FASTER: Final = 1.2
+"""So many times as fast as float32 bf16 has to be, for what it rounds away."""
+
+ACTIVATION_SHARE: Final = 0.5
+"""Of the memory that is free, what the layers of one pass may keep; above, they are computed twice."""
+
+MEMORY_FILE: Final = Path("/proc/meminfo")
+LIMIT_FILES: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current"))
+
+
+def choose(base: Path, device: str, seconds: Callable[[torch.dtype, str], float] | None = None) -> torch.dtype:
+    """bfloat16 where a product and its gradients are faster in it, else float32. Takes some 50 ms.
+
+    ``seconds`` measures one trial in a dtype on a device.
+    """
+    if sum(file.stat().st_size for file in base.glob("*.safetensors")) < SMALL_BASE_BYTES:
+        return torch.float32
+    measure = seconds or trial
+    plain = min(measure(torch.float32, device) for _ in range(TRIALS))
+    first = measure(torch.bfloat16, device)
+    if first > 5 * plain:  # on a CPU without units for it the other trials would take long
+        return torch.float32
+    short = min(first, *(measure(torch.bfloat16, device) for _ in range(TRIALS)))
+    return torch.bfloat16 if short * FASTER < plain else torch.float32
+
+
+def trial(dtype: torch.dtype, device: str) -> float:
+    """Seconds of one matrix product forward and backward."""
+    rows, columns, inner = TRIAL_SHAPE
+    left = torch.ones(rows, inner, dtype=dtype, device=device, requires_grad=True)
+    right = torch.ones(inner, columns, dtype=dtype, device=device, requires_grad=True)
+    _wait(device)
+    begun = time.perf_counter()
+    (left @ right).sum().backward()  # type: ignore[no-untyped-call]
+    _wait(device)
+    return time.perf_counter() - begun
+
+
+def _wait(device: str) -> None:
+    """A GPU answers before it has computed."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    elif device == "mps":
+        torch.mps.synchronize()
+
+
+def must_recompute(config: Any, tokens: int, dtype: torch.dtype, free: int | None) -> bool:
+    """Whether the layers' values for ``tokens`` tokens would take too much of the ``free`` bytes (None: not known)."""
+    return free is not None and activation_bytes(config, tokens, dtype) > ACTIVATION_SHARE * free
+
+
+def activation_bytes(config: Any, tokens: int, dtype: torch.dtype) -> int:
+    """What a pass of ``tokens`` tokens keeps for its gradients, about: in each layer of a Llama eight vectors of the
+    hidden width and five of the inner one a token (norms, projections, gate, product), and the logits in float32.
+
+    After Korthikanti et al., Reducing Activation Recomputation (2022), section 4, without the attention scores, which
+    are not kept. ``config`` is the base's `transformers` configuration.
+    """
+    hidden = int(config.hidden_size)
+    inner = int(getattr(config, "intermediate_size", 4 * hidden))
+    layers = int(config.num_hidden_layers) * (8 * hidden + 5 * inner) * dtype.itemsize
+    return tokens * (layers + 3 * 4 * int(config.vocab_size))
+
+
+def free_bytes(memory: Path = MEMORY_FILE, limits: tuple[Path, Path] = LIMIT_FILES) -> int | None:
+    """Main memory that this process may still take: what the system has free, or its control group has left (Linux).
+
+    None where neither can be read.
+    """
+    found: list[int] = []
+    with contextlib.suppress(OSError, KeyError, ValueError):
+        rows = dict(line.split(":", 1) for line in memory.read_text().splitlines() if ":" in line)
+        found.append(int(rows["MemAvailable"].split()[0]) * 1024)
+    with contextlib.suppress(OSError, ValueError):  # no group, or "max"
+        found.append(int(limits[0].read_text()) - int(limits[1].read_text()))
+    return max(0, min(found)) if found else None
+
+
+def recompute(model: Any) -> None:
+    """Have the layers keep their inputs only; each is computed again for its gradients. The gradients are the same."""
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -1,0 +1,146 @@
+"""What comes before the first step: settings are looked at, rows become tokens, an adapter is taken up again."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import platform
+import random
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import peft
+import torch
+import transformers
+from torch import Tensor
+
+from orchd.errors import AdapterUnfit, DatasetUnusable, TrainingRefused
+from orchd.lm.adapter import DTYPES, adapter_weights, read_config, read_weights, set_weights
+from orchd.lm.base import Base
+from orchd.lm.chat import Encoded
+from orchd.train.datasets.encode import encode_fitting
+from orchd.train.datasets.store import read_part
+from orchd.train.specs import TrainSpec
+
+MAX_RANK: Final = 256
+MAX_VALIDATION_ROWS: Final = 200
+VALIDATIONS: Final = 20
+VALIDATION_SHARE: Final = 0.05
+"""Validating takes at most this share of the time of training."""
+
+BACKWARD_COST: Final = 3
+"""A row that is trained on takes about as long as three that are only scored."""
+
+
+def check(spec: TrainSpec) -> None:
+    """Refuse what makes no sense before anything is loaded. Raises `TrainingRefused`."""
+    if not 1 <= spec.rank <= MAX_RANK:
+        raise TrainingRefused(f"rank {spec.rank} is not in 1…{MAX_RANK}", field="rank")
+    if spec.batch_size < 1 or spec.steps < 0:
+        raise TrainingRefused("batch size and steps must be positive", field="batch_size")
+    if not 0 < spec.learning_rate < 1:
+        raise TrainingRefused(f"learning rate {spec.learning_rate}", field="learning_rate")
+    if spec.alpha is not None and not spec.alpha > 0:
+        raise TrainingRefused(f"alpha {spec.alpha} is not positive", field="alpha")
+    if spec.dtype not in DTYPES:
+        raise TrainingRefused(f"dtype {spec.dtype} is not one of {', '.join(DTYPES)}", field="dtype")
+    if not 0 <= spec.lora_dropout < 1:
+        raise TrainingRefused(f"dropout {spec.lora_dropout} is not from 0 to below 1", field="lora_dropout")
+    if not 0 <= spec.weight_decay < 1:
+        raise TrainingRefused(f"weight decay {spec.weight_decay} is not from 0 to below 1", field="weight_decay")
+    if spec.gradient_accumulation_steps < 1:
+        detail = f"{spec.gradient_accumulation_steps} batches a step"
+        raise TrainingRefused(detail, field="gradient_accumulation_steps")
+    if spec.schedule_offset < 0 or 0 < spec.schedule_total < spec.schedule_offset + spec.steps:
+        raise TrainingRefused(
+            f"the schedule ends after {spec.schedule_total} steps, this run reaches "
+            f"{spec.schedule_offset + spec.steps}",
+            field="schedule_total",
+        )
+
+
+def read_examples(base: Base, dataset: Path) -> list[Encoded]:
+    """The train part as token ids, without what is longer than the base can see. Raises `DatasetUnusable`."""
+    kept, read = _fitting(base, dataset, "train")
+    if not kept:
+        detail = f"all {read} are longer than {_longest(base)} tokens" if read else "it is empty"
+        raise DatasetUnusable(f"nothing to train on: {detail}", field="dataset")
+    return kept
+
+
+def read_validation(base: Base, dataset: Path, seed: int) -> list[Encoded]:
+    """Rows to validate on while training: all of the validation part, or so many of it, drawn by ``seed``."""
+    rows, _ = _fitting(base, dataset, "validation")
+    if len(rows) <= MAX_VALIDATION_ROWS:
+        return rows
+    return random.Random(f"{seed}/validation").sample(rows, MAX_VALIDATION_ROWS)
+
+
+def _fitting(base: Base, dataset: Path, part: str) -> tuple[list[Encoded], int]:
+    """The rows with something to learn that fit the base, and how many rows there are."""
+    rows = list(read_part(dataset, part))
+    found = (one for row in rows for one in encode_fitting(base.tokenizer, row, _longest(base)))
+    return [one for one in found if one.counted_tokens], len(rows)
+
+
+def _longest(base: Base) -> int:
+    return int(getattr(base.model.config, "max_position_embeddings", 1 << 30))
+
+
+def validate_every(steps: int, batch: int, examples: int, validation: int) -> int:
+    """Steps between two validations: an epoch, or more where that would be more than `VALIDATIONS` in a run or take
+    more than `VALIDATION_SHARE` of its time. ``batch`` is examples a step; the others are numbers of rows."""
+    epoch = examples / batch
+    affordable = validation / (BACKWARD_COST * VALIDATION_SHARE * batch)
+    return max(1, math.ceil(max(epoch, steps / VALIDATIONS, affordable)))
+
+
+def identity(spec: TrainSpec, steps: int, examples: Sequence[Encoded], validation: Sequence[Encoded]) -> str:
+    """A digest (hexadecimal SHA-256) of the settings and of every token: a checkpoint is of this and of nothing else.
+
+    Paths are left out, so that a home may be moved."""
+    plain = msgspec.structs.replace(spec, base="", dataset="", run="", initial=None, steps=steps)
+    digest = hashlib.sha256(msgspec.json.encode(plain))
+    for one in (*examples, *validation):
+        digest.update(array("q", one.ids).tobytes())
+        digest.update(bytes(one.counted))
+        digest.update(b"|")
+    return digest.hexdigest()
+
+
+def continue_from(model: Any, folder: Path) -> None:
+    """Put the adapter in ``folder`` into the model's, which may have a higher rank and another scale.
+
+    The function stays the same: the difference in scale goes into B, and added ranks keep their random
+    A with a B of zeros. Raises `AdapterUnfit`.
+    """
+    config = read_config(folder)
+    used = model.peft_config["default"]
+    if config.rank_pattern or config.alpha_pattern:
+        raise AdapterUnfit(f"{folder.name}: ranks that differ by module cannot be trained on")
+    if config.r > used.r:
+        raise TrainingRefused(f"rank {used.r} cannot hold an adapter of rank {config.r}", field="rank")
+    factor = config.scale / (used.lora_alpha / used.r)
+    own = adapter_weights(model)
+    weights: dict[str, Tensor] = {}
+    for name, tensor in read_weights(folder).items():
+        tensor = tensor.float().to(model.device)
+        room = own.get(name)
+        if room is None:
+            weights[name] = tensor  # refused by set_weights, with its name
+        elif ".lora_A." in name:
+            weights[name] = torch.cat([tensor, room[config.r :]])
+        else:
+            weights[name] = torch.cat([tensor * factor, room[:, config.r :]], dim=1)
+    set_weights(model, weights)
+
+
+def software() -> str:
+    """The versions that the result depends on; nothing about the machine or the user."""
+    return (
+        f"python {platform.python_version()}, torch {torch.__version__}, "
+        f"transformers {transformers.__version__}, peft {peft.__version__}"
+    )

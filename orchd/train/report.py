@@ -1,0 +1,146 @@
+"""One page about a training: how it ended, and its curves. Plain HTML and SVG, nothing is fetched. No torch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from html import escape
+from itertools import pairwise
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from orchd.train.curves import Point, StepPoint, mean, validations
+from orchd.train.specs import TrainSpec
+
+WIDTH, HEIGHT, LEFT, BELOW = 640, 220, 60, 28
+DRAWN_POINTS: Final = 300
+"""A longer curve is drawn by the means of as many stretches."""
+
+SHOWN: Final = (
+    *("rank", "alpha", "learning_rate", "batch_size", "gradient_accumulation_steps", "weight_decay", "lora_dropout"),
+    *("steps", "schedule_total", "schedule_offset", "seed", "dtype"),
+)
+COLOURS: Final = ("#1f6feb", "#d1242f")
+STYLE: Final = """
+body{font:15px/1.5 system-ui,sans-serif;max-width:700px;margin:2em auto;padding:0 1em;color:#1f2328;background:#fff}
+h1{font-size:1.4em}h2{font-size:1.05em;margin:1.6em 0 .3em}table{border-collapse:collapse}
+td{padding:.1em 1.2em .1em 0;vertical-align:top}td:first-child{color:#59636e}code{overflow-wrap:anywhere}
+svg{width:100%;height:auto}text{font:11px system-ui,sans-serif;fill:#59636e}
+@media(prefers-color-scheme:dark){body{color:#e6edf3;background:#0d1117}}"""
+
+Curve = list[tuple[float, float]]
+
+
+class Head(NamedTuple):
+    """Of the job: `error` says what it failed of, else it is empty."""
+
+    id: str
+    title: str
+    state: str
+    started_ms: int | None
+    error: str
+
+
+def page(head: Head, spec: TrainSpec, points: Sequence[Point], result: Any) -> str:
+    """The whole page. ``result`` is the job's public result (`orchd.node.Trained` as plain JSON), None before that."""
+    parts = [
+        f"<h1>{escape(head.title)}</h1>",
+        _table(_about(head, points, result)),
+        *(_charts(points) or ["<p>No step is done yet.</p>"]),
+        "<h2>Settings</h2>",
+        _table([(name.replace("_", " "), _shown(getattr(spec, name))) for name in SHOWN]),
+    ]
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(head.title)}</title>'
+        f"<style>{STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
+    )
+
+
+def _about(head: Head, points: Sequence[Point], result: Any) -> list[tuple[str, str]]:
+    began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(head.started_ms / 1000)) if head.started_ms else ""
+    steps = [point for point in points if isinstance(point, StepPoint)]
+    rows = [("job", head.id), ("state", head.state), ("began", began), ("error", head.error)]
+    rows += [("steps done", str(steps[-1].step)), ("most memory", f"{steps[-1].memory / 1e6:,.0f} MB")] if steps else []
+    if result is not None:
+        diagnosis = result["diagnosis"]
+        rows += [
+            ("adapter", f"{result['adapter']['name']} {result['adapter']['id']}"),
+            ("ended", f"{result['stopped']}, {result['epochs']:.1f} epochs; the best was step {result['best_step']}"),
+            ("diagnosis", f"{diagnosis['verdict']}: {diagnosis['detail']}"),
+            ("next", result["again"]),
+        ]
+        rows += [
+            (f"loss on {one['split']}", f"{one['loss']:.3f} (base {one['base_loss']:.3f})") for one in result["scores"]
+        ]
+    return rows
+
+
+def _charts(points: Sequence[Point]) -> list[str]:
+    steps = [point for point in points if isinstance(point, StepPoint)]
+    if not steps:
+        return []
+    scored = validations(points)
+    loss = [(float(point.step), point.loss) for point in steps if point.loss is not None]
+    validation = [(float(point.step), point.loss) for point in scored if point.loss is not None]
+    accuracy = [(float(point.step), 100 * point.accuracy) for point in steps]
+    validated = [(float(point.step), 100 * point.accuracy) for point in scored]
+    return [
+        chart("Loss, nats a token", {"training": loss, "validation": validation}),
+        chart("Tokens that it would have chosen, %", {"training": accuracy, "validation": validated}),
+        chart("Learning rate", {"": [(float(point.step), point.rate) for point in steps]}),
+        chart("Tokens a second", {"": [(float(point.step), point.tokens_s) for point in steps]}),
+    ]
+
+
+def chart(title: str, curves: dict[str, Curve]) -> str:
+    """Curves of (step, value) below a heading, from 0 or their least value to their largest."""
+    drawn = [(name, thinned(curve)) for name, curve in curves.items() if curve]
+    if not drawn:
+        return ""
+    values = [value for _, curve in drawn for _, value in curve]
+    last = max(x for _, curve in drawn for x, _ in curve)
+    low, high = min(0.0, *values), max(values)
+    high = high if high > low else low + 1
+
+    def place(x: float, y: float) -> str:
+        across = LEFT + (WIDTH - LEFT - 10) * x / max(1.0, last)
+        return f"{across:.1f},{10 + (HEIGHT - BELOW - 10) * (high - y) / (high - low):.1f}"
+
+    lines = []
+    for number, (name, curve) in enumerate(drawn):
+        colour = COLOURS[number % len(COLOURS)]
+        path = " ".join(place(x, y) for x, y in curve)
+        lines.append(f'<polyline fill="none" stroke="{colour}" stroke-width="1.6" points="{path}"/>')
+        at = WIDTH - 90, 20 + 16 * number
+        lines.append(f'<text x="{at[0]}" y="{at[1]}" style="fill:{colour}">{escape(name)}</text>')
+    bottom, floor = HEIGHT - 8, HEIGHT - BELOW
+    return (
+        f'<h2>{escape(title)}</h2><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">'
+        f'<path d="M{LEFT} 10V{floor}H{WIDTH - 10}" fill="none" stroke="#8c959f"/>'
+        f'<text x="4" y="16">{high:.3g}</text><text x="4" y="{floor}">{low:.3g}</text>'
+        f'<text x="{LEFT}" y="{bottom}">0</text><text x="{WIDTH - 60}" y="{bottom}">step {last:.0f}</text>'
+        f"{''.join(lines)}</svg>"
+    )
+
+
+def thinned(curve: Curve) -> Curve:
+    """At most `DRAWN_POINTS` points: the means of equal stretches of a longer curve."""
+    if len(curve) <= DRAWN_POINTS:
+        return curve
+    edges = [round(at * len(curve) / DRAWN_POINTS) for at in range(DRAWN_POINTS + 1)]
+    parts = [curve[start:end] for start, end in pairwise(edges)]
+    return [(mean([x for x, _ in part]), mean([y for _, y in part])) for part in parts]
+
+
+def _table(rows: Sequence[tuple[str, str]]) -> str:
+    return f"<table>{''.join(_row(name, value) for name, value in rows if value)}</table>"
+
+
+def _row(name: str, value: str) -> str:
+    shown = f"<code>{escape(value)}</code>" if name == "next" else escape(value)
+    return f"<tr><td>{escape(name)}</td><td>{shown}</td></tr>"
+
+
+def _shown(value: object) -> str:
+    return "" if value in (None, 0) else str(msgspec.to_builtins(value))

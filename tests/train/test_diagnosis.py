@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from orchd.train.curves import Point, StepPoint, ValidationPoint
+from orchd.train.diagnosis import diagnose
+from orchd.train.specs import Change
+
+
+def curve(train: Callable[[int], float], validation: Sequence[tuple[int, float]] = (), steps: int = 100) -> list[Point]:
+    points: list[Point] = [
+        StepPoint(step=step, epoch=0, loss=train(step), accuracy=0, rate=0, tokens_s=0, memory=0)
+        for step in range(1, steps + 1)
+    ]
+    return points + [ValidationPoint(step=step, epoch=0, loss=loss, accuracy=0) for step, loss in validation]
+
+
+def falling(step: int) -> float:
+    return 0.1 + 3 * 0.9**step
+
+
+@pytest.mark.parametrize(
+    ("points", "verdict", "changes"),
+    [
+        (curve(falling), "fine", ()),
+        (curve(falling, [(0, 3.0), (50, 0.5), (100, 0.4)]), "fine", ()),
+        (curve(falling, [(0, 3.0), (50, 0.400), (100, 0.41)]), "fine", ()),
+        (curve(falling, [(0, 0.1), (40, 0.4), (100, 0.9)]), "overfitted", (Change(option="steps", value=40),)),
+        (curve(lambda n: 3 - 0.02 * n), "not converged", (Change(option="steps", value=200),)),
+        (curve(lambda n: 3.0), "not converged", (Change(option="learning_rate", value=2.0, times=True),)),
+        (curve(lambda n: 3 if n < 20 else 1 if n < 60 else 2.5), "unstable",
+         (Change(option="learning_rate", value=0.5, times=True),)),
+        ([], "fine", ()),
+        (curve(falling, steps=3), "fine", ()),
+    ],
+)  # fmt: skip
+def test_verdicts(points: list[Point], verdict: str, changes: tuple[Change, ...]) -> None:
+    found = diagnose(points, 100)
+    assert (found.verdict, found.changes) == (verdict, changes)
+    assert found.detail
+
+
+def test_where_it_began_to_be_overfitted() -> None:
+    found = diagnose(curve(falling, [(20, 0.5), (40, 0.4), (60, 0.6)]), 60)
+    assert found.step == 40
+    assert "least at step 40 (0.400) and rose to 0.600" in found.detail
