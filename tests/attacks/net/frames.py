@@ -34,6 +34,9 @@ from orchd.records import Announcement, Manifest, Verified
 from tests.attacks.net.support import IDENTIFY, IDENTIFY_PUSH, KAD, MESHSUB, PING
 from tests.net.support import TOPIC
 
+#: Every protocol id of a node.
+OFFERED = (PROTOCOL, KAD, MESHSUB, IDENTIFY, IDENTIFY_PUSH, PING, HOP, STOP, DCUTR)
+
 
 def frames_of(protocol: str, sender: Host, manifest: Verified[Manifest], news: Verified[Announcement]) -> list[bytes]:
     """Good frames that `sender` may send on a protocol, about an adapter that is at the other end."""

@@ -17,15 +17,9 @@ from libp2p.host.exceptions import StreamFailure
 
 from orchd.net import bounds, exchange
 from orchd.net.host import Host
-from orchd.net.messages import PROTOCOL, BulkAt, OpenBulk
-from orchd.net.relay_messages import DCUTR, HOP, STOP
-from tests.attacks.net.frames import frames_of, mutate
+from orchd.net.messages import BulkAt, OpenBulk
+from tests.attacks.net.frames import OFFERED, frames_of, mutate
 from tests.attacks.net.support import (
-    IDENTIFY,
-    IDENTIFY_PUSH,
-    KAD,
-    MESHSUB,
-    PING,
     attacker,
     host_of,
     leaves_nothing,
@@ -37,7 +31,6 @@ from tests.net.support import PATIENCE_S, TOPIC, Peer, cluster
 FRAMES, SEED = int(os.environ.get("ORCHD_FRAMES", "150")), int(os.environ.get("ORCHD_SEED", "5"))
 #: Streams at once, and frames on one of them at most.
 STREAMS, FRAMES_PER_STREAM = 8, 16
-OFFERED = (PROTOCOL, KAD, MESHSUB, IDENTIFY, IDENTIFY_PUSH, PING, HOP, STOP, DCUTR)
 
 
 @pytest.mark.parametrize("protocol", OFFERED)
