@@ -40,6 +40,22 @@ def test_what_verifies_is_never_a_placeholder(name: str) -> None:
     assert not any(package.startswith(name) for package in lean.UNUSED)
 
 
+def test_a_name_in_an_address_is_resolved_though_the_resolver_is_loaded_late() -> None:
+    script = """
+import sys, trio
+import orchd.net
+from libp2p.network import swarm
+from multiaddr import Multiaddr
+assert "dns" not in sys.modules and "multiaddr.resolvers" not in sys.modules
+address = Multiaddr("/ip4/127.0.0.1/tcp/1")
+resolver = swarm.DNSResolver()
+assert trio.run(resolver.resolve, address) == [address]
+assert "dns.asyncresolver" in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_imported_before_it_stays_whole() -> None:
     script = "import libp2p, orchd.net; from libp2p.relay.circuit_v2 import nat; assert nat.is_private_ip('10.0.0.1')"
     subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
