@@ -1,14 +1,13 @@
-"""Importing libp2p without what orchd never, or hardly ever, uses of it: 15 MB less in every daemon.
+"""Importing libp2p without what orchd never uses of it: 15 MB less in every daemon.
 
 `import libp2p` loads every transport and tool it knows, whichever are used. While `imports()` is open, the packages in
 `UNUSED` are served as placeholders that can be named, subclassed and called at import time; afterwards, using one
 raises ImportError. Nothing that signs, verifies or encrypts may be on the list. `tests/net/test_lean.py` watches that.
-The resolver of names in addresses is loaded when the first such address is dialled.
+In place of the resolver of names in addresses there is `resolver.py`.
 """
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,11 +16,11 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from orchd.net import resolver
+
 #: QUIC, the metrics exporter, relays, certificates by ACME (two HTTP clients and a terminal toolkit), and mDNS, which
 #: `mdns.py` imports for itself when it is turned on.
 UNUSED = ("aioquic", "prometheus_client", "libp2p.relay", "libp2p.security.tls.autotls", "zeroconf")
-#: Where libp2p finds the resolver of `/dns…` addresses, of which it makes one for each host: 98 modules, 4 MB.
-RESOLVERS = "multiaddr.resolvers"
 
 _open = False
 
@@ -54,27 +53,19 @@ class _PlaceholderModule(ModuleType):
         return _stand_in(self.__name__, name)
 
 
-class _LateResolver:
-    """The resolver of `RESOLVERS`, made when there is a name to resolve."""
-
-    async def resolve(self, address: Any, options: dict[str, Any] | None = None) -> Any:
-        resolver = importlib.import_module(RESOLVERS).DNSResolver()
-        return await resolver.resolve(address, options)
-
-
 class _Finder(MetaPathFinder, Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        served = fullname == RESOLVERS or _is_unused(fullname)
+        served = fullname == resolver.LIBRARY or _is_unused(fullname)
         return ModuleSpec(fullname, self, is_package=True) if served else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         return _PlaceholderModule(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        if module.__name__ == RESOLVERS:
-            vars(module)["DNSResolver"] = _LateResolver
+        if module.__name__ == resolver.LIBRARY:
+            vars(module)["DNSResolver"] = resolver.Resolver
 
 
 def _is_unused(name: str) -> bool:

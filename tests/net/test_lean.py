@@ -40,17 +40,14 @@ def test_what_verifies_is_never_a_placeholder(name: str) -> None:
     assert not any(package.startswith(name) for package in lean.UNUSED)
 
 
-def test_a_name_in_an_address_is_resolved_though_the_resolver_is_loaded_late() -> None:
+def test_the_resolver_of_the_library_is_not_loaded() -> None:
     script = """
-import sys, trio
+import sys
 import orchd.net
 from libp2p.network import swarm
-from multiaddr import Multiaddr
-assert "dns" not in sys.modules and "multiaddr.resolvers" not in sys.modules
-address = Multiaddr("/ip4/127.0.0.1/tcp/1")
-resolver = swarm.DNSResolver()
-assert trio.run(resolver.resolve, address) == [address]
-assert "dns.asyncresolver" in sys.modules
+from orchd.net.resolver import LIBRARY, Resolver
+assert swarm.DNSResolver is Resolver
+assert "dns" not in sys.modules and LIBRARY not in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
