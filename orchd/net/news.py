@@ -125,15 +125,16 @@ class News:
 
     async def _publish(self, items: Sequence[Item], came_under: str | None) -> None:
         for item in items:
-            for name in to_gossip(item.topics, self._ours, came_under):
+            for name in to_gossip(item.named or item.topics, self._ours, came_under):
                 await self._mesh.publish(name, item.envelope)
 
     async def _push(self, items: Sequence[Item], source: ID | None, *, straight: bool = False) -> None:
         members = {peer: frozenset(self.topics_of(peer)) for peer in self.members()}
         theirs: dict[ID, list[bytes]] = {}
         for item in items:
+            carried = frozenset(item.named or item.topics)  # gossip drops a record under a topic that it does not name
             reached = {
-                peer for peer, names in members.items() if self._mesh.reaches(peer, names.intersection(item.topics))
+                peer for peer, names in members.items() if names & carried and self._mesh.reaches(peer, names & carried)
             }
             for peer in to_push(item.topics, members, () if straight else reached, source):
                 theirs.setdefault(peer, []).append(item.envelope)

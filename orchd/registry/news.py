@@ -69,10 +69,12 @@ class Heard(NamedTuple):
 
 
 class Item(NamedTuple):
-    """A signed record, and the topics under which it is passed on."""
+    """A signed record, the topics whose members are told of it, and those of them that it names itself (none where it
+    names no topics). Half of a proof of equivocation concerns topics that only the other half names."""
 
     envelope: bytes
     topics: tuple[str, ...]
+    named: tuple[str, ...] = ()
 
 
 class Taken(NamedTuple):
@@ -231,7 +233,7 @@ class News:
         self._local.act("equivocation received", *([put(proof)] if first else []), then=insert)
         self._changed(self._of_person(author))
         told = (("author.equivocated", {"author": author, "seq": new.record.seq, "peer": peer}),) if first else ()
-        return Taken(True, (Item(old.envelope, topics), Item(new.envelope, topics)), told)
+        return Taken(True, tuple(Item(one.envelope, topics, one.record.topics) for one in (old, new)), told)
 
     # ---- revocations, attestations, rotations ----------------------------------------------------------------
 

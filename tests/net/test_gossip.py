@@ -24,7 +24,7 @@ from orchd.net.policy import repair as repairing
 from orchd.records import KeyRotation, sign
 from orchd.registry.trust import BLOCK
 from tests.net.support import LOOPBACK, PATIENCE_S, TOPIC, Peer, cluster, joined_cluster, now_ms, until
-from tests.net.test_records import decide
+from tests.net.test_records import OTHER, decide, equivocate
 
 NEVER_S = 1e9
 
@@ -91,6 +91,25 @@ async def test_what_is_published_before_there_is_a_mesh_is_told_straight(tmp_pat
         assert not gossip_of(a).reaches(peer, {TOPIC})
         manifest = await a.publish()
         await b.events.wait("adapter.announced", id=manifest.id)
+
+
+async def test_the_half_of_a_proof_that_another_topic_names_is_told_straight(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gossip carries no record under a topic that it does not name, and whoever hears only one half learns nothing."""
+
+    async def nothing(*_: Any, **__: Any) -> None:
+        pass
+
+    monkeypatch.setattr(repair.Repair, "run", nothing)
+    async with cluster(tmp_path) as made:
+        liar, x, z = [await made.start(name) for name in ("liar", "x", "z")]
+        for peer, topics in ((liar, (TOPIC, OTHER)), (x, (TOPIC,)), (z, (TOPIC, OTHER))):
+            for topic in topics:
+                await peer.network.join(topic)
+        await meshed([liar, x, z])
+        await equivocate(liar)
+        await x.events.wait("author.equivocated", author=liar.identity.author)
 
 
 async def test_a_burst_of_sixty_reaches_four_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
