@@ -154,7 +154,13 @@ async def open_channel(host: Host, peer: ID) -> AsyncIterator[Channel]:
     """A channel to a connected peer, for questions. Raises `PeerUnreachable` or `PeerTimeout`."""
     if not host.connected(peer):
         raise PeerUnreachable(f"{peer} is not connected")
-    stream = await _open(host, peer)
+    host.opening[peer] += 1
+    try:
+        stream = await _open(host, peer)
+    finally:
+        host.opening[peer] -= 1
+        if not host.opening[peer]:
+            del host.opening[peer]
     try:
         yield Channel(stream, messages.REPLY_LIMIT)
     except BaseException:

@@ -11,6 +11,7 @@ import ipaddress
 import logging
 import os
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -79,12 +80,16 @@ async def _no_circuits(address: Multiaddr, peer: ID) -> None:
 
 @dataclass
 class Host:
-    """A running host with its DHT. `dial_circuit` is set by who knows of relays."""
+    """A running host with its DHT. `dial_circuit` is set by who knows of relays.
+
+    `opening` counts the streams that are being opened to ask a peer: as long as that takes they have no protocol.
+    """
 
     basic: Basic
     dht: KadDHT
     swarm: Any
     dial_circuit: DialCircuit = _no_circuits
+    opening: Counter[ID] = field(default_factory=Counter)
     _dialling: WeakValueDictionary[ID, trio.Lock] = field(default_factory=WeakValueDictionary)
 
     @property

@@ -1,9 +1,9 @@
 """Finds out that a link is dead: within ten seconds under a transfer, within three minutes else.
 
-A connection from which nothing has come for a while is pinged: a short while if one of our streams is open on it, a
-long one else. A peer that is busy, or reads a slow disk, answers the ping and keeps the connection; one that does not
-has lost it, and whoever waits on it is told at once. The library's own monitor is off: it pings every connection
-whether anything came or not, and one after the other, so that twenty dead ones would take it five minutes.
+A connection from which nothing has come for a while is pinged: a short while if one of our streams is open on it, or
+being opened, a long one else. A peer that is busy, or reads a slow disk, answers the ping and keeps the connection; one
+that does not has lost it, and whoever waits on it is told at once. The library's own monitor is off: it pings every
+connection whether anything came or not, and one after the other, so that twenty dead ones would take it five minutes.
 """
 
 from __future__ import annotations
@@ -39,15 +39,18 @@ async def run(host: Host) -> None:
                 continue
             for connection in host.swarm.get_connections():
                 # Two peers that dialled each other have two connections, over one link: where one is dead, both are.
-                busy = any(map(is_waited_for, host.swarm.get_connections(connection.muxed_conn.peer_id)))
+                both = host.swarm.get_connections(connection.muxed_conn.peer_id)
+                busy = any(is_waited_for(host, one) for one in both)
                 if connection not in probed and _silence(connection, now) > (QUIET_S if busy else IDLE_QUIET_S):
                     probed.add(connection)
                     nursery.start_soon(_probe, connection, ANSWER_S if busy else IDLE_ANSWER_S, probed)
 
 
-def is_waited_for(connection: Any) -> bool:
-    """Whether one of our questions is open on it, in either direction."""
-    return any(stream.get_protocol() == PROTOCOL for stream in connection.get_streams())
+def is_waited_for(host: Host, connection: Any) -> bool:
+    """Whether one of our questions is open on it, in either direction, or about to be."""
+    return connection.muxed_conn.peer_id in host.opening or any(
+        stream.get_protocol() == PROTOCOL for stream in connection.get_streams()
+    )
 
 
 def _silence(connection: Any, now: float) -> float:

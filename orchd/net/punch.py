@@ -184,7 +184,7 @@ class Punch:
                 return
             relayed = [one for one in self._host.connections(peer) if is_through_relay(one)]
             for connection in relayed:
-                if not pulse.is_waited_for(connection):
+                if not pulse.is_waited_for(self._host, connection):
                     await connection.close()
 
 

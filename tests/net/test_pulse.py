@@ -11,7 +11,9 @@ import trio
 from libp2p.custom_types import TProtocol
 from multiaddr import Multiaddr
 
+from orchd.errors import PeerUnreachable
 from orchd.net import hardening, pulse
+from orchd.net.exchange import open_channel
 from orchd.net.hardening import without
 from orchd.net.host import Host
 from orchd.net.messages import PROTOCOL
@@ -82,6 +84,18 @@ async def test_a_silent_link_under_a_transfer_is_dropped(monkeypatch: pytest.Mon
         await until(lambda: not client.connected(server.id), "the connection is gone")
 
 
+async def test_a_silent_link_under_a_stream_that_is_being_opened_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until the other end has agreed to it, the stream has no protocol. Nothing else waits on the connection."""
+    async with linked(monkeypatch) as (server, client, link):
+        slow_clock(monkeypatch)
+        link.is_cut = True
+        with pytest.raises(PeerUnreachable):
+            async with open_channel(client, server.id):
+                pass
+        assert not client.connected(server.id)
+        assert not client.opening
+
+
 async def test_without_counting_nobody_notices(monkeypatch: pytest.MonkeyPatch) -> None:
     """The library gives no figure from which the silence could be seen."""
     with without(hardening.traffic_is_seen):
@@ -132,11 +146,11 @@ async def test_idle_links_that_died_are_found_out_all_at_once(monkeypatch: pytes
 async def test_an_idle_link_is_not_asked_as_soon_as_a_busy_one(monkeypatch: pytest.MonkeyPatch) -> None:
     async with linked(monkeypatch) as (server, client, _):
         (connection,) = client.swarm.get_connections(server.id)
-        assert not pulse.is_waited_for(connection)
+        assert not pulse.is_waited_for(client, connection)
         stream = await client.basic.new_stream(server.id, [TProtocol(PROTOCOL)])
-        assert pulse.is_waited_for(connection)
+        assert pulse.is_waited_for(client, connection)
         await stream.reset()
-        await until(lambda: not pulse.is_waited_for(connection), "the stream is gone")
+        await until(lambda: not pulse.is_waited_for(client, connection), "the stream is gone")
 
 
 def test_ten_seconds_in_a_transfer_and_three_minutes_idle() -> None:
