@@ -24,8 +24,9 @@ install:
 demo: install-demo
 	@.venv/bin/orchctl demo --out ./demo
 
+# Two processes whatever the machine: much of it waits, and each may hold a daemon with torch beside it. A file stays together.
 test: install
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n 2 --dist loadfile
 
 # Network and processes are where luck could hide: these must be green every time. Real daemons and real hosts wait a
 # lot, so the two halves run side by side.
