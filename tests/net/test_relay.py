@@ -184,9 +184,9 @@ async def test_members_whose_circuit_ends_seek_each_other_again(tmp_path: Path) 
     async with hidden_pair(tmp_path) as (relay, here, there, _):
         for peer in (relay, here, there):
             node_of(peer)._rounds = Rounds(1e6, 1e6, random.Random(0))  # no lookup finds anybody
+        before = node_of(here).host.connections(node_of(there).host.id)
         await node_of(here).host.disconnect(node_of(there).host.id)
-        await here.events.wait("net.peer.lost", peer=there.network.peer_id)
-        await until(lambda: see_each_other(here, there), "again")
+        await until(lambda: all(one.is_closed for one in before) and see_each_other(here, there), "again")
 
 
 async def test_the_user_gives_a_direct_address_of_a_peer_behind_a_relay(
