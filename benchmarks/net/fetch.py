@@ -2,7 +2,7 @@
 
 Everybody connects, writes to the disk, hashes what comes, and syncs it; orchd moves it into its registry besides and
 writes down that it is there. What admission's checks of the content take has a figure of its own, `checks`, and is not
-in orchd's. Runs are in turn, and `paired` is the median of the ratios of neighbours: on a busy machine single runs
+in orchd's. Runs are in turn, and the ratio is the median of the ratios of neighbours: on a busy machine single runs
 differ by a factor of two. `fetch-10MB` and `fetch-100MB` are the same with smaller adapters.
 """
 
@@ -22,7 +22,7 @@ import time
 import venv
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -206,8 +206,10 @@ def _rows_of(megabytes: int, runs: int) -> list[Row]:
 def _row(
     work: str, ours: list[float], name: str, theirs: list[float], share: float | None, figures: dict[str, float]
 ) -> Row:
-    """`share`: of the peer's speed, at least; None where the figure is only printed."""
-    peer = statistics.median(theirs)
+    """The ratio is the median of neighbours' ratios. `share`: of the peer's speed, at least; None: only printed."""
     paired = statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
-    goal = (f"≥ {share} × peer's speed", peer / share) if share else ("printed only", float("inf"))
-    return lower_is_better(work, "s", statistics.median(ours), (name, peer), goal, paired=paired, **figures)
+    row = lower_is_better(
+        work, "s", statistics.median(ours), (name, statistics.median(theirs)), ("printed only", float("inf")), **figures
+    )
+    goal = f"≥ {share} × peer's speed" if share else row.goal
+    return replace(row, ratio=round(paired, 3), goal=goal, met=share is None or paired >= share)
