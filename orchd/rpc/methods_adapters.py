@@ -203,18 +203,31 @@ async def adapter_fetch(node: Node, p: AdapterFetch) -> JobStarted:
 
 
 async def start_fetch(node: Node, adapter: str, peers: tuple[str, ...] = (), checks: tuple[Check, ...] = ()) -> Job:
-    """The job that brings an adapter, named by its whole id; `checks` come after the door's own."""
+    """The job that brings an adapter, named by its whole id; `checks` come after the door's own.
+
+    One that runs already with nothing else asked of it is the same job.
+    """
+    note = {"adapter": adapter, "peers": list(peers)}
+    if not checks and (running := node.jobs.under_way("fetch", note)) is not None:
+        return running
 
     async def work(context: LocalContext) -> Fetched:
+        waited = ""
+
         def progress(far: Transferred) -> None:
-            context.progress(far.done, far.total, "bytes", peers=far.peers, rate=round(far.rate))
+            nonlocal waited
+            if far.waits and far.waits != waited:
+                waited = far.waits
+                context.log(waited)
+            waits = {"waits": far.waits} if far.waits else {}
+            context.progress(far.done, far.total, "bytes", peers=far.peers, rate=round(far.rate), **waits)
 
         admission = await node.network.fetch(adapter, peers=peers, progress=progress, checks=checks)
         if admission.new:
             node.tell_admitted(admission)
         return Fetched(adapter=admission.row, new=admission.new)
 
-    return await node.jobs.submit_local("fetch", f"fetch {adapter[:12]}", work)
+    return await node.jobs.submit_local("fetch", f"fetch {adapter[:12]}", work, note=None if checks else note)
 
 
 def _resolve_offered(node: Node, text: str) -> str:
