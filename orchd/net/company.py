@@ -16,7 +16,7 @@ import trio
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
-from orchd.errors import PeerBlocked, PeerUnreachable
+from orchd.errors import PeerBlocked, PeerIsSelf, PeerUnreachable
 from orchd.net import hardening, pulse
 from orchd.net.context import Context, address_of
 from orchd.net.door import Door
@@ -40,6 +40,8 @@ REMEMBERED_FIRST_S, REMEMBERED_PAUSE_S, REMEMBERED_PAUSE_MAX_S = 1.0, 5.0, 300.0
 DIALS = 4
 #: A member whose connection went through a relay is sought again after so many seconds, by chance: so does the other.
 AGAIN_S = (1.0, 5.0)
+#: A peer that the user connects to may take this long, in seconds, to say that it is one of us, or to hang up.
+SETTLE_S = 2.0
 
 
 class Company:
@@ -51,10 +53,14 @@ class Company:
         #: When peers came, in seconds of trio's clock.
         self._since: dict[ID, float] = {}
         self._lost = trio.Event()
+        #: Peers that have greeted us on a connection of ours; the event is for whoever waits for that or for a loss.
+        self._reached: set[ID] = set()
+        self._settled = trio.Event()
         self._dials = trio.CapacityLimiter(DIALS)
 
     def start(self) -> None:
         """Guard the door, feel the pulse, seek peers."""
+        self._context.book.forget(str(self._host.id))  # kept by an orchd that connected to itself
         hardening.guard_inbound(self._host.swarm, Door(self.is_banned, self._context.count).passing)
         self._spawn(pulse.run, self._host)
         for text in self._context.bootstrap:
@@ -70,7 +76,10 @@ class Company:
         )
 
     def is_unwelcome(self, peer: ID) -> bool:
-        return str(peer) in self._context.blocked or self.is_banned(str(peer)) or self.is_banned(self.place_of(peer))
+        """Also this node itself, at one of its own addresses."""
+        if peer == self._host.id or str(peer) in self._context.blocked:
+            return True
+        return self.is_banned(str(peer)) or self.is_banned(self.place_of(peer))
 
     def place_of(self, peer: ID) -> str:
         """Where a connected peer comes from; nothing for this machine, for a relayed one, and for one that is not
@@ -130,17 +139,41 @@ class Company:
     # ---- connecting ---------------------------------------------------------------------------------------------
 
     async def connect(self, peer: ID, addresses: Sequence[Multiaddr]) -> None:
-        """Reach a peer. Raises `PeerUnreachable` or `PeerBlocked`."""
+        """Reach a peer. Raises `PeerUnreachable`, `PeerBlocked` or `PeerIsSelf`."""
+        if peer == self._host.id:
+            raise PeerIsSelf(f"{peer} is this node", field="address")
         if str(peer) in self._context.blocked:
             raise PeerBlocked(f"{peer} is blocked here")
         if self.is_unwelcome(peer):
             raise PeerBlocked(f"{peer} is banned here", hint=f"`orchctl net unban {peer}` lifts it.")
+        allowed = [address for address in addresses if not self._banned_place(address)]
+        if addresses and not allowed:
+            place = self._banned_place(addresses[0])
+            hint = f"`orchctl net unban {place}` lifts it."
+            raise PeerBlocked(f"{place}, where {peer} is, is banned here", hint=hint)
         self._context.count("dials")
         try:
-            await self._host.connect(peer, addresses)
+            await self._host.connect(peer, allowed)
         except PeerUnreachable:
             self._context.count("dials_failed")
             raise
+
+    def _banned_place(self, address: Multiaddr) -> str:
+        """The place that an address leads to if that is banned, else nothing."""
+        place = "" if reach.is_this_machine(str(address)) else reach.network_of(reach.ip_of(str(address)))
+        return place if place and self.is_banned(place) else ""
+
+    async def connect_for_good(self, peer: ID, addresses: Sequence[Multiaddr]) -> None:
+        """As `connect`, and see that it lasts: who has banned this node hangs up only when it knows the key."""
+        was_there = self._host.is_direct(peer)
+        await self.connect(peer, addresses)
+        if was_there:
+            return
+        with trio.move_on_after(SETTLE_S):
+            while self._host.connected(peer) and peer not in self._reached:
+                await self._settled.wait()
+        if not self._host.connected(peer):
+            raise PeerUnreachable(f"{peer} hung up at once: it may have banned this node, or have no room")
 
     def meet(self, peer: ID, addresses: Sequence[Multiaddr]) -> None:
         """Somebody has been found: connect, in the background, unless there is a reason not to."""
@@ -189,6 +222,8 @@ class Company:
 
     def reached(self, peer: ID) -> None:
         """It is one of us, and this node has dialled it: remember where."""
+        self._reached.add(peer)
+        self._settle()
         for connection in self._host.swarm.get_connections(peer):
             is_ours = "outbound" in str(connection.direction).lower() and not is_through_relay(connection)
             if is_ours and (address := address_of(connection)):
@@ -200,8 +235,14 @@ class Company:
             self._context.count_traffic(hardening.traffic_of(connection))
         if not self._host.connected(connection.muxed_conn.peer_id):
             self._since.pop(connection.muxed_conn.peer_id, None)
+            self._reached.discard(connection.muxed_conn.peer_id)
         self._lost.set()
         self._lost = trio.Event()
+        self._settle()
+
+    def _settle(self) -> None:
+        self._settled.set()
+        self._settled = trio.Event()
 
     async def _keep_bootstrap(self, text: str) -> None:
         """Stay connected to a configured peer."""

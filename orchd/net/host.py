@@ -176,7 +176,8 @@ class Host:
                 with trio.move_on_after(DIAL_STAGGER_S):
                     await failed.wait()
         if not self.connected(peer):
-            why = "; ".join(failures) or "no address is known"
+            cut_off = "it was cut off at once, by a ban there, or here of where it is"
+            why = "; ".join(failures) or (cut_off if addresses else "no address is known")
             raise PeerUnreachable(f"{peer} can't be reached: {why[:400]}")
 
 
@@ -276,7 +277,7 @@ def parse_peer_id(text: str, field: str = "peers") -> ID:
     except Exception:
         peer = ID(b"")
     if not peer.to_bytes().startswith(PEER_ID_FORMS):
-        raise AddressInvalid(f"{text[:80]!r} is no peer id", field=field)
+        raise AddressInvalid(f"{text[:80]!r} is no peer id", hint=PEER_ID_HINT, field=field)
     return peer
 
 
@@ -299,6 +300,9 @@ def ban_subject(text: str) -> str:
     except ValueError:
         if text.endswith("/64") and ":" in text:
             return text
+        if text[:1].isdigit() and set(text) <= set("0123456789./") or ":" in text:
+            hint = "Give one address, such as 192.0.2.7 or 2001:db8::7, or a peer id."
+            raise AddressInvalid(f"{text[:80]!r} is no IP address", hint=hint, field="subject") from None
         return str(parse_peer_id(text, field="subject"))
     return network_of(text)
 
@@ -318,7 +322,9 @@ def _parse(text: str, hint: str | None = None, field: str = "address") -> Multia
     try:
         return Multiaddr(text)
     except Exception as error:
-        raise AddressInvalid(f"{text[:120]!r} is no address: {str(error)[:200]}", hint=hint, field=field) from None
+        why = str(error).removeprefix(f"Invalid MultiAddr {text!r}: ").removesuffix(f" (string: {text})")
+        told = f"{text[:120]!r} is no address: {ascii(why)[1:-1][:200]}"
+        raise AddressInvalid(told, hint=hint, field=field) from None
 
 
 def _host_and_port(address: Multiaddr) -> tuple[int, str, int]:

@@ -134,14 +134,20 @@ class AdapterPublish(Params, frozen=True, kw_only=True):
     topics: list[str]
 
 
+class PublishedUnder(Result, frozen=True, kw_only=True):
+    topic: str
+    members: int
+
+
 class Published(Result, frozen=True, kw_only=True):
-    """`members`: other nodes that are connected under the topics now. Open topics share an announcement, and each
-    private or LAN one has its own, which names no other."""
+    """`members`: other nodes that are connected under any of the topics now, `under`: under each of them. Open topics
+    share an announcement, and each private or LAN one has its own, which names no other."""
 
     adapter: AdapterRow
     announcements: list[str]
     topics: list[str]
     members: int
+    under: list[PublishedUnder]
 
 
 @method(
@@ -162,8 +168,13 @@ async def adapter_publish(node: Node, p: AdapterPublish) -> Published:
     for announcement in signed:
         await node.network.tell(announcement)
     shown = await in_thread(node.registry.adapter, row.id)
-    members = sum(topic.members for topic in node.network.topics() if topic.name in topics)
-    return Published(adapter=shown, announcements=[one.id for one in signed], topics=list(topics), members=members)
+    return Published(
+        adapter=shown,
+        announcements=[one.id for one in signed],
+        topics=list(topics),
+        members=node.network.members(topics),
+        under=[PublishedUnder(topic=topic, members=node.network.members([topic])) for topic in topics],
+    )
 
 
 def _announce(node: Node, row: AdapterRow, topics: tuple[str, ...]) -> Verified[Announcement]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from orchd.errors import AmbiguousId, ParamsInvalid, TopicInvalid
 from orchd.net import BanStatus, Check, Finding, NetworkStats, NetworkStatus, PeerStatus, prometheus
+from orchd.net.messages import topic_key
 from orchd.net.policy.names import (
     INVITE,
     PRIVATE,
@@ -16,6 +17,7 @@ from orchd.net.policy.names import (
     label_of,
     parse_invitation,
     private_name,
+    spelled,
 )
 from orchd.node import Node, in_thread
 from orchd.rpc.table import NoParams, Params, Result, method
@@ -45,11 +47,12 @@ class Topics(Result, frozen=True, kw_only=True):
 
 
 class TopicChanged(Result, frozen=True, kw_only=True):
-    """`peers` are connected now, in this topic or not."""
+    """`peers` are connected now, in this topic or not. `invitation` joins again a private topic that was left."""
 
     topic: str
     joined: bool
     peers: int
+    invitation: str = ""
 
 
 def check_topic(topic: str) -> str:
@@ -59,7 +62,8 @@ def check_topic(topic: str) -> str:
 
 
 def full_name(node: Node, text: str) -> str:
-    """A private topic may be called `private/LABEL`. Raises `AmbiguousId`."""
+    """A private topic may be called `private/LABEL`. Raises `AmbiguousId`, and as `spelled`."""
+    text = spelled(text)
     if not text.startswith(PRIVATE):
         return text
     joined = [topic.name for topic in node.network.topics() if topic.kind is Kind.PRIVATE]
@@ -85,9 +89,23 @@ async def topic_join(node: Node, p: TopicNamed) -> TopicChanged:
 
 async def join(node: Node, name: str, secret: bytes | None = None) -> None:
     """Now and at every start; a disk that is full changes neither. Raises `TopicInvalid`, `DiskFull`."""
+    topic_key(name)
     check_secret(name, secret)
+    _check_not_meant(node, name)
     await in_thread(node.topics.add, name, secret)
     await node.network.join(name, secret)
+
+
+def _check_not_meant(node: Node, name: str) -> None:
+    """A private topic's label alone would be the name of a public one. Raises `TopicInvalid`."""
+    joined = [topic.name for topic in node.network.topics()]
+    labels = [label_of(one) for one in joined if kind_of(one) is Kind.PRIVATE]
+    if name in joined or kind_of(name) is not Kind.PUBLIC:
+        return
+    for label in labels:
+        if label.casefold() == name.casefold():
+            hint = f"Say `{PRIVATE}{label}` for that one; a public topic beside it needs another name."
+            raise TopicInvalid(f"{name!r} would be a public topic, and {PRIVATE + label!r} is here", hint=hint)
 
 
 async def _join_private(node: Node, invite: Invite) -> TopicChanged:
@@ -102,9 +120,11 @@ async def topic_leave(node: Node, p: TopicNamed) -> TopicChanged:
     if topic not in {row.name for row in node.network.topics()} | set(await in_thread(node.topics.list)):
         hint = "`orchctl topic list` shows the topics that it is in."
         raise ParamsInvalid(f"this node is not in {p.topic[:80]!r}", hint=hint, field="topic")
+    secret = await in_thread(node.topics.secret, topic)
+    kept = "" if secret is None else invitation(Invite(label_of(topic), secret, node.network.invite_addresses()))
     await in_thread(node.topics.remove, topic)
     await node.network.leave(topic)
-    return TopicChanged(topic=topic, joined=False, peers=len(node.network.peers()))
+    return TopicChanged(topic=topic, joined=False, peers=len(node.network.peers()), invitation=kept)
 
 
 class Invitation(Result, frozen=True, kw_only=True):
@@ -118,12 +138,13 @@ class Invitation(Result, frozen=True, kw_only=True):
 
 @method("topic.invite", TopicNamed, Invitation, "One line with which others join a private topic; makes it if need be.")
 async def topic_invite(node: Node, p: TopicNamed) -> Invitation:
-    label = p.topic.removeprefix(PRIVATE)
+    given = spelled(p.topic)
+    label = given.removeprefix(PRIVATE)
     name = full_name(node, PRIVATE + label)
     open_ones = {topic.name for topic in node.network.topics() if topic.kind is not Kind.PRIVATE}
-    if p.topic in open_ones or kind_of(p.topic) in (Kind.LAN, Kind.BASE):
-        hint = f"Others join it with `orchctl topic join {p.topic}`; a private topic needs another name."
-        raise TopicInvalid(f"{p.topic[:80]!r} is not private: nobody needs an invitation", hint=hint, field="topic")
+    if given in open_ones or kind_of(given) in (Kind.LAN, Kind.BASE):
+        hint = f"Others join it with `orchctl topic join {given}`; a private topic needs another name."
+        raise TopicInvalid(f"{given[:80]!r} is not private: nobody needs an invitation", hint=hint, field="topic")
     secret = await in_thread(node.topics.secret, name)
     if new := secret is None:
         secret = node.random_bytes(SECRET_SIZE)
@@ -174,12 +195,16 @@ class Address(Params, frozen=True, kw_only=True):
 
 
 class Connected(Result, frozen=True, kw_only=True):
+    """`already`: by which address it was connected before, so that the one that was given was not tried."""
+
     peer: str
+    already: str = ""
 
 
 @method("net.connect", Address, Connected, "Connect to a peer by its address.")
 async def net_connect(node: Node, p: Address) -> Connected:
-    return Connected(peer=await node.network.connect(p.address))
+    already = node.network.way_to(p.address)
+    return Connected(peer=await node.network.connect(p.address), already=already)
 
 
 class Checks(Result, frozen=True, kw_only=True):
@@ -207,8 +232,8 @@ class BanWhom(Params, frozen=True, kw_only=True):
 async def net_ban(node: Node, p: BanWhom) -> BanStatus:
     if p.hours is not None and not 0 < p.hours <= MOST_HOURS:
         raise ParamsInvalid(f"{p.hours} hours; more than 0 and at most {MOST_HOURS} are wanted", field="hours")
-    if len(p.reason) > REASON_LIMIT:
-        raise ParamsInvalid(f"a reason of {len(p.reason)} characters; at most {REASON_LIMIT}", field="reason")
+    if len(p.reason) > REASON_LIMIT or not p.reason.isprintable():
+        raise ParamsInvalid(f"a reason is at most {REASON_LIMIT} printable characters", field="reason")
     return await node.network.ban(p.subject, None if p.hours is None else p.hours * 3600, p.reason)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from orchd.cli.command import Command, arg, opt, switch
@@ -33,6 +34,19 @@ def called(topic: str) -> str:
 def human_ban(ban: dict[str, Any]) -> str:
     until = f"until {when(ban['until_ms'])}" if ban["until_ms"] else "until it is lifted"
     return ", ".join(filter(None, [ban["subject"], until, ban["reason"]]))
+
+
+def human_connected(shown: dict[str, Any]) -> str:
+    if way := shown.get("already"):
+        return f"{shown['peer']} is connected already, by {way}; this address was not tried"
+    return f"connected to {shown['peer']}"
+
+
+def hours(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
 
 
 def human_doctor(shown: dict[str, Any]) -> str:
@@ -88,7 +102,7 @@ COMMANDS = (
     Command(
         "connect",
         "Connect to a peer by its address",
-        lambda shown: f"connected to {shown['peer']}",
+        human_connected,
         method="net.connect",
         arguments=(arg("address", "such as /ip4/192.0.2.7/tcp/4001/p2p/12D3Koo..."),),
     ),
@@ -108,7 +122,7 @@ COMMANDS = (
         changes=True,
         arguments=(
             arg("subject", "a peer id, or an IP address (of IPv6 its /64)"),
-            opt("--hours", "for so long; without it until `net unban`", type=float),
+            opt("--hours", "for so long; without it until `net unban`", type=hours),
             opt("--reason", "a word to yourself"),
         ),
     ),

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from orchd.cli.command import Command, arg
+from orchd.cli.nouns.net import called
 from orchd.cli.text import table, when
 
 ALONE = (
@@ -39,7 +40,15 @@ def human_invite(shown: dict[str, Any]) -> str:
 def human_join(shown: dict[str, Any]) -> str:
     """Who comes with an invitation has addresses of members, which are being tried now."""
     alone = not shown["peers"] and not shown["topic"].startswith("private/")
-    return f"joined {shown['topic']}{f'; {ALONE}' if alone else ''}"
+    return f"joined {called(shown['topic'])}{f'; {ALONE}' if alone else ''}"
+
+
+def human_leave(shown: dict[str, Any]) -> str:
+    """The secret of a private topic goes with it; who was its last member can't get it from anybody."""
+    left = f"left {called(shown['topic'])}"
+    if not (line := shown.get("invitation")):
+        return left
+    return f"{left}; its secret is no longer here. This line joins it again; keep it as you would a password:\n{line}"
 
 
 COMMANDS = (
@@ -58,10 +67,12 @@ COMMANDS = (
     Command(
         "leave",
         "Leave a topic",
-        lambda shown: f"left {shown['topic']}",
+        human_leave,
         method="topic.leave",
         changes=True,
         arguments=(TOPIC,),
+        more="The secret of a private topic is thrown away here. The line that is printed joins it again:\n"
+        "where nobody else is a member, nothing else does.",
     ),
     Command("list", "The topics that this node is in", human_list, method="topic.list"),
     Command(
