@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 #: Bytes of one write: 65,519 of a Noise message less 12 of a Yamux header.
 WRITE_SIZE = 65_507
 LISTEN_HINT = "`net.listen` takes addresses such as /ip4/0.0.0.0/tcp/4001: no /p2p/ in them, and a port up to 65535."
+PEER_ID_HINT = "A peer id reads like 12D3Koo...: `orchctl net peers` shows those of connected peers."
 READ_SIZE = 1 << 20
 #: How long one address may take to be reached, and how long before the next one is tried beside it, in seconds.
 DIAL_TIMEOUT_S, DIAL_STAGGER_S = 10.0, 1.0
@@ -300,7 +301,7 @@ def ban_subject(text: str) -> str:
     except ValueError:
         if text.endswith("/64") and ":" in text:
             return text
-        if text[:1].isdigit() and set(text) <= set("0123456789./") or ":" in text:
+        if text.strip("0123456789./") == "" or ":" in text:
             hint = "Give one address, such as 192.0.2.7 or 2001:db8::7, or a peer id."
             raise AddressInvalid(f"{text[:80]!r} is no IP address", hint=hint, field="subject") from None
         return str(parse_peer_id(text, field="subject"))
