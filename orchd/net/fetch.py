@@ -29,6 +29,9 @@ from orchd.registry.registry import Admission, Registry
 
 log = logging.getLogger(__name__)
 
+#: Peers that are known at the start are expected within so many seconds, and looked for this often.
+COMING_S, COMING_LOOK_S = 10.0, 0.1
+
 
 async def fetch(
     node: Node,
@@ -45,6 +48,8 @@ async def fetch(
     """
     id = text_id(ADAPTER, adapter)
     context.events.emit("adapter.fetching", {"id": id, "peers": [str(peer) for peer in peers]})
+    if not peers:
+        await _company(node, context)
     async with _providers(node, context, adapter, peers) as providers:
         try:
             manifest = await providers.first()
@@ -53,6 +58,13 @@ async def fetch(
         async with _door(context, manifest):
             await trio.to_thread.run_sync(context.registry.check_record, manifest)
         return await _fetch_files(node, context, manifest, providers, progress, checks)
+
+
+async def _company(node: Node, context: Context) -> None:
+    """Just after the start, peers that this node knows of are being dialled: wait for the first of them."""
+    with trio.move_on_at(node.begun + COMING_S):
+        while not node.news.members() and (context.bootstrap or context.book.peers()):  # noqa: ASYNC110 - no event tells
+            await trio.sleep(COMING_LOOK_S)
 
 
 def _nobody(registry: Registry, id: str, error: NoProvider) -> OrchdError:

@@ -63,6 +63,7 @@ class Node:
 
     def __init__(self, host: Host, context: Context, nursery: trio.Nursery) -> None:
         self.host = host
+        self.begun = trio.current_time()
         self._context = context
         self._nursery = nursery
         self._names: dict[bytes, str] = {key: topic.name for key, topic in context.topics.items()}
