@@ -322,17 +322,22 @@ class Network:
         node = self._running()
         return address_of(node.host.connections(peer)[0]) if node.host.is_direct(peer) else ""
 
-    async def ban(self, subject: str, seconds: float | None = None, reason: str = "") -> BanStatus:
-        """Have nothing to do with a peer (its id) or a place (an IP address) for so long, or until it is lifted.
-
-        Raises `AddressInvalid` or `PeerIsSelf`.
-        """
-        given, subject, until = subject, ban_subject(subject), None
+    def bannable(self, given: str) -> str:
+        """What a ban is on, as it is kept. Raises `AddressInvalid` or `PeerIsSelf`."""
+        subject = ban_subject(given)
         if subject == self.peer_id:
             raise PeerIsSelf(f"{subject} is this node", field="subject")
         if why := why_not_a_place(given):
             hint = "`orchctl net peers` shows the ids of peers, which can be banned wherever they are."
             raise AddressInvalid(f"{given} {why}", hint=hint, field="subject")
+        return subject
+
+    async def ban(self, subject: str, seconds: float | None = None, reason: str = "") -> BanStatus:
+        """Have nothing to do with a peer (its id) or a place (an IP address) for so long, or until it is lifted.
+
+        Raises `AddressInvalid` or `PeerIsSelf`.
+        """
+        subject, until = self.bannable(subject), None
         if seconds is not None:
             until = self._context.clock() + round(seconds * 1000)
         await self._change_book(lambda book: book.ban(Banned(subject=subject, until_ms=until, reason=reason)))
@@ -416,6 +421,9 @@ class Network:
         return NetworkStats(counters=dict(sorted(counters.items())), gauges=gauges(self._context, self._node))
 
     def _running(self) -> Node:
+        if not self._config.enabled:
+            hint = "Set net.enabled to true in the settings (docs/settings.md) and start the daemon again."
+            raise NetworkDown("the network is off: net.enabled is false", hint=hint)
         if self._node is None:
             why = f": {self._error}" if self._error else ""
             raise NetworkDown(f"the network is not running{why}")

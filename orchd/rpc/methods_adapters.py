@@ -20,7 +20,7 @@ from orchd.registry.registry import MIN_PREFIX, WHOLE_ID
 from orchd.registry.trust import ATTESTATION
 from orchd.registry.use import not_admitted
 from orchd.rpc.methods_jobs import JobStarted
-from orchd.rpc.methods_network import check_topic, full_name, join
+from orchd.rpc.methods_network import check_join, check_topic, full_name, join
 from orchd.rpc.methods_training import AdapterNamed
 from orchd.rpc.table import Params, Result, method
 
@@ -130,8 +130,11 @@ def _attestation(row: Received, trust: str) -> AttestationRow:
 
 
 class AdapterPublish(Params, frozen=True, kw_only=True):
+    """`preview` checks everything, says what would be done, and does nothing."""
+
     adapter: str
     topics: list[str]
+    preview: bool = False
 
 
 class PublishedUnder(Result, frozen=True, kw_only=True):
@@ -141,13 +144,16 @@ class PublishedUnder(Result, frozen=True, kw_only=True):
 
 class Published(Result, frozen=True, kw_only=True):
     """`members`: other nodes that are connected under any of the topics now, `under`: under each of them. Open topics
-    share an announcement, and each private or LAN one has its own, which names no other."""
+    share an announcement, and each private or LAN one has its own, which names no other. `joins`: topics that this
+    node was not in before."""
 
     adapter: AdapterRow
     announcements: list[str]
     topics: list[str]
     members: int
     under: list[PublishedUnder]
+    joins: list[str]
+    preview: bool = False
 
 
 @method(
@@ -161,10 +167,14 @@ async def adapter_publish(node: Node, p: AdapterPublish) -> Published:
     if row.state != ADMITTED:
         raise await in_thread(not_admitted, node.registry, row)
     joined = {topic.name for topic in node.network.topics()}
-    for topic in topics:
-        if topic not in joined:
+    joins = [topic for topic in topics if topic not in joined]
+    for topic in joins:
+        check_join(node, topic, None)
+    signed = []
+    if not p.preview:
+        for topic in joins:
             await join(node, topic)
-    signed = [await in_thread(_announce, node, row, names) for names in separately(topics)]
+        signed = [await in_thread(_announce, node, row, names) for names in separately(topics)]
     for announcement in signed:
         await node.network.tell(announcement)
     shown = await in_thread(node.registry.adapter, row.id)
@@ -174,6 +184,8 @@ async def adapter_publish(node: Node, p: AdapterPublish) -> Published:
         topics=list(topics),
         members=node.network.members(topics),
         under=[PublishedUnder(topic=topic, members=node.network.members([topic])) for topic in topics],
+        joins=joins,
+        preview=p.preview,
     )
 
 

@@ -134,6 +134,9 @@ def human_published(shown: dict[str, Any]) -> str:
     where = ", ".join(f"{called(one['topic'])} ({one['members']} connected now)" for one in shown["under"])
     if not shown["members"]:
         where = f"{', '.join(map(called, shown['topics']))} (nobody else is there yet; who joins later hears of it)"
+    if shown.get("preview"):
+        joins = f"; would join {', '.join(shown['joins'])} for it" if shown["joins"] else ""
+        return f"would announce {shown['adapter']['name']} on {where}{joins}"
     return f"announced {shown['adapter']['name']} on {where}"
 
 
@@ -255,11 +258,10 @@ COMMANDS = (
         "Sign an announcement of an adapter and tell the topic's members",
         human_published,
         method="adapter.publish",
-        changes=True,
-        subject=("adapter.show", "adapter"),
         arguments=(
             ADAPTER,
             opt("--topic", "where; may be given more than once", dest="topics", action="append", required=True),
+            switch("--dry-run", "only say where it would be announced, and which topics joined", dest="preview"),
         ),
     ),
     Command(

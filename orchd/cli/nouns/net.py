@@ -13,7 +13,7 @@ def human_status(shown: dict[str, Any]) -> str:
     topics = [f"{called(topic['name'])} ({topic['members']} members)" for topic in shown["topics"]]
     return fields(
         [
-            ("state", shown["state"]),
+            ("state", "off: net.enabled is false" if shown["state"] == "off" else shown["state"]),
             ("error", shown["error"]),
             ("peer", shown["peer_id"]),
             ("addresses", "\n".join(shown["addresses"])),
@@ -117,13 +117,13 @@ COMMANDS = (
     Command(
         "ban",
         "Have nothing to do with a peer or an IP address",
-        lambda shown: f"banned {human_ban(shown)}",
+        lambda shown: f"{'would ban' if shown['preview'] else 'banned'} {human_ban(shown)}",
         method="net.ban",
-        changes=True,
         arguments=(
             arg("subject", "a peer id, or an IP address (of IPv6 its /64)"),
             opt("--hours", "for so long; without it until `net unban`", type=hours),
             opt("--reason", "a word to yourself"),
+            switch("--dry-run", "only say what would be banned, and until when", dest="preview"),
         ),
     ),
     Command(
