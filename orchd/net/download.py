@@ -269,11 +269,13 @@ class Download:
             return None
         try:
             way = await channel.ask(OpenBulk(adapter=self._adapter), BulkAt)
-            return await bulk.reach(host, way, peer), way
+            line = await bulk.reach(host, way, peer)
         except OrchdError as error:
             self._no_bulk.add(peer)
             log.info("no bulk channel: %s", error)
             return None
+        self._count("bulk_channels_used", 1)
+        return line, way
 
     async def _bring_in_bulk(self, line: Line, way: BulkAt) -> None:
         before = self._brought.get(line.peer, 0)

@@ -140,5 +140,6 @@ COMMANDS = (
         human_stats,
         method="net.stats",
         arguments=(switch("--prometheus", "as Prometheus reads it"),),
+        more="With --prometheus each counter stands below a line that says what it counts.",
     ),
 )
