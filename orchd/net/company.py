@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
+from weakref import WeakSet
 
 import trio
 from libp2p.peer.id import ID
@@ -53,8 +54,8 @@ class Company:
         #: When peers came, in seconds of trio's clock.
         self._since: dict[ID, float] = {}
         self._lost = trio.Event()
-        #: Peers that have greeted us on a connection of ours; the event is for whoever waits for that or for a loss.
-        self._reached: set[ID] = set()
+        #: Connections on which the other end has answered our greeting; the event is for that and for losses.
+        self._greeted: WeakSet[Any] = WeakSet()
         self._settled = trio.Event()
         self._dials = trio.CapacityLimiter(DIALS)
 
@@ -165,15 +166,17 @@ class Company:
 
     async def connect_for_good(self, peer: ID, addresses: Sequence[Multiaddr]) -> None:
         """As `connect`, and see that it lasts: who has banned this node hangs up only when it knows the key."""
-        was_there = self._host.is_direct(peer)
         await self.connect(peer, addresses)
-        if was_there:
-            return
         with trio.move_on_after(SETTLE_S):
-            while self._host.connected(peer) and peer not in self._reached:
+            while self._host.connected(peer) and not any(map(self._is_settled, self._host.connections(peer))):
                 await self._settled.wait()
         if not self._host.connected(peer):
-            raise PeerUnreachable(f"{peer} hung up at once: it may have banned this node, or have no room")
+            hint = "Ask who runs it, or try again in a while."
+            raise PeerUnreachable(f"{peer} hung up at once: it may have banned this node, or have no room", hint=hint)
+
+    def _is_settled(self, connection: Any) -> bool:
+        """Whether the other end wants it: it has answered on it, or it was who connected."""
+        return connection in self._greeted or _is_inbound(connection)
 
     def meet(self, peer: ID, addresses: Sequence[Multiaddr]) -> None:
         """Somebody has been found: connect, in the background, unless there is a reason not to."""
@@ -209,7 +212,7 @@ class Company:
     def came(self, connection: Any) -> None:
         """A connection is there that is welcome."""
         self._since.setdefault(connection.muxed_conn.peer_id, trio.current_time())
-        if "inbound" not in str(connection.direction).lower():
+        if not _is_inbound(connection):
             return
         if is_through_relay(connection):
             self._context.count("inbound_relayed")
@@ -222,10 +225,10 @@ class Company:
 
     def reached(self, peer: ID) -> None:
         """It is one of us, and this node has dialled it: remember where."""
-        self._reached.add(peer)
+        self._greeted.update(self._host.connections(peer))
         self._settle()
         for connection in self._host.swarm.get_connections(peer):
-            is_ours = "outbound" in str(connection.direction).lower() and not is_through_relay(connection)
+            is_ours = not _is_inbound(connection) and not is_through_relay(connection)
             if is_ours and (address := address_of(connection)):
                 self._context.book.reached(str(peer), address, self._context.clock())
 
@@ -235,7 +238,6 @@ class Company:
             self._context.count_traffic(hardening.traffic_of(connection))
         if not self._host.connected(connection.muxed_conn.peer_id):
             self._since.pop(connection.muxed_conn.peer_id, None)
-            self._reached.discard(connection.muxed_conn.peer_id)
         self._lost.set()
         self._lost = trio.Event()
         self._settle()
@@ -283,6 +285,10 @@ class Company:
         """An address that is none any more (the file may have been written by hand) is passed over."""
         with suppress(Exception):
             self.meet(parse_peer_id(entry.peer), [Multiaddr(address) for address in entry.addresses])
+
+
+def _is_inbound(connection: Any) -> bool:
+    return "inbound" in str(connection.direction).lower()
 
 
 def _place(addresses: Sequence[Multiaddr]) -> str:

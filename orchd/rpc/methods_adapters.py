@@ -169,7 +169,7 @@ async def adapter_publish(node: Node, p: AdapterPublish) -> Published:
     joined = {topic.name for topic in node.network.topics()}
     joins = [topic for topic in topics if topic not in joined]
     for topic in joins:
-        check_join(node, topic, None)
+        await check_join(node, topic, None)
     signed = []
     if not p.preview:
         for topic in joins:

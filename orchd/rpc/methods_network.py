@@ -94,7 +94,7 @@ async def topic_join(node: Node, p: TopicNamed) -> TopicChanged:
     else:
         topic = check_topic(full_name(node, p.topic))
         secret = await in_thread(node.topics.secret, topic)
-    check_join(node, topic, secret)
+    await check_join(node, topic, secret)
     if not p.preview:
         await join(node, topic, secret)
         if addresses:
@@ -112,23 +112,22 @@ def _alone(node: Node, topic: str) -> str:
     return ""
 
 
-def check_join(node: Node, name: str, secret: bytes | None) -> None:
+async def check_join(node: Node, name: str, secret: bytes | None) -> None:
     """Raises `TopicInvalid` for what can't be joined."""
     topic_key(name)
     check_secret(name, secret)
-    _check_not_meant(node, name)
+    _check_not_meant(name, await in_thread(node.topics.list))
 
 
 async def join(node: Node, name: str, secret: bytes | None = None) -> None:
     """Now and at every start; a disk that is full changes neither. Raises `TopicInvalid`, `DiskFull`."""
-    check_join(node, name, secret)
+    await check_join(node, name, secret)
     await in_thread(node.topics.add, name, secret)
     await node.network.join(name, secret)
 
 
-def _check_not_meant(node: Node, name: str) -> None:
+def _check_not_meant(name: str, joined: list[str]) -> None:
     """A private topic's label alone would be the name of a public one. Raises `TopicInvalid`."""
-    joined = [topic.name for topic in node.network.topics()]
     labels = [label_of(one) for one in joined if kind_of(one) is Kind.PRIVATE]
     if name in joined or kind_of(name) is not Kind.PUBLIC:
         return
@@ -140,8 +139,9 @@ def _check_not_meant(node: Node, name: str) -> None:
 
 @method("topic.leave", TopicNamed, TopicChanged, "Leave a topic.")
 async def topic_leave(node: Node, p: TopicNamed) -> TopicChanged:
-    topic = full_name(node, p.topic)
-    if topic not in {row.name for row in node.network.topics()} | set(await in_thread(node.topics.list)):
+    joined = {row.name for row in node.network.topics()} | set(await in_thread(node.topics.list))
+    topic = p.topic if p.topic in joined else full_name(node, p.topic)  # also a name that could not be joined any more
+    if topic not in joined:
         hint = "`orchctl topic list` shows the topics that it is in."
         raise ParamsInvalid(f"this node is not in {p.topic[:80]!r}", hint=hint, field="topic")
     secret = await in_thread(node.topics.secret, topic)
@@ -176,7 +176,7 @@ async def topic_invite(node: Node, p: TopicNamed) -> Invitation:
     if new := secret is None:
         secret = node.random_bytes(SECRET_SIZE)
         name = private_name(label, secret)
-        check_join(node, name, secret)
+        await check_join(node, name, secret)
         if not p.preview:
             await join(node, name, secret)
     invite = Invite(label_of(name), secret, node.network.invite_addresses())

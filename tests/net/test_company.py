@@ -60,6 +60,20 @@ async def test_a_ban_by_the_user_holds_over_a_restart(tmp_path: Path) -> None:
         assert (ban.subject, ban.until_ms, ban.reason, ban.by_user) == (b.network.peer_id, None, "rude", True)
 
 
+async def test_a_peer_that_hangs_up_at_once_is_not_said_to_be_connected(tmp_path: Path) -> None:
+    """Also where it was greeted on an earlier connection."""
+    async with cluster(tmp_path) as made:
+        a, b = await made.start("a", bootstrap=()), await made.start("b", bootstrap=())
+        await a.network.connect(b.network.addresses()[0])
+        for peer in (a, b):
+            await peer.network.join(TOPIC)
+        await until(lambda: a.network.topics()[0].members and b.network.topics()[0].members, "both have greeted")
+        await a.network.ban(b.network.peer_id)
+        await b.events.wait("net.peer.lost", peer=a.network.peer_id)
+        with pytest.raises(PeerUnreachable, match="hung up at once: it may have banned this node"):
+            await b.network.connect(a.network.addresses()[0])
+
+
 async def test_a_place_can_be_banned_and_ends_by_itself(tmp_path: Path) -> None:
     async with cluster(tmp_path) as made:
         a = await made.start("a")

@@ -142,6 +142,9 @@ async def test_a_private_topic_s_label_alone_does_not_make_a_public_one(tmp_path
                 await adapter_publish(node, AdapterPublish(adapter=manifest.id, topics=[name]))
             with pytest.raises(TopicInvalid, match="'private/family' is here"):
                 await topic_join(node, TopicNamed(topic=name))
+        a.network._context.topics.clear()  # as where the network is off
+        with pytest.raises(TopicInvalid, match="'private/family' is here"):
+            await topic_join(node, TopicNamed(topic="family"))
         for name in ("Private/family", "LAN/flat"):
             with pytest.raises(TopicInvalid, match="almost like"):
                 await adapter_publish(node, AdapterPublish(adapter=manifest.id, topics=[name]))
@@ -155,6 +158,10 @@ async def test_a_piece_of_an_invitation_is_not_joined(tmp_path: Path) -> None:
         for wrong in (line[1:], line.capitalize(), line[len(line) // 2 :]):
             with pytest.raises(InviteInvalid):
                 await topic_join(node, TopicNamed(topic=wrong))
+        assert node.topics.list() == []
+        node.topics.add(line[1:])  # as an earlier orchd did
+        await node.join_topics()
+        await topic_leave(node, TopicNamed(topic=line[1:]))
         assert node.topics.list() == []
 
 
