@@ -177,7 +177,7 @@ class Host:
                 with trio.move_on_after(DIAL_STAGGER_S):
                     await failed.wait()
         if not self.connected(peer):
-            cut_off = "it was cut off at once, by a ban there, or here of where it is"
+            cut_off = "it hung up at once: it may have banned this node, or where it is is banned here"
             why = "; ".join(failures) or (cut_off if addresses else "no address is known")
             raise PeerUnreachable(f"{peer} can't be reached: {why[:400]}")
 
