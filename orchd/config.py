@@ -30,7 +30,10 @@ class NetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     enabled: Annotated[bool, _means("take part in the network at all")] = True
     listen: Annotated[
         tuple[str, ...],
-        _means("addresses to listen on; port 0 is a new one at every start, so choose one that others can note"),
+        _means(
+            "addresses to listen on; port 0 is a new one at every start, so choose one that others can note; with none,"
+            " this node only dials others"
+        ),
     ] = ("/ip4/0.0.0.0/tcp/0", "/ip6/::/tcp/0")
     bootstrap: Annotated[
         tuple[str, ...],
@@ -52,9 +55,20 @@ class NetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         _means("look for others in every joined topic this often, in seconds, after pauses that double from one"),
     ] = 1800
     bulk: Annotated[
-        bool, _means("give and take large files beside libp2p, over TLS on a port of its own, where that is reached")
+        bool,
+        _means(
+            "give and take adapters beside libp2p where more than 2 MiB are left to fetch and the peer is connected"
+            " directly: over TLS on a port of its own, which has to be open; where it can't be reached, or with"
+            " `net.capture`, all goes over libp2p, slower"
+        ),
     ] = True
-    bulk_port: Annotated[int, _means("the port for large files; 0: any free one")] = 0
+    bulk_port: Annotated[
+        int,
+        _means(
+            "the port for that, opened when somebody asks first; 0: any free one, so give one to open it in a firewall;"
+            " that it is taken is a warning in the log at the start"
+        ),
+    ] = 0
     upload_limit: Annotated[
         int, _means("kilobytes (1000 bytes) a second that peers are given, all together; 0: as many as there are")
     ] = 0
@@ -187,6 +201,17 @@ def known_settings() -> dict[str, Known]:
     return found
 
 
+def allowed(key: str) -> str:
+    """What a setting's value may be, in words."""
+    if key in _BOUNDS:
+        low, high = _BOUNDS[key]
+        return f"{low} to {high}"
+    if key in _WORDS:
+        return ", ".join(_WORDS[key])
+    kinds = {bool: "true or false", tuple[str, ...]: "a list of texts", str | None: "a text, or nothing"}
+    return kinds.get(known_settings()[key].type, "")
+
+
 def _get(config: Config, key: str) -> Any:
     section, _, name = key.partition(".")
     return getattr(getattr(config, section), name)
@@ -243,6 +268,7 @@ _BOUNDS = {
     "net.upload_slots": (1, 256),
     "net.bulk_port": (0, 65_535),
     "net.upload_quota_mb": (0, 100_000_000),
+    "registry.quota_mb": (0, 1_000_000_000),
     "net.relay_limit": (64, 10_000_000),
 }
 _WORDS = {"log.format": ("auto", "text", "json"), "log.level": ("debug", "info", "warning", "error")}

@@ -155,7 +155,7 @@ async def run(paths: Paths, config: configuration.Config, settings: tuple[config
             await nursery.start(node.rollbacks.run)
             if config.net.enabled:
                 await nursery.start(node.network.run)
-                await node.join_topics()
+            await node.join_topics()
             await nursery.start(Updates(node).run)
             until_served.pop_all()  # from here the server releases it
             await nursery.start(RpcServer(bound, node, methods.TABLE).run)

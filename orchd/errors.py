@@ -693,6 +693,13 @@ class PeerBusy(PeerRefused):
     default_hint = "It will answer later; meanwhile others that have the adapter are asked."
 
 
+class PeerIsSelf(BadRequest):
+    """The peer that is meant is this node."""
+
+    code = 4014
+    default_hint = "Give the address or id of another node: `orchctl net status` there prints them."
+
+
 # ---- 50xx training and language models -----------------------------------------------------------------------
 
 

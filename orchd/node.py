@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -262,6 +263,10 @@ class Node:
     async def join_topics(self) -> None:
         """At the start: the topics of the last time, and those of the bases that are here."""
         for name in await in_thread(self.topics.list):
+            if not unicodedata.is_normalized("NFC", name):  # kept by an orchd that did not look
+                LOG.warning("%r is no name for a topic and is forgotten", name)
+                await in_thread(self.topics.remove, name)
+                continue
             try:
                 await self.network.join(name, await in_thread(self.topics.secret, name))
             except TopicInvalid as error:

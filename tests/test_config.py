@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from orchd.cli.nouns.config import human
-from orchd.config import Config, Setting, known_settings, load
+from orchd.config import Config, Setting, allowed, known_settings, load
 from orchd.errors import ConfigInvalid
 
 
@@ -148,6 +148,18 @@ def test_each_setting_says_what_it_is_for() -> None:
     meanings = [known.meaning for known in known_settings().values()]
     assert all(meanings)
     assert len(set(meanings)) == len(meanings)
+
+
+def test_each_setting_says_what_it_may_be() -> None:
+    assert all(allowed(key) for key in known_settings())
+    assert allowed("net.relay_limit") == "64 to 10000000"
+    assert allowed("log.format") == "auto, text, json"
+
+
+def test_lists_in_variables_and_flags(tmp_path: Path) -> None:
+    both = "/ip4/0.0.0.0/tcp/4001,/ip6/::/tcp/4001"
+    assert _load(tmp_path, environ={"ORCHD_NET__LISTEN": both})[0].net.listen == tuple(both.split(","))
+    assert _load(tmp_path, flags={"net.listen": ""})[0].net.listen == ()
 
 
 def test_the_page_of_settings_is_up_to_date() -> None:

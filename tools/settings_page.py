@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from orchd.cli.nouns.config import toml
-from orchd.config import known_settings
+from orchd.config import allowed, known_settings
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "settings.md"
 HEAD = """# Settings
@@ -18,17 +18,24 @@ The daemon reads them when it starts: from `~/.config/orchd/config.toml` (under 
 `config.toml`), from variables, and from flags of `orchd`; later ones win. `orchctl config show` prints them all, as
 they are now and in the form of that file. Written by `make settings` from `orchd/config.py`.
 
-| setting | default | variable | what it is for |
-|---|---|---|---|
+In a variable, and in `orchd --set KEY=VALUE`, a list is its texts with commas between them, without quotes
+(`--set net.listen=/ip4/0.0.0.0/tcp/4001,/ip6/::/tcp/4001`); nothing after the `=` is an empty list, or no text.
+
+| setting | default | allowed | variable | what it is for |
+|---|---|---|---|---|
 """
 
 
 def page() -> str:
     rows = (
-        f"| `{key}` | `{toml(known.default)}` | `ORCHD_{key.upper().replace('.', '__')}` | {known.meaning} |\n"
+        (f"`{key}`", f"`{toml(known.default)}`", allowed(key), f"`{_variable(key)}`", known.meaning)
         for key, known in known_settings().items()
     )
-    return HEAD + "".join(rows)
+    return HEAD + "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _variable(key: str) -> str:
+    return f"ORCHD_{key.upper().replace('.', '__')}"
 
 
 def main(arguments: list[str]) -> int:

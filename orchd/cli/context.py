@@ -88,7 +88,9 @@ class Context:
 
     def show(self, result: Any, human: Callable[[Any], str] = str) -> None:
         """The result: JSON for programs, `human(result)` for people."""
-        text = self._json(result) if self.json else human(result)
+        from orchd.cli.text import printable
+
+        text = self._json(result) if self.json else printable(human(result))
         if text:
             print(text, file=self.out, flush=True)
 
@@ -97,10 +99,11 @@ class Context:
             shown = {name: getattr(error, name) for name in ("code", "name", "message", "hint", "page", "field")}
             print(self._json({"error": shown}), file=self.out, flush=True)
             return
-        from orchd.cli.text import painted
+        from orchd.cli.text import painted, printable
 
         word = painted("error:", "red", self.err, self.environ)
-        print(f"{word} {error.message} [E{error.code}]\n  {error.hint}", file=self.err, flush=True)
+        told = printable(f"{error.message} [E{error.code}]\n  {error.hint}")
+        print(f"{word} {told}", file=self.err, flush=True)
 
     def show_detached(self, job: str) -> None:
         if self.json:

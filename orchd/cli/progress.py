@@ -59,7 +59,7 @@ class Bar:
         parts = [
             self._label,
             self._signs[0] * filled + self._signs[1] * (WIDTH - filled),
-            _amount(done, total, progress["unit"]),
+            amount(done, total, progress["unit"]),
             *self._figures(progress.get("figures", {}), progress["unit"]),
         ]
         if progress.get("eta_s"):
@@ -117,13 +117,16 @@ class Sparkline:
         return [self._values[round(at * last / (SPARKS - 1))] for at in range(SPARKS)]
 
 
-def _amount(done: float, total: float, unit: str) -> str:
+def amount(done: float, total: float, unit: str) -> str:
+    """12/100 steps, 1.0 MB of 3.9 MB."""
     if unit == "bytes":
         return f"{size(done)} of {size(total)}"
     return f"{done:g}/{total:g} {unit}"
 
 
 def _figure(name: str, value: object, unit: str) -> str:
+    if name == "waits":  # why nothing moves
+        return str(value)
     if name == "rate" and unit == "bytes" and isinstance(value, int | float):
         return f"{size(value)}/s"
     return f"{name} {f'{value:.4g}' if isinstance(value, float) else value}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
@@ -12,7 +13,15 @@ ID_CHARACTERS = 10
 TIMES = frozenset({"created_ms", "received_ms"})
 """Fields of results that hold a time, in milliseconds since 1970."""
 
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+"""What moves the cursor, changes colours or the title, or turns the direction of text. Peers write texts, too."""
+
 COLOURS = {"red": "31", "green": "32", "yellow": "33", "dim": "2"}
+
+
+def printable(text: str) -> str:
+    """With control characters shown as what they are, `\\x1b`; ends of lines and tabs stay."""
+    return CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]], empty: str = "nothing yet") -> str:

@@ -163,6 +163,12 @@ class Jobs:
         nursery.start_soon(partial(self._run, entry, partial(self._work_locally, entry, work)))
         return entry.job
 
+    def under_way(self, kind: str, note: Any) -> Job | None:
+        """A job with that note which has not ended and was not asked to."""
+        jobs = (entry.job for entry in self._live.values())
+        going = (State.QUEUED, State.RUNNING)
+        return next((job for job in jobs if job.state in going and (job.kind, job.note) == (kind, note)), None)
+
     async def wait(self, job_id: str) -> Job:
         """The job, once it has ended. Cancelling the wait doesn't touch the job."""
         entry = self._live.get(job_id)

@@ -25,7 +25,7 @@ from typing import TypeVar
 import trio
 from libp2p.peer.id import ID
 
-from orchd.errors import PeerBusy, PeerMisbehaved, PeerRefused, PeerTimeout, PeerUnreachable
+from orchd.errors import PeerMisbehaved, PeerTimeout, PeerUnreachable
 from orchd.net import messages
 from orchd.net.messages import HEADER, BulkAt, Failed, Reply, Request
 
@@ -96,8 +96,7 @@ class Line:
         """The next answer. Raises `PeerBusy`, `PeerRefused` or `PeerMisbehaved` too."""
         reply = messages.decode_reply(self.frame(messages.REPLY_LIMIT))
         if isinstance(reply, Failed):
-            busy = reply.reason in (messages.BUSY, messages.QUOTA)
-            raise (PeerBusy if busy else PeerRefused)(f"{self.peer} answers: {reply.reason}")
+            raise messages.refusal(self.peer, reply.reason)
         if not isinstance(reply, wanted):
             raise PeerMisbehaved(f"{self.peer} answered with another kind of message")
         return reply

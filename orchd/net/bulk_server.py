@@ -76,6 +76,22 @@ class BulkServer:
         self._context: ssl.SSLContext | None = None
         self._certificate = b""
 
+    def check_port(self) -> None:
+        """Warn when the port of the settings can't be had: nothing is listened on before somebody asks."""
+        for host in self._hosts if self._port else ():
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            with socket.socket(family) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                try:
+                    probe.bind((host, self._port))
+                except OSError as error:
+                    log.warning(
+                        "net.bulk_port = %s can't be listened on at %s (%s): adapters are given over libp2p, slower",
+                        self._port, host, error.strerror,
+                    )  # fmt: skip
+
     async def answer(self, peer: ID, host: str, request: OpenBulk) -> Reply:
         """A way in for `peer`, whose address is `host`."""
         now = trio.current_time()

@@ -15,6 +15,8 @@ from typing import Any
 
 from libp2p.abc import INotifee
 
+from orchd.errors import ConfigInvalid
+
 #: Audit events of CPython that reach outside (https://docs.python.org/3/library/audit_events.html).
 EVENTS = {
     "socket.connect": "connect",
@@ -26,13 +28,19 @@ EVENTS = {
 
 
 class Capture:
-    """Writes into `folder`, which is made when it is not there."""
+    """Writes into `folder`, which is made when it is not there. Raises `ConfigInvalid`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
         self._numbers = itertools.count(1)
-        _audit_into(folder / "connects.txt")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _audit_into(folder / "connects.txt")
+        except OSError as error:
+            why = f"net.capture = {str(folder)!r}: nothing can be written there: {error.strerror}"
+            raise ConfigInvalid(
+                why, hint="Give a folder that is yours, or one to be made.", field="net.capture"
+            ) from None
 
     def notifee(self) -> INotifee:
         """What a swarm tells of its new streams."""

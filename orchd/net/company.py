@@ -11,12 +11,13 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
+from weakref import WeakSet
 
 import trio
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
-from orchd.errors import PeerBlocked, PeerUnreachable
+from orchd.errors import PeerBlocked, PeerIsSelf, PeerUnreachable
 from orchd.net import hardening, pulse
 from orchd.net.context import Context, address_of
 from orchd.net.door import Door
@@ -40,6 +41,8 @@ REMEMBERED_FIRST_S, REMEMBERED_PAUSE_S, REMEMBERED_PAUSE_MAX_S = 1.0, 5.0, 300.0
 DIALS = 4
 #: A member whose connection went through a relay is sought again after so many seconds, by chance: so does the other.
 AGAIN_S = (1.0, 5.0)
+#: A peer that the user connects to may take this long, in seconds, to say that it is one of us, or to hang up.
+SETTLE_S = 2.0
 
 
 class Company:
@@ -51,10 +54,14 @@ class Company:
         #: When peers came, in seconds of trio's clock.
         self._since: dict[ID, float] = {}
         self._lost = trio.Event()
+        #: Connections on which the other end has answered our greeting; the event is for that and for losses.
+        self._greeted: WeakSet[Any] = WeakSet()
+        self._settled = trio.Event()
         self._dials = trio.CapacityLimiter(DIALS)
 
     def start(self) -> None:
         """Guard the door, feel the pulse, seek peers."""
+        self._context.book.forget(str(self._host.id))  # kept by an orchd that connected to itself
         hardening.guard_inbound(self._host.swarm, Door(self.is_banned, self._context.count).passing)
         self._spawn(pulse.run, self._host)
         for text in self._context.bootstrap:
@@ -70,7 +77,10 @@ class Company:
         )
 
     def is_unwelcome(self, peer: ID) -> bool:
-        return str(peer) in self._context.blocked or self.is_banned(str(peer)) or self.is_banned(self.place_of(peer))
+        """Also this node itself, at one of its own addresses."""
+        if peer == self._host.id or str(peer) in self._context.blocked:
+            return True
+        return self.is_banned(str(peer)) or self.is_banned(self.place_of(peer))
 
     def place_of(self, peer: ID) -> str:
         """Where a connected peer comes from; nothing for this machine, for a relayed one, and for one that is not
@@ -130,17 +140,43 @@ class Company:
     # ---- connecting ---------------------------------------------------------------------------------------------
 
     async def connect(self, peer: ID, addresses: Sequence[Multiaddr]) -> None:
-        """Reach a peer. Raises `PeerUnreachable` or `PeerBlocked`."""
+        """Reach a peer. Raises `PeerUnreachable`, `PeerBlocked` or `PeerIsSelf`."""
+        if peer == self._host.id:
+            raise PeerIsSelf(f"{peer} is this node", field="address")
         if str(peer) in self._context.blocked:
             raise PeerBlocked(f"{peer} is blocked here")
         if self.is_unwelcome(peer):
             raise PeerBlocked(f"{peer} is banned here", hint=f"`orchctl net unban {peer}` lifts it.")
+        allowed = [address for address in addresses if not self._banned_place(address)]
+        if addresses and not allowed:
+            place = self._banned_place(addresses[0])
+            hint = f"`orchctl net unban {place}` lifts it."
+            raise PeerBlocked(f"{place}, where {peer} is, is banned here", hint=hint)
         self._context.count("dials")
         try:
-            await self._host.connect(peer, addresses)
+            await self._host.connect(peer, allowed)
         except PeerUnreachable:
             self._context.count("dials_failed")
             raise
+
+    def _banned_place(self, address: Multiaddr) -> str:
+        """The place that an address leads to if that is banned, else nothing."""
+        place = "" if reach.is_this_machine(str(address)) else reach.network_of(reach.ip_of(str(address)))
+        return place if place and self.is_banned(place) else ""
+
+    async def connect_for_good(self, peer: ID, addresses: Sequence[Multiaddr]) -> None:
+        """As `connect`, and see that it lasts: who has banned this node hangs up only when it knows the key."""
+        await self.connect(peer, addresses)
+        with trio.move_on_after(SETTLE_S):
+            while self._host.connected(peer) and not any(map(self._is_settled, self._host.connections(peer))):
+                await self._settled.wait()
+        if not self._host.connected(peer):
+            hint = "Ask who runs it, or try again in a while."
+            raise PeerUnreachable(f"{peer} hung up at once: it may have banned this node, or have no room", hint=hint)
+
+    def _is_settled(self, connection: Any) -> bool:
+        """Whether the other end wants it: it has answered on it, or it was who connected."""
+        return connection in self._greeted or _is_inbound(connection)
 
     def meet(self, peer: ID, addresses: Sequence[Multiaddr]) -> None:
         """Somebody has been found: connect, in the background, unless there is a reason not to."""
@@ -176,7 +212,7 @@ class Company:
     def came(self, connection: Any) -> None:
         """A connection is there that is welcome."""
         self._since.setdefault(connection.muxed_conn.peer_id, trio.current_time())
-        if "inbound" not in str(connection.direction).lower():
+        if not _is_inbound(connection):
             return
         if is_through_relay(connection):
             self._context.count("inbound_relayed")
@@ -189,8 +225,10 @@ class Company:
 
     def reached(self, peer: ID) -> None:
         """It is one of us, and this node has dialled it: remember where."""
+        self._greeted.update(self._host.connections(peer))
+        self._settle()
         for connection in self._host.swarm.get_connections(peer):
-            is_ours = "outbound" in str(connection.direction).lower() and not is_through_relay(connection)
+            is_ours = not _is_inbound(connection) and not is_through_relay(connection)
             if is_ours and (address := address_of(connection)):
                 self._context.book.reached(str(peer), address, self._context.clock())
 
@@ -202,6 +240,11 @@ class Company:
             self._since.pop(connection.muxed_conn.peer_id, None)
         self._lost.set()
         self._lost = trio.Event()
+        self._settle()
+
+    def _settle(self) -> None:
+        self._settled.set()
+        self._settled = trio.Event()
 
     async def _keep_bootstrap(self, text: str) -> None:
         """Stay connected to a configured peer."""
@@ -242,6 +285,10 @@ class Company:
         """An address that is none any more (the file may have been written by hand) is passed over."""
         with suppress(Exception):
             self.meet(parse_peer_id(entry.peer), [Multiaddr(address) for address in entry.addresses])
+
+
+def _is_inbound(connection: Any) -> bool:
+    return "inbound" in str(connection.direction).lower()
 
 
 def _place(addresses: Sequence[Multiaddr]) -> str:

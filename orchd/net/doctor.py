@@ -86,10 +86,13 @@ async def _settings_peers(node: Node, context: Context, config: NetConfig) -> Ch
     name = "peers of the settings"
     if not config.bootstrap:
         return _check(name, Finding.OFF, "none", "Needed only where no other way works: net.bootstrap = [ADDRESS].")
-    failures = [why for text in config.bootstrap if (why := await _dial(node, text))]
-    reached = f"{len(config.bootstrap) - len(failures)} of {len(config.bootstrap)} reached"
+    others = [text for text in config.bootstrap if parse_peer_address(text)[0] != node.host.id]
+    if not others:
+        return _check(name, Finding.WARNING, "none but this node itself", "Put another's address in net.bootstrap.")
+    failures = [why for text in others if (why := await _dial(node, text))]
+    reached = f"{len(others) - len(failures)} of {len(others)} reached"
     if failures:
-        finding = Finding.WARNING if len(failures) < len(config.bootstrap) else Finding.FAILED
+        finding = Finding.WARNING if len(failures) < len(others) else Finding.FAILED
         return _check(name, finding, f"{reached}; {failures[0]}", "Is that node up, and its port open to this machine?")
     return _check(name, Finding.OK, reached)
 
@@ -114,7 +117,7 @@ async def _dial(node: Node, *addresses: str) -> str:
     try:
         ways = [parse_peer_address(address) for address in addresses]
         peer = ways[0][0]
-        if peer == node.host.id or node.host.connected(peer):
+        if node.host.connected(peer):
             return ""
         await node.company.connect(peer, [way for _, way in ways])
     except OrchdError as error:

@@ -60,12 +60,13 @@ OpenChannel = Callable[[ID], AbstractAsyncContextManager[Channel]]
 @dataclass(frozen=True)
 class Transferred:
     """How far a fetch is: bytes done and in all (what was here before counts as done), how many peers bring some now,
-    and bytes a second."""
+    and bytes a second. `waits`: while nobody brings any, why a peer does not."""
 
     done: int
     total: int
     peers: int = 0
     rate: float = 0.0
+    waits: str = ""
 
 
 Progress = Callable[[Transferred], None]
@@ -159,6 +160,8 @@ class Download:
         #: Who brings something now, and how many good chunks each has brought.
         self._bringing: set[ID] = set()
         self._brought: dict[ID, int] = {}
+        #: Who is busy, or has given its share, and what it says.
+        self._busy: dict[ID, str] = {}
 
     async def run(self, providers: Search) -> None:
         """Fetch what is missing. Raises the worst of what the peers did when none is left."""
@@ -214,6 +217,9 @@ class Download:
             except PeerBusy as error:
                 busy = 1 if self._brought.get(peer, 0) > before else busy + 1
                 self._failures.append(error)
+                if self._busy.get(peer) != error.message:
+                    log.info("%s", error)
+                self._busy[peer] = error.message
             except OrchdError as error:
                 failures = 1 if self._brought.get(peer, 0) > before else failures + 1
                 self._failures.append(error)
@@ -221,6 +227,8 @@ class Download:
                 self._plan.lost(peer)
                 self._bringing.discard(peer)
                 self._wake()
+            if busy:
+                self._tell()
             await trio.sleep(BUSY_PAUSE_S * min(busy, 8))
 
     # ---- over a stream ------------------------------------------------------------------------------------------
@@ -261,11 +269,13 @@ class Download:
             return None
         try:
             way = await channel.ask(OpenBulk(adapter=self._adapter), BulkAt)
-            return await bulk.reach(host, way, peer), way
+            line = await bulk.reach(host, way, peer)
         except OrchdError as error:
             self._no_bulk.add(peer)
             log.info("no bulk channel: %s", error)
             return None
+        self._count("bulk_channels_used", 1)
+        return line, way
 
     async def _bring_in_bulk(self, line: Line, way: BulkAt) -> None:
         before = self._brought.get(line.peer, 0)
@@ -377,6 +387,7 @@ class Download:
         good = part.good
         now, entry = trio.current_time(), self._entries[good.file]
         self._bringing.add(peer)
+        self._busy.pop(peer, None)
         self._count("bytes_fetched", part.heard)
         self._plan.heard(peer, part.heard, now)
         for chunk in range(good.first, good.end):
@@ -395,7 +406,8 @@ class Download:
     def _tell(self) -> None:
         now = trio.current_time()
         rate = sum(self._plan.speed(peer, now) for peer in self._bringing)
-        self._progress(Transferred(self._total - self._plan.left, self._total, len(self._bringing), rate))
+        waits = "" if self._bringing else next(iter(self._busy.values()), "")
+        self._progress(Transferred(self._total - self._plan.left, self._total, len(self._bringing), rate, waits))
 
     def _wake(self) -> None:
         self._changed.set()

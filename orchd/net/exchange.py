@@ -83,8 +83,7 @@ class Channel:
             raise PeerRefused(f"{self.peer} closed the stream instead of answering")
         reply = messages.decode_reply(body)
         if isinstance(reply, Failed):
-            busy = reply.reason in (messages.BUSY, messages.QUOTA)
-            raise (PeerBusy if busy else PeerRefused)(f"{self.peer} answers: {reply.reason}")
+            raise messages.refusal(self.peer, reply.reason)
         if not isinstance(reply, wanted):
             raise PeerMisbehaved(f"{self.peer} answered with another kind of message")
         return reply

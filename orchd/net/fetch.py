@@ -11,7 +11,7 @@ from pathlib import Path
 import trio
 from libp2p.peer.id import ID
 
-from orchd.errors import AdapterRevoked, DiskFull, OrchdError, PeerBlocked, Refused
+from orchd.errors import AdapterRevoked, DiskFull, NoProvider, OrchdError, PeerBlocked, Refused
 from orchd.identity import KEY_PREFIX
 from orchd.net import exchange
 from orchd.net.context import Context
@@ -29,6 +29,9 @@ from orchd.registry.registry import Admission, Registry
 
 log = logging.getLogger(__name__)
 
+#: Peers that are known at the start are expected within so many seconds, and looked for this often.
+COMING_S, COMING_LOOK_S = 10.0, 0.1
+
 
 async def fetch(
     node: Node,
@@ -40,15 +43,37 @@ async def fetch(
 ) -> Admission:
     """The adapter, admitted. With `peers` only those are asked; `checks` come after the door's own.
 
-    Raises `NoProvider`, what the last peer did (`DigestMismatch`, `PeerTimeout`, …), or the door's refusal.
+    Raises `NoProvider`, `AdapterRevoked`, what the last peer did (`DigestMismatch`, `PeerTimeout`, …), or the door's
+    refusal.
     """
     id = text_id(ADAPTER, adapter)
     context.events.emit("adapter.fetching", {"id": id, "peers": [str(peer) for peer in peers]})
+    if not peers:
+        await _company(node, context)
     async with _providers(node, context, adapter, peers) as providers:
-        manifest = await providers.first()
+        try:
+            manifest = await providers.first()
+        except NoProvider as error:
+            raise await trio.to_thread.run_sync(_nobody, context.registry, id, error) from None
         async with _door(context, manifest):
             await trio.to_thread.run_sync(context.registry.check_record, manifest)
         return await _fetch_files(node, context, manifest, providers, progress, checks)
+
+
+async def _company(node: Node, context: Context) -> None:
+    """Just after the start, peers that this node knows of are being dialled: wait for the first of them."""
+    with trio.move_on_at(node.begun + COMING_S):
+        while not node.news.members() and (context.bootstrap or context.book.peers()):  # noqa: ASYNC110 - no event tells
+            await trio.sleep(COMING_LOOK_S)
+
+
+def _nobody(registry: Registry, id: str, error: NoProvider) -> OrchdError:
+    """Whoever had it may not give it any more because it was revoked."""
+    if said := registry.people.revoked().get(id):
+        return AdapterRevoked(f"{id} was {said}")
+    if said := registry.people.said_revoked().get(id):
+        return NoProvider(f"{error.message}; it was {said}")
+    return error
 
 
 async def peek(node: Node, context: Context, adapter: bytes) -> Verified[Manifest]:

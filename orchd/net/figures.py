@@ -19,6 +19,7 @@ MEANINGS = {
     "announcements_failed": "Announcements on the DHT that no server took",
     "bans": "Peers and places banned for what they did",
     "bulk_channels": "Bulk channels that peers opened here",
+    "bulk_channels_used": "Bulk channels that this node opened at peers",
     "bytes_fetched": "Bytes of adapters that came from peers",
     "bytes_in": "Bytes read from sockets",
     "bytes_out": "Bytes written to sockets",

@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 #: Bytes of one write: 65,519 of a Noise message less 12 of a Yamux header.
 WRITE_SIZE = 65_507
 LISTEN_HINT = "`net.listen` takes addresses such as /ip4/0.0.0.0/tcp/4001: no /p2p/ in them, and a port up to 65535."
+PEER_ID_HINT = "A peer id reads like 12D3Koo...: `orchctl net peers` shows those of connected peers."
 READ_SIZE = 1 << 20
 #: How long one address may take to be reached, and how long before the next one is tried beside it, in seconds.
 DIAL_TIMEOUT_S, DIAL_STAGGER_S = 10.0, 1.0
@@ -176,7 +177,8 @@ class Host:
                 with trio.move_on_after(DIAL_STAGGER_S):
                     await failed.wait()
         if not self.connected(peer):
-            why = "; ".join(failures) or "no address is known"
+            cut_off = "it hung up at once: it may have banned this node, or where it is is banned here"
+            why = "; ".join(failures) or (cut_off if addresses else "no address is known")
             raise PeerUnreachable(f"{peer} can't be reached: {why[:400]}")
 
 
@@ -276,7 +278,7 @@ def parse_peer_id(text: str, field: str = "peers") -> ID:
     except Exception:
         peer = ID(b"")
     if not peer.to_bytes().startswith(PEER_ID_FORMS):
-        raise AddressInvalid(f"{text[:80]!r} is no peer id", field=field)
+        raise AddressInvalid(f"{text[:80]!r} is no peer id", hint=PEER_ID_HINT, field=field)
     return peer
 
 
@@ -299,6 +301,9 @@ def ban_subject(text: str) -> str:
     except ValueError:
         if text.endswith("/64") and ":" in text:
             return text
+        if text.strip("0123456789./") == "" or ":" in text:
+            hint = "Give one address, such as 192.0.2.7 or 2001:db8::7, or a peer id."
+            raise AddressInvalid(f"{text[:80]!r} is no IP address", hint=hint, field="subject") from None
         return str(parse_peer_id(text, field="subject"))
     return network_of(text)
 
@@ -318,7 +323,9 @@ def _parse(text: str, hint: str | None = None, field: str = "address") -> Multia
     try:
         return Multiaddr(text)
     except Exception as error:
-        raise AddressInvalid(f"{text[:120]!r} is no address: {str(error)[:200]}", hint=hint, field=field) from None
+        why = str(error).removeprefix(f"Invalid MultiAddr {text!r}: ").removesuffix(f" (string: {text})")
+        told = f"{text[:120]!r} is no address: {ascii(why)[1:-1][:200]}"
+        raise AddressInvalid(told, hint=hint, field=field) from None
 
 
 def _host_and_port(address: Multiaddr) -> tuple[int, str, int]:

@@ -39,15 +39,17 @@ async def run(node: Node, capture: Capture | None = None) -> None:
     """Advertise this node and meet those that are heard, until cancelled. Without multicast: log it, do nothing."""
     token = trio.lowlevel.current_trio_token()
 
+    meets = [node.company.meet]
+
     def found(peer: ID, addresses: list[Multiaddr]) -> None:
         """Called in a thread of zeroconf."""
-        with suppress(trio.RunFinishedError):
-            token.run_sync_soon(node.company.meet, peer, addresses)
+        with suppress(trio.RunFinishedError, IndexError):
+            token.run_sync_soon(meets[0], peer, addresses)
 
     name = "".join(random.SystemRandom().choices(string.ascii_lowercase + string.digits, k=32))
     try:
         addresses = list(map(str, node.host.direct_addresses()))
-        service = await trio.to_thread.run_sync(_start, name, addresses, found, capture)
+        stop = await trio.to_thread.run_sync(start, name, addresses, found, capture)
     except OSError as error:
         log.warning("no mDNS on this machine: %s", error)
         node.mdns_failure = str(error)
@@ -55,12 +57,14 @@ async def run(node: Node, capture: Capture | None = None) -> None:
     try:
         await trio.sleep_forever()
     finally:
+        # Threads of zeroconf may outlive the daemon's end; they must not hold the node and all that it has open.
+        meets.clear()
         with trio.CancelScope(shield=True), trio.move_on_after(GOODBYE_S):
-            await trio.to_thread.run_sync(service.close, abandon_on_cancel=True)  # type: ignore[call-arg]
+            await trio.to_thread.run_sync(stop, abandon_on_cancel=True)  # type: ignore[call-arg]
 
 
-def _start(name: str, addresses: list[str], found: Found, capture: Capture | None) -> Zeroconf:
-    """Blocks for about a second: the name is probed for first."""
+def start(name: str, addresses: list[str], found: Found, capture: Capture | None) -> Callable[[], None]:
+    """What ends it all again, with its threads. Blocks for about a second: the name is probed for first."""
     zeroconf = Zeroconf()
     if capture is not None:
         _tap(zeroconf, capture)
@@ -74,8 +78,13 @@ def _start(name: str, addresses: list[str], found: Found, capture: Capture | Non
             for peer, ways in peers_in(heard).items():
                 found(peer, ways)
 
-    ServiceBrowser(zeroconf, SERVICE, handlers=[changed])
-    return zeroconf
+    browser = ServiceBrowser(zeroconf, SERVICE, handlers=[changed])
+
+    def stop() -> None:
+        browser.cancel()  # `close` leaves its thread
+        zeroconf.close()
+
+    return stop
 
 
 def service_info(name: str, addresses: list[str]) -> ServiceInfo:

@@ -16,7 +16,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from orchd.errors import PeerMisbehaved, TopicInvalid
+from orchd.errors import PeerBusy, PeerMisbehaved, PeerRefused, TopicInvalid
 from orchd.net.policy.repair import Parts
 from orchd.records.manifest import MANIFEST_LIMIT, Count, Digest
 from orchd.records.revocation import REVOCATION_LIMIT
@@ -149,6 +149,15 @@ class Failed(_Message, frozen=True, kw_only=True, tag="failed"):
 
 
 UNKNOWN, BUSY, QUOTA, MALFORMED, BROKEN = "unknown", "busy", "quota", "malformed", "failed"
+_LATER = {BUSY: "serves others at the moment", QUOTA: "has given this node its share (net.upload_quota_mb) for now"}
+
+
+def refusal(peer: object, reason: str) -> PeerRefused:
+    """What a `Failed` means to whoever asked."""
+    if told := _LATER.get(reason):
+        return PeerBusy(f"{peer} {told}: it answers {reason!r}")
+    return PeerRefused(f"{peer} answers: {reason}")
+
 
 Request = Hello | Push | Reconcile | GetRecords | GetManifest | GetRange | OpenBulk
 Reply = Hello | Done | Reconciled | RecordsAre | ManifestIs | Range | BulkAt | Failed

@@ -14,12 +14,12 @@ from libp2p.peer.id import ID
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from orchd.config import NetConfig
-from orchd.errors import ListenFailed, NetworkDown, NotBanned, OrchdError
+from orchd.errors import AddressInvalid, ListenFailed, NetworkDown, NotBanned, OrchdError, PeerIsSelf
 from orchd.identity import Identity
 from orchd.net import doctor, hardening, messages, remembering
 from orchd.net import fetch as fetching
 from orchd.net.capture import Capture
-from orchd.net.context import Context, Topic
+from orchd.net.context import Context, Topic, address_of
 from orchd.net.doctor import Check
 from orchd.net.download import Progress, Transferred
 from orchd.net.figures import BanStatus, NetworkStats, PeerStatus, bans_of, gauges, live_counters, peer_status
@@ -30,7 +30,7 @@ from orchd.net.node import Node
 from orchd.net.partial import tidy
 from orchd.net.policy.book import Banned, Book
 from orchd.net.policy.names import INVITE_ADDRESSES, Kind, check_secret, kind_of
-from orchd.net.policy.reach import is_relayed
+from orchd.net.policy.reach import is_relayed, why_not_a_place
 from orchd.net.records import freshness
 from orchd.net.upload import Transfers
 from orchd.records import Manifest, Record, Verified, parse_id
@@ -215,13 +215,18 @@ class Network:
         """The joined topics by name."""
         return [
             TopicStatus(
-                name=topic.name, kind=kind_of(topic.name), members=self._members(key), announced_at=topic.announced_ms
+                name=topic.name,
+                kind=kind_of(topic.name),
+                members=self.members([topic.name]),
+                announced_at=topic.announced_ms,
             )
-            for key, topic in sorted(self._context.topics.items(), key=lambda item: item[1].name)
+            for topic in sorted(self._context.topics.values(), key=lambda topic: topic.name)
         ]
 
-    def _members(self, key: bytes) -> int:
-        return len(self._node.news.members([key])) if self._node is not None else 0
+    def members(self, names: Sequence[str]) -> int:
+        """Other nodes that are connected under any of these topics, each counted once."""
+        keys = list(map(messages.topic_key, names))
+        return len(self._node.news.members(keys)) if self._node is not None else 0
 
     async def tell(self, record: Verified[Record], *, wait: bool = False) -> Taken:
         """Keep a record of this node, as if a peer had told it, and pass it on; who comes later pulls it.
@@ -301,19 +306,38 @@ class Network:
     # ---- peers --------------------------------------------------------------------------------------------------
 
     async def connect(self, address: str) -> str:
-        """Connect to `/ip4/…/tcp/…/p2p/…`; the peer's id. Raises `AddressInvalid`, `PeerUnreachable`, `NetworkDown`."""
+        """Connect to `/ip4/…/tcp/…/p2p/…`; the peer's id.
+
+        Raises `AddressInvalid`, `PeerUnreachable`, `PeerBlocked`, `PeerIsSelf`, `NetworkDown`.
+        """
         peer, way = parse_peer_address(address)
         node = self._running()
         node.company.forgive(peer)
-        await node.company.connect(peer, [way])
+        await node.company.connect_for_good(peer, [way])
         return str(peer)
+
+    def way_to(self, address: str) -> str:
+        """By which address the peer of this one is connected directly already, so that this one is not tried."""
+        peer, _ = parse_peer_address(address)
+        node = self._running()
+        return address_of(node.host.connections(peer)[0]) if node.host.is_direct(peer) else ""
+
+    def bannable(self, given: str) -> str:
+        """What a ban is on, as it is kept. Raises `AddressInvalid` or `PeerIsSelf`."""
+        subject = ban_subject(given)
+        if subject == self.peer_id:
+            raise PeerIsSelf(f"{subject} is this node", field="subject")
+        if why := why_not_a_place(given):
+            hint = "`orchctl net peers` shows the ids of peers, which can be banned wherever they are."
+            raise AddressInvalid(f"{given} {why}", hint=hint, field="subject")
+        return subject
 
     async def ban(self, subject: str, seconds: float | None = None, reason: str = "") -> BanStatus:
         """Have nothing to do with a peer (its id) or a place (an IP address) for so long, or until it is lifted.
 
-        Raises `AddressInvalid`.
+        Raises `AddressInvalid` or `PeerIsSelf`.
         """
-        subject, until = ban_subject(subject), None
+        subject, until = self.bannable(subject), None
         if seconds is not None:
             until = self._context.clock() + round(seconds * 1000)
         await self._change_book(lambda book: book.ban(Banned(subject=subject, until_ms=until, reason=reason)))
@@ -397,6 +421,9 @@ class Network:
         return NetworkStats(counters=dict(sorted(counters.items())), gauges=gauges(self._context, self._node))
 
     def _running(self) -> Node:
+        if not self._config.enabled:
+            hint = "Set net.enabled to true in the settings (docs/settings.md) and start the daemon again."
+            raise NetworkDown("the network is off: net.enabled is false", hint=hint)
         if self._node is None:
             why = f": {self._error}" if self._error else ""
             raise NetworkDown(f"the network is not running{why}")

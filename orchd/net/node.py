@@ -63,6 +63,7 @@ class Node:
 
     def __init__(self, host: Host, context: Context, nursery: trio.Nursery) -> None:
         self.host = host
+        self.begun = trio.current_time()
         self._context = context
         self._nursery = nursery
         self._names: dict[bytes, str] = {key: topic.name for key, topic in context.topics.items()}
@@ -105,6 +106,8 @@ class Node:
         basic.set_stream_handler(TProtocol(PROTOCOL), self._server.handle)
         swarm.register_notifee(_Connections(self))
         hardening.after_identify(basic, self._identified)
+        if self._context.transfers.bulk:
+            self._bulk.check_port()
         for name in self._names.values():
             self._announce_from_now(name)
         self.company.start()

@@ -45,6 +45,10 @@ class People:
         """What this author said when taking this adapter back; empty when they have not. It need not be here."""
         return revocation.of(self._index, self.view(), adapter, author)
 
+    def said_revoked(self) -> Mapping[str, str]:
+        """Of announced adapters too whose author is not known, where whoever announced them has revoked them."""
+        return {**revocation.claimed(self._index, self.view()), **self.revoked()}
+
     def containing(self, ids: Collection[str]) -> Mapping[str, Sequence[str]]:
         return revocation.containing(self._index, ids)
 

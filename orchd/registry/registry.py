@@ -503,7 +503,7 @@ class Registry:
             " ORDER BY n.created DESC, n.digest",
             (topic, digests),
         )
-        view, revoked = self.people.view(), self.people.revoked() if rows else {}
+        view, revoked = self.people.view(), self.people.said_revoked() if rows else {}
         return [
             AnnouncementRow(
                 adapter=adapter,

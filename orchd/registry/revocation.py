@@ -31,6 +31,11 @@ LEFT JOIN (SELECT adapter, author FROM received WHERE kind = $2) m ON m.adapter 
 WHERE r.kind = $1 ORDER BY r.since, r.digest
 """
 
+_CLAIMS = """
+SELECT r.adapter, n.author, r.author, r.envelope FROM received r JOIN announcement n ON n.adapter = r.adapter
+WHERE r.kind = $1 ORDER BY r.since, r.digest
+"""
+
 #: Revoked adapters that are not here, that something here contains, and whose author is not known.
 _UNPROVEN = """
 SELECT DISTINCT r.adapter FROM received r JOIN edge e ON e.parent = r.adapter
@@ -48,6 +53,25 @@ def revoked(index: Index, view: View) -> dict[str, str]:
     return found
 
 
+def claimed(index: Index, view: View) -> dict[str, str]:
+    """Announced adapters that everybody who announces them says to have revoked, with what one of them said, by id.
+
+    That is no proof: whoever announces an adapter may not have made it. One announcer without revocation is enough
+    to leave it out, so that nobody can make another's adapter look revoked.
+    """
+    rows = index.read(_CLAIMS, (REVOCATION,))
+    announcers: dict[str, set[str]] = {}
+    revokers: dict[str, dict[str, bytes]] = {}
+    for adapter, announcer, revoker, envelope in rows:
+        announcers.setdefault(adapter, set()).add(announcer)
+        revokers.setdefault(adapter, {}).setdefault(revoker, bytes(envelope))
+    return {
+        adapter: _said(next(iter(revokers[adapter].values())), "whoever announced it")
+        for adapter, keys in announcers.items()
+        if all(any(view.same(key, revoker) for revoker in revokers[adapter]) for key in keys)
+    }
+
+
 def of(index: Index, view: View, adapter: str, author: str) -> str:
     """What this author said when revoking this adapter, empty when they have not."""
     rows = index.read(
@@ -57,9 +81,9 @@ def of(index: Index, view: View, adapter: str, author: str) -> str:
     return next((_said(bytes(envelope)) for revoker, envelope in rows if view.same(author, revoker)), "")
 
 
-def _said(envelope: bytes) -> str:
+def _said(envelope: bytes, who: str = "its author") -> str:
     reason = verify(envelope, Revocation).record.reason.strip()
-    return "revoked by its author" + (f": {reason[:200]}" if reason else "")
+    return f"revoked by {who}" + (f": {reason[:200]}" if reason else "")
 
 
 def containing(index: Index, ids: Collection[str]) -> Mapping[str, tuple[str, ...]]:

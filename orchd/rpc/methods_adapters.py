@@ -20,7 +20,7 @@ from orchd.registry.registry import MIN_PREFIX, WHOLE_ID
 from orchd.registry.trust import ATTESTATION
 from orchd.registry.use import not_admitted
 from orchd.rpc.methods_jobs import JobStarted
-from orchd.rpc.methods_network import check_topic, full_name, join
+from orchd.rpc.methods_network import check_join, check_topic, full_name, join
 from orchd.rpc.methods_training import AdapterNamed
 from orchd.rpc.table import Params, Result, method
 
@@ -130,18 +130,30 @@ def _attestation(row: Received, trust: str) -> AttestationRow:
 
 
 class AdapterPublish(Params, frozen=True, kw_only=True):
+    """`preview` checks everything, says what would be done, and does nothing."""
+
     adapter: str
     topics: list[str]
+    preview: bool = False
+
+
+class PublishedUnder(Result, frozen=True, kw_only=True):
+    topic: str
+    members: int
 
 
 class Published(Result, frozen=True, kw_only=True):
-    """`members`: other nodes that are connected under the topics now. Open topics share an announcement, and each
-    private or LAN one has its own, which names no other."""
+    """`members`: other nodes that are connected under any of the topics now, `under`: under each of them. Open topics
+    share an announcement, and each private or LAN one has its own, which names no other. `joins`: topics that this
+    node was not in before."""
 
     adapter: AdapterRow
     announcements: list[str]
     topics: list[str]
     members: int
+    under: list[PublishedUnder]
+    joins: list[str]
+    preview: bool = False
 
 
 @method(
@@ -155,15 +167,26 @@ async def adapter_publish(node: Node, p: AdapterPublish) -> Published:
     if row.state != ADMITTED:
         raise await in_thread(not_admitted, node.registry, row)
     joined = {topic.name for topic in node.network.topics()}
-    for topic in topics:
-        if topic not in joined:
+    joins = [topic for topic in topics if topic not in joined]
+    for topic in joins:
+        await check_join(node, topic, None)
+    signed = []
+    if not p.preview:
+        for topic in joins:
             await join(node, topic)
-    signed = [await in_thread(_announce, node, row, names) for names in separately(topics)]
+        signed = [await in_thread(_announce, node, row, names) for names in separately(topics)]
     for announcement in signed:
         await node.network.tell(announcement)
     shown = await in_thread(node.registry.adapter, row.id)
-    members = sum(topic.members for topic in node.network.topics() if topic.name in topics)
-    return Published(adapter=shown, announcements=[one.id for one in signed], topics=list(topics), members=members)
+    return Published(
+        adapter=shown,
+        announcements=[one.id for one in signed],
+        topics=list(topics),
+        members=node.network.members(topics),
+        under=[PublishedUnder(topic=topic, members=node.network.members([topic])) for topic in topics],
+        joins=joins,
+        preview=p.preview,
+    )
 
 
 def _announce(node: Node, row: AdapterRow, topics: tuple[str, ...]) -> Verified[Announcement]:
@@ -203,18 +226,31 @@ async def adapter_fetch(node: Node, p: AdapterFetch) -> JobStarted:
 
 
 async def start_fetch(node: Node, adapter: str, peers: tuple[str, ...] = (), checks: tuple[Check, ...] = ()) -> Job:
-    """The job that brings an adapter, named by its whole id; `checks` come after the door's own."""
+    """The job that brings an adapter, named by its whole id; `checks` come after the door's own.
+
+    One that runs already with nothing else asked of it is the same job.
+    """
+    note = {"adapter": adapter, "peers": list(peers)}
+    if not checks and (running := node.jobs.under_way("fetch", note)) is not None:
+        return running
 
     async def work(context: LocalContext) -> Fetched:
+        waited = ""
+
         def progress(far: Transferred) -> None:
-            context.progress(far.done, far.total, "bytes", peers=far.peers, rate=round(far.rate))
+            nonlocal waited
+            if far.waits and far.waits != waited:
+                waited = far.waits
+                context.log(waited)
+            waits = {"waits": far.waits} if far.waits else {}
+            context.progress(far.done, far.total, "bytes", peers=far.peers, rate=round(far.rate), **waits)
 
         admission = await node.network.fetch(adapter, peers=peers, progress=progress, checks=checks)
         if admission.new:
             node.tell_admitted(admission)
         return Fetched(adapter=admission.row, new=admission.new)
 
-    return await node.jobs.submit_local("fetch", f"fetch {adapter[:12]}", work)
+    return await node.jobs.submit_local("fetch", f"fetch {adapter[:12]}", work, note=None if checks else note)
 
 
 def _resolve_offered(node: Node, text: str) -> str:

@@ -93,6 +93,8 @@ def decode_params(method: Method, raw: msgspec.Raw) -> Any:
         raise ParamsInvalid(f"{method.name}: {error}") from None
 
 
+_limit = re.compile(r"Expected `(?:int|float|str|array|object)` (of length )?([<>]=?) ([0-9.]+)")
+_words = {"<=": "at most", ">=": "at least", "<": "less than", ">": "more than"}
 _quoted = re.compile(r"field `([^`]+)`")
 _path = re.compile(r"at `\$\.?([^`]+)`")
 
@@ -108,6 +110,9 @@ def _params_invalid(method: Method, text: str) -> ParamsInvalid:
     if field:
         at = f"{at}.{field[1]}" if at else field[1]
         hint = f"Give `{at}` too." if "missing" in text else None
+    if (limit := _limit.search(text)) and at:
+        length, sign, number = limit.groups()
+        text = f"{at} has to be {f'{_words[sign]} {number} long' if length else f'{_words[sign]} {number}'}"
     if "got `array`" in text and not path:
         text, hint = "parameters are given by name, in an object", _takes(method, names)
     return ParamsInvalid(f"{method.name}: {text}", hint=hint, field=at)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,12 @@ class Daemon:
 
 @pytest.fixture(scope="module")
 def orchctl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    home = tmp_path_factory.mktemp("home")
-    made = Daemon(home)
+    with running(Daemon(tmp_path_factory.mktemp("home"))) as made:
+        yield made
+
+
+@contextmanager
+def running(made: Daemon) -> Iterator[Daemon]:
     reading, writing = os.pipe()
     process = subprocess.Popen(
         [sys.executable, "-m", "orchd.daemon", "--set", "net.enabled=false"],
@@ -63,6 +68,16 @@ def orchctl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         assert made("daemon", "stop") == "stopping\n"
         assert process.wait(timeout=20) == 0
     assert not Paths.from_env(made.environment).socket.exists()
+
+
+def test_topics_are_known_while_the_network_is_off(tmp_path: Path) -> None:
+    made = Daemon(tmp_path)
+    with running(made):
+        first = made.json("topic", "invite", "family")
+    with running(made):
+        again = made.json("topic", "invite", "family")
+        assert (again["topic"], again["new"]) == (first["topic"], False), "not another topic of that name"
+        assert [topic["label"] for topic in made.json("topic", "list")["topics"]] == ["private/family"]
 
 
 def test_the_node_shows_itself(orchctl: Daemon) -> None:

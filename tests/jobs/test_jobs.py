@@ -7,13 +7,15 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import msgspec
 import pytest
 import trio
 import trio.testing
 
+from orchd.cli.nouns.job import human_row
 from orchd.config import JobsConfig
 from orchd.errors import AdapterConfigRefused, AmbiguousId, JobFailed, JobNotRunning, JobUnknown, WorkerLost
 from orchd.jobs.entry import LocalContext, new_id
@@ -21,9 +23,12 @@ from orchd.jobs.eta import Estimate
 from orchd.jobs.events import EventLog, Subscription
 from orchd.jobs.jobs import Jobs
 from orchd.jobs.states import TRANSITIONS, Job, State, move
+from orchd.net import Transferred
+from orchd.node import Node
 from orchd.registry.index import Index
 from orchd.registry.journal import Journal
 from orchd.registry.local import Local
+from orchd.rpc.methods_adapters import start_fetch
 from tests.jobs import fake_worker
 from tests.jobs.fake_worker import CountResult, CountSpec
 
@@ -357,6 +362,33 @@ async def test_local_jobs(house: House) -> None:
         await jobs.cancel(waiting.id)
         assert (await jobs.wait(waiting.id)).state is State.CANCELLED
         await jobs.cancel(blocker.id)
+
+
+async def test_an_adapter_is_fetched_by_one_job_which_says_what_it_waits_for(house: House) -> None:
+    told = trio.Event()
+
+    async def fetch(adapter: str, *, progress: Callable[[Transferred], None], **how: Any) -> None:
+        for _ in range(2):
+            progress(Transferred(1_500_000, 4_000_000, waits="p has given its share"))
+        told.set()
+        await trio.sleep_forever()
+
+    async with house.running() as (jobs, _):
+        node = cast(Node, SimpleNamespace(jobs=jobs, network=SimpleNamespace(fetch=fetch)))
+        first = await start_fetch(node, "adp_x")
+        await told.wait()
+        assert (await start_fetch(node, "adp_x")).id == first.id
+        others = [await start_fetch(node, "adp_x", ("peer",)), await start_fetch(node, "adp_y")]
+        assert len({first.id, *(job.id for job in others)}) == 3, "other peers are asked, or for another one"
+        assert await jobs.logs(first.id) == ["p has given its share"]
+        shown = human_row(msgspec.to_builtins(await jobs.get(first.id)))
+        assert "p has given its share" in shown
+        assert "1.5 MB of 4.0 MB" in shown
+        await jobs.cancel(first.id)
+        again = await start_fetch(node, "adp_x")
+        assert again.id != first.id, "one that was told to stop is no help"
+        for job in (*others, again):
+            await jobs.cancel(job.id)
 
 
 async def test_list_pages_filters_and_prefixes(house: House) -> None:

@@ -60,8 +60,21 @@ async def test_large_files_come_in_bulk(tmp_path: Path) -> None:
         giver, taker, manifest = await giver_and_taker(made)
         await taker.network.fetch(manifest.id)
         assert giver.network.stats().counters["bulk_channels"] == 1
+        assert taker.network.stats().counters["bulk_channels_used"] == 1
         assert giver.network.stats().counters["bytes_served"] == manifest.record.size
         assert taker.registry.is_whole(manifest.id)
+
+
+@pytest.mark.parametrize("is_bulk", [True, False])
+async def test_a_port_that_is_taken_is_told_at_the_start(
+    tmp_path: Path, is_bulk: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        async with cluster(tmp_path) as made:
+            await made.start("a", bulk=is_bulk, bulk_port=port)
+        told = [record.message for record in caplog.records if record.levelname == "WARNING"]
+        assert any(f"net.bulk_port = {port} can't be listened on at 127.0.0.1" in text for text in told) == is_bulk
 
 
 @pytest.mark.parametrize("settings", [{"bulk": False}, {"capture": "seen"}])

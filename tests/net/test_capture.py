@@ -5,6 +5,9 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
+import pytest
+
+from orchd.errors import ConfigInvalid
 from orchd.net.capture import Capture
 from orchd.net.host import peer_id_of
 from orchd.records.manifest import CHUNK_SIZE
@@ -39,6 +42,15 @@ async def test_what_a_node_sends_is_in_the_record_and_nothing_else_is_dialled(tm
     assert b.identity.sign(b"x") not in sent
     for line in (tmp_path / "sent" / "connects.txt").read_text().splitlines():
         assert "127.0.0.1" in line, line
+
+
+@pytest.mark.parametrize("there", ["a file", "in a file", "not ours"])
+def test_where_nothing_can_be_written_is_a_setting_to_mend(tmp_path: Path, there: str) -> None:
+    file = tmp_path / "taken"
+    file.write_text("")
+    folder = {"a file": file, "in a file": file / "sent", "not ours": Path("/proc/sent")}[there]
+    with pytest.raises(ConfigInvalid, match=rf"net.capture = '{folder}': nothing can be written there"):
+        Capture(folder)
 
 
 def test_connections_datagrams_and_names_are_recorded(tmp_path: Path) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import ast
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import trio
 
-from orchd.errors import AddressInvalid, NotBanned, PeerBlocked, PeerUnreachable
+from orchd.errors import AddressInvalid, NotBanned, PeerBlocked, PeerIsSelf, PeerUnreachable
 from orchd.identity import Identity
 from orchd.net import figures, prometheus, remembering
-from orchd.net.host import peer_id_of
+from orchd.net.host import parse_peer_address, peer_id_of
 from orchd.net.policy import rooms
 from orchd.net.policy.book import Book
 from orchd.net.policy.scores import Offence
@@ -38,8 +39,9 @@ async def test_enough_offences_are_a_ban_and_unban_lifts_it(tmp_path: Path) -> N
         assert (told["reason"], told["seconds"]) == ("planted", 600)
         (ban,) = a.network.bans()
         assert (ban.subject, ban.by_user) == (b.network.peer_id, False)
-        await b.network.connect(a.network.addresses()[0])
-        await until(lambda: not b.network.peers(), "the connection is closed again")
+        with pytest.raises(PeerUnreachable, match="hung up at once: it may have banned this node"):
+            await b.network.connect(a.network.addresses()[0])
+        assert not b.network.peers()
         assert await a.network.unban(b.network.peer_id) == b.network.peer_id
         await b.network.connect(a.network.addresses()[0])
         await until(lambda: a.network.topics()[0].members, "back")
@@ -58,6 +60,20 @@ async def test_a_ban_by_the_user_holds_over_a_restart(tmp_path: Path) -> None:
         assert (ban.subject, ban.until_ms, ban.reason, ban.by_user) == (b.network.peer_id, None, "rude", True)
 
 
+async def test_a_peer_that_hangs_up_at_once_is_not_said_to_be_connected(tmp_path: Path) -> None:
+    """Also where it was greeted on an earlier connection."""
+    async with cluster(tmp_path) as made:
+        a, b = await made.start("a", bootstrap=()), await made.start("b", bootstrap=())
+        await a.network.connect(b.network.addresses()[0])
+        for peer in (a, b):
+            await peer.network.join(TOPIC)
+        await until(lambda: a.network.topics()[0].members and b.network.topics()[0].members, "both have greeted")
+        await a.network.ban(b.network.peer_id)
+        await b.events.wait("net.peer.lost", peer=a.network.peer_id)
+        with pytest.raises(PeerUnreachable, match="hung up at once: it may have banned this node"):
+            await b.network.connect(a.network.addresses()[0])
+
+
 async def test_a_place_can_be_banned_and_ends_by_itself(tmp_path: Path) -> None:
     async with cluster(tmp_path) as made:
         a = await made.start("a")
@@ -72,6 +88,49 @@ async def test_a_place_can_be_banned_and_ends_by_itself(tmp_path: Path) -> None:
         for subject in ("nobody", "", "300.1.1.1"):
             with pytest.raises(AddressInvalid):
                 await a.network.ban(subject)
+
+
+async def test_a_ban_of_this_machine_is_refused(tmp_path: Path) -> None:
+    """It would say "banned" and hold for nobody."""
+    async with cluster(tmp_path) as made:
+        a = await made.start("a")
+        for subject in ("127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"):
+            with pytest.raises(AddressInvalid, match="is this machine"):
+                await a.network.ban(subject)
+        for subject in ("0.0.0.0", "::", "::/64", "224.0.0.1"):
+            with pytest.raises(AddressInvalid, match="is no address that a peer comes from"):
+                await a.network.ban(subject)
+        assert a.network.bans() == []
+
+
+async def test_a_node_does_not_meet_itself(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as made:
+        a = made.make("a")
+        a.network._context.book.reached(a.network.peer_id, "/ip4/127.0.0.1/tcp/1", 1)  # as an earlier orchd did
+        await made.run(a)
+        assert a.network._context.book.peers() == []
+        own = a.network.addresses()[0]
+        with pytest.raises(PeerIsSelf, match="is this node"):
+            await a.network.connect(own)
+        with pytest.raises(PeerIsSelf, match="is this node"):
+            await a.network.ban(a.network.peer_id)
+        assert a.network._node is not None
+        peer, way = parse_peer_address(own)
+        with suppress(PeerUnreachable):  # where something else of this process dials it
+            await a.network._node.host.connect(peer, [way])
+        await until(lambda: not a.network.peers(), "it hangs up on itself")
+        assert (a.network.bans(), a.events.of("net.peer.connected")) == ([], [])
+
+
+async def test_who_is_at_a_banned_place_is_banned_and_not_unreachable(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as made:
+        a = await made.start("a")
+        await a.network.ban("192.0.2.2")
+        with pytest.raises(PeerBlocked, match="is banned here") as told:
+            await a.network.connect(f"/ip4/192.0.2.2/tcp/4001/p2p/{SOMEBODY}")
+        assert told.value.message.startswith("192.0.2.2, where")
+        assert "net unban 192.0.2.2" in str(told.value.hint)
+        assert a.network.stats().counters["dials"] == 0
 
 
 async def test_peers_are_remembered_and_found_again_without_a_configured_address(tmp_path: Path) -> None:

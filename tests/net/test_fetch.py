@@ -313,8 +313,11 @@ async def test_a_quota_is_told_and_others_are_asked(tmp_path: Path, monkeypatch:
     async with cluster(tmp_path, width=512) as made:
         (author,), manifest = await providers(made, 1, upload_quota_mb=1)
         peer = await reader(made)
+        told: list[Transferred] = []
         with pytest.raises(PeerBusy, match="quota"):
-            await peer.network.fetch(manifest.id)
+            await peer.network.fetch(manifest.id, progress=told.append)
+        assert "its share" in told[-1].waits, "also while it waits for it"
+        assert author.network.peer_id in told[-1].waits
         assert author.network.stats().counters["bytes_served"] <= 1_000_000
         assert list((peer.folder / "fetching").iterdir()), "what came is kept for the next time"
 

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import socket
+import threading
+from functools import partial
+
+import pytest
+from zeroconf import Zeroconf
 
 from orchd.identity import Identity
 from orchd.net import mdns
@@ -31,3 +36,13 @@ def test_garbage_is_passed_over() -> None:
     info = mdns.service_info("x", ADDRESSES)
     info._set_properties({"dnsaddr": b"\xff\xfe", "dnsaddr1": "/ip4/1.2.3.4", "dnsaddr2": f"/p2p/{PEER}x", "id": PEER})
     assert mdns.peers_in(info) == {}
+
+
+def test_no_thread_is_left_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that outlives the daemon holds what it has open, and DuckDB prints a screenful about it."""
+    monkeypatch.setattr(mdns, "Zeroconf", partial(Zeroconf, interfaces=["127.0.0.1"]))
+    before = set(threading.enumerate())
+    stop = mdns.start("x" * 32, ADDRESSES, lambda peer, addresses: None, None)
+    assert set(threading.enumerate()) - before, "the control"
+    stop()
+    assert not {thread for thread in threading.enumerate() if "zeroconf" in thread.name.lower()} - before

@@ -142,6 +142,30 @@ async def test_only_the_named_peers_are_asked(tmp_path: Path) -> None:
         assert c.registry.has_adapter(manifest.id)
 
 
+async def test_who_fetches_right_after_the_start_waits_for_who_is_being_dialled(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as made:
+        (a,) = await joined_cluster(made, 1)
+        manifest = await a.publish()
+        b = await made.start("b")
+        await b.network.join(TOPIC)
+        assert b.network.peers() == [], "the control"
+        await b.network.fetch(manifest.id)
+        alone = await made.start("alone", bootstrap=())
+        await alone.network.join(TOPIC)
+        with pytest.raises(NoProvider, match="nobody who might is connected"), trio.fail_after(5):
+            await alone.network.fetch(manifest.id)
+
+
+async def test_a_node_that_listens_nowhere_dials_others(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as made:
+        (a,) = await joined_cluster(made, 1)
+        manifest = await a.publish()
+        b = await made.start("b", listen=())
+        await b.network.join(TOPIC)
+        await b.network.fetch(manifest.id)
+        assert b.network.addresses() == []
+
+
 async def test_what_is_not_published_is_not_given(tmp_path: Path) -> None:
     async with cluster(tmp_path) as made:
         a, b = await joined_cluster(made, 2)

@@ -108,11 +108,30 @@ async def test_it_may_come_before_the_adapter(tmp_path: Path) -> None:
         await b.network.tell(revocation(a, leaf))
         await a.network.tell(a.announcement(leaf))
         await b.events.wait("adapter.announced", id=leaf.id)
-        assert [row.revoked for row in b.registry.announcements(TOPIC)] == [""], "anybody could have said so"
+        said = "revoked by whoever announced it: spoilt"
+        assert [row.revoked for row in b.registry.announcements(TOPIC)] == [said], (
+            "its author's or not, it is not given"
+        )
         with pytest.raises(AdapterRevoked, match="spoilt"):
             await b.network.fetch(leaf.id)
         assert not b.registry.has_adapter(leaf.id)
         assert [row.revoked for row in b.registry.announcements(TOPIC)] == ["revoked by its author: spoilt"]
+
+
+async def test_that_it_was_revoked_is_told_though_nobody_shows_whose_it_was(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as made:
+        a, b, mallory = await joined_cluster(made, 3)
+        leaf, other = a.make(), a.make(seed=1)
+        await b.network.tell(revocation(a, leaf))
+        await b.network.tell(a.announcement(leaf))
+        await b.network.tell(revocation(mallory, other, "says mallory"))
+        await b.network.tell(mallory.announcement(other))
+        await b.network.tell(a.announcement(other))
+        shown = {row.adapter: row.revoked for row in b.registry.announcements(TOPIC)}
+        assert shown[leaf.id] == "revoked by whoever announced it: spoilt"
+        assert shown[other.id] == "", "who says to have made another's adapter can't take it back"
+        with pytest.raises(NoProvider, match=r"nobody gives .* it was revoked by whoever announced it: spoilt"):
+            await b.network.fetch(leaf.id, peers=[mallory.network.peer_id])
 
 
 async def test_who_joins_later_pulls_it_and_an_adapter_announced_again_stays_out(tmp_path: Path) -> None:

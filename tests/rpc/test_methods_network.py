@@ -11,17 +11,22 @@ import pytest
 
 from orchd.config import Config, NetConfig
 from orchd.errors import AddressInvalid, AmbiguousId, InviteInvalid, NotBanned, ParamsInvalid, TopicInvalid
+from orchd.identity import Identity
+from orchd.net.host import peer_id_of
 from orchd.net.policy.names import INVITE, parse_invitation
 from orchd.node import Node
 from orchd.records import Announcement, verify
 from orchd.registry.own import Topics
 from orchd.rpc.methods_adapters import AdapterPublish, adapter_publish
 from orchd.rpc.methods_network import (
+    Address,
     BanWhom,
     StatsHow,
     TopicNamed,
     UnbanWhom,
+    join,
     net_ban,
+    net_connect,
     net_doctor,
     net_peers,
     net_stats,
@@ -124,6 +129,109 @@ async def test_words_that_can_not_be(tmp_path: Path) -> None:
             await topic_join(node, TopicNamed(topic=invite.invitation))
         with pytest.raises(AmbiguousId, match="2 private topics"):
             await topic_leave(node, TopicNamed(topic="private/family"))
+
+
+async def test_a_private_topic_s_label_alone_does_not_make_a_public_one(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as made:
+        a = await made.start("a", bootstrap=())
+        node = node_of(a)
+        family = (await topic_invite(node, TopicNamed(topic="family"))).topic
+        manifest = a.make()
+        for name in ("family", "Family"):
+            with pytest.raises(TopicInvalid, match="'private/family' is here"):
+                await adapter_publish(node, AdapterPublish(adapter=manifest.id, topics=[name]))
+            with pytest.raises(TopicInvalid, match="'private/family' is here"):
+                await topic_join(node, TopicNamed(topic=name))
+        a.network._context.topics.clear()  # as where the network is off
+        with pytest.raises(TopicInvalid, match="'private/family' is here"):
+            await topic_join(node, TopicNamed(topic="family"))
+        for name in ("Private/family", "LAN/flat"):
+            with pytest.raises(TopicInvalid, match="almost like"):
+                await adapter_publish(node, AdapterPublish(adapter=manifest.id, topics=[name]))
+        assert node.topics.list() == [family]
+
+
+async def test_a_piece_of_an_invitation_is_not_joined(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as made:
+        node = node_of(made.make("a"))
+        line = (await topic_invite(node_of(made.make("b")), TopicNamed(topic="family"))).invitation
+        for wrong in (line[1:], line.capitalize(), line[len(line) // 2 :]):
+            with pytest.raises(InviteInvalid):
+                await topic_join(node, TopicNamed(topic=wrong))
+        assert node.topics.list() == []
+        node.topics.add(line[1:])  # as an earlier orchd did
+        await node.join_topics()
+        await topic_leave(node, TopicNamed(topic=line[1:]))
+        assert node.topics.list() == []
+
+
+async def test_a_refused_name_is_not_kept_and_one_form_of_it_is_for_all(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    apart, whole = "cafe\N{COMBINING ACUTE ACCENT}", "caf\N{LATIN SMALL LETTER E WITH ACUTE}"
+    async with cluster(tmp_path) as made:
+        a = made.make("a")
+        node = node_of(a)
+        await topic_join(node, TopicNamed(topic=apart))
+        assert node.topics.list() == [whole]
+        with pytest.raises(TopicInvalid):
+            await join(node, apart)
+        assert node.topics.list() == [whole]
+        node.topics.add(apart)  # as an earlier orchd did
+        await node.join_topics()
+        assert "is forgotten" in caplog.text
+        assert node.topics.list() == [whole]
+        assert (await topic_leave(node, TopicNamed(topic=apart))).topic == whole
+
+
+async def test_who_leaves_a_private_topic_can_come_back(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as made:
+        node = node_of(await made.start("a", bootstrap=()))
+        invited = await topic_invite(node, TopicNamed(topic="family"))
+        left = await topic_leave(node, TopicNamed(topic="private/family"))
+        assert left.invitation == invited.invitation
+        assert (await topic_join(node, TopicNamed(topic=left.invitation))).topic == invited.topic
+        await topic_join(node, TopicNamed(topic="open"))
+        assert (await topic_leave(node, TopicNamed(topic="open"))).invitation == ""
+
+
+async def test_a_peer_that_is_connected_already_is_said_to_be(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as made:
+        a, b = await two(made)
+        address = b.network.addresses()[0]
+        first = await net_connect(node_of(a), Address(address=address))
+        assert (first.peer, first.already) == (b.network.peer_id, "")
+        again = await net_connect(node_of(a), Address(address=f"/ip4/127.0.0.1/tcp/1/p2p/{b.network.peer_id}"))
+        assert (again.peer, again.already) == (b.network.peer_id, address.partition("/p2p/")[0])
+
+
+async def test_members_are_counted_under_each_topic_and_once_over_all(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as made:
+        a, b = await two(made)
+        for peer, topic in ((a, "both"), (b, "both"), (a, "mine")):
+            await topic_join(node_of(peer), TopicNamed(topic=topic))
+        await topic_join(node_of(a), TopicNamed(topic="both-too"))
+        await topic_join(node_of(b), TopicNamed(topic="both-too"))
+        await a.network.connect(b.network.addresses()[0])
+        await until(lambda: a.network.members(["both", "both-too"]) == 1, "met")
+        manifest = a.make()
+        topics = ["both", "both-too", "mine"]
+        published = await adapter_publish(node_of(a), AdapterPublish(adapter=manifest.id, topics=topics))
+        assert published.members == 1
+        assert [(one.topic, one.members) for one in published.under] == [("both", 1), ("both-too", 1), ("mine", 0)]
+
+
+async def test_the_doctor_does_not_count_this_node_s_own_address(tmp_path: Path) -> None:
+    def own(name: str) -> str:
+        key = Identity.from_seed(name.encode().ljust(32, b"\0")).public_key
+        return f"/ip4/127.0.0.1/tcp/1/p2p/{peer_id_of(key)}"
+
+    async with cluster(tmp_path) as made:
+        a = await made.start("a", bootstrap=())
+        alone = await made.start("b", bootstrap=(own("b"),))
+        both = await made.start("c", bootstrap=(own("c"), a.network.addresses()[0]))
+        assert (await findings(alone))["peers of the settings"][:2] == ("warning", "none but this node itself")
+        assert (await findings(both))["peers of the settings"][:2] == ("ok", "1 of 1 reached")
 
 
 async def test_closed_topics_are_announced_each_alone(tmp_path: Path) -> None:

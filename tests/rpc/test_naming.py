@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from orchd.config import Config
 from orchd.errors import AdapterUnknown, AddressInvalid, AmbiguousId, OrchdError, ParamsInvalid, SubjectInvalid
 from orchd.net.host import listen_address
 from orchd.node import Node
@@ -92,7 +93,7 @@ class FakeNetwork:
 async def test_a_topic_that_was_not_joined_can_not_be_left(tmp_path: Path) -> None:
     network = FakeNetwork()
     topics = Topics(Lab(tmp_path).registry.local, lambda: NOW_MS)
-    node = cast(Node, SimpleNamespace(network=network, topics=topics))
+    node = cast(Node, SimpleNamespace(network=network, topics=topics, config=Config()))
     with pytest.raises(ParamsInvalid, match="this node is not in 'nosuch'") as refused:
         await topic_leave(node, TopicNamed(topic="nosuch"))
     assert "orchctl topic list" in refused.value.hint

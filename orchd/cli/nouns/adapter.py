@@ -8,6 +8,7 @@ from typing import Any
 from orchd.cli.command import Argument, Command, Params, arg, opt, switch
 from orchd.cli.context import Context
 from orchd.cli.nouns import adapter_exchange, adapter_search, adapter_trust
+from orchd.cli.nouns.net import called
 from orchd.cli.nouns.topic import ALONE
 from orchd.cli.text import counted, fields, number, percent, short, size, table, when
 from orchd.errors import EXIT_REFUSED
@@ -26,7 +27,7 @@ def human_list(shown: dict[str, Any]) -> str:
             a["state"],
             a["rank"],
             size(a["size"]),
-            ", ".join(a["topics"]),
+            ", ".join(map(called, a["topics"])),
         )
         for a in shown["adapters"]
     ]
@@ -39,7 +40,7 @@ def human_list(shown: dict[str, Any]) -> str:
             "revoked" if a["revoked"] else "announced",
             "",
             size(a["size"]),
-            ", ".join(a["topics"]),
+            ", ".join(map(called, a["topics"])),
         )
         for a in shown["announced"]
     ]
@@ -91,7 +92,7 @@ def human_row(row: dict[str, Any]) -> str:
             ("average of", leaves),
             ("recipe", lineage and lineage["recipe"]),
             ("tags", ", ".join(row["tags"])),
-            ("topics", ", ".join(row["topics"])),
+            ("topics", ", ".join(map(called, row["topics"]))),
             ("supersedes", row["supersedes"]),
             ("kept", "pinned: never thrown out to make room" if row["pinned"] else None),
             ("made", when(row["created_ms"])),
@@ -130,12 +131,13 @@ def _attestation(one: dict[str, Any]) -> str:
 
 
 def human_published(shown: dict[str, Any]) -> str:
-    told = (
-        f"{shown['members']} connected now"
-        if shown["members"]
-        else "nobody else is there yet; who joins later hears of it"
-    )
-    return f"announced {shown['adapter']['name']} on {', '.join(shown['topics'])} ({told})"
+    where = ", ".join(f"{called(one['topic'])} ({one['members']} connected now)" for one in shown["under"])
+    if not shown["members"]:
+        where = f"{', '.join(map(called, shown['topics']))} (nobody else is there yet; who joins later hears of it)"
+    if shown.get("preview"):
+        joins = f"; would join {', '.join(shown['joins'])} for it" if shown["joins"] else ""
+        return f"would announce {shown['adapter']['name']} on {where}{joins}"
+    return f"announced {shown['adapter']['name']} on {where}"
 
 
 def human_scores(shown: dict[str, Any]) -> str:
@@ -256,11 +258,10 @@ COMMANDS = (
         "Sign an announcement of an adapter and tell the topic's members",
         human_published,
         method="adapter.publish",
-        changes=True,
-        subject=("adapter.show", "adapter"),
         arguments=(
             ADAPTER,
             opt("--topic", "where; may be given more than once", dest="topics", action="append", required=True),
+            switch("--dry-run", "only say where it would be announced, and which topics joined", dest="preview"),
         ),
     ),
     Command(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from orchd.cli.command import Command
+from orchd.cli.nouns.net import called
 from orchd.cli.text import duration, fields
 
 
@@ -20,7 +21,7 @@ def human_status(status: dict[str, Any]) -> str:
             ("peer", status["peer_id"]),
             ("network", f"{status['network']}, {status['peers']} peers"),
             ("addresses", "\n".join(status["addresses"])),
-            ("topics", ", ".join(status["topics"])),
+            ("topics", ", ".join(map(called, status["topics"]))),
             ("adapters", f"{status['adapters']}{_waiting(status['quarantined'])}"),
             ("bases", ", ".join(status["bases"])),
             ("jobs", f"{jobs['running']} running, {jobs['queued']} queued"),

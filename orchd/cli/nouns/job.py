@@ -7,6 +7,7 @@ from typing import Any
 
 from orchd.cli.command import Command, Params, arg, opt
 from orchd.cli.context import Context, Detached
+from orchd.cli.progress import amount
 from orchd.cli.text import duration, fields, lines, outline, table, when
 from orchd.errors import EXIT_FAILED
 
@@ -50,6 +51,7 @@ def human_row(job: dict[str, Any]) -> str:
             ("job", f"{job['title']} ({job['kind']})"),
             ("state", job["state"]),
             ("progress", _how_far(job)),
+            ("waits", (job["progress"] or {}).get("figures", {}).get("waits")),
             ("asked for", when(job["created_ms"])),
             ("took", _took(job)),
             ("result", "" if told else outline(job["result"])),
@@ -125,7 +127,7 @@ def _how_far(job: dict[str, Any]) -> str:
     if not progress:
         return ""
     left = f", {duration(progress['eta_s'])} left" if progress["eta_s"] else ""
-    return f"{progress['done']:g}/{progress['total']:g} {progress['unit']}{left}"
+    return f"{amount(progress['done'], progress['total'], progress['unit'])}{left}"
 
 
 def _took(job: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from orchd.cli.command import Command, arg, opt, switch
@@ -12,7 +13,7 @@ def human_status(shown: dict[str, Any]) -> str:
     topics = [f"{called(topic['name'])} ({topic['members']} members)" for topic in shown["topics"]]
     return fields(
         [
-            ("state", shown["state"]),
+            ("state", "off: net.enabled is false" if shown["state"] == "off" else shown["state"]),
             ("error", shown["error"]),
             ("peer", shown["peer_id"]),
             ("addresses", "\n".join(shown["addresses"])),
@@ -33,6 +34,19 @@ def called(topic: str) -> str:
 def human_ban(ban: dict[str, Any]) -> str:
     until = f"until {when(ban['until_ms'])}" if ban["until_ms"] else "until it is lifted"
     return ", ".join(filter(None, [ban["subject"], until, ban["reason"]]))
+
+
+def human_connected(shown: dict[str, Any]) -> str:
+    if way := shown.get("already"):
+        return f"{shown['peer']} is connected already, by {way}; this address was not tried"
+    return f"connected to {shown['peer']}"
+
+
+def hours(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
 
 
 def human_doctor(shown: dict[str, Any]) -> str:
@@ -88,7 +102,7 @@ COMMANDS = (
     Command(
         "connect",
         "Connect to a peer by its address",
-        lambda shown: f"connected to {shown['peer']}",
+        human_connected,
         method="net.connect",
         arguments=(arg("address", "such as /ip4/192.0.2.7/tcp/4001/p2p/12D3Koo..."),),
     ),
@@ -103,13 +117,13 @@ COMMANDS = (
     Command(
         "ban",
         "Have nothing to do with a peer or an IP address",
-        lambda shown: f"banned {human_ban(shown)}",
+        lambda shown: f"{'would ban' if shown['preview'] else 'banned'} {human_ban(shown)}",
         method="net.ban",
-        changes=True,
         arguments=(
             arg("subject", "a peer id, or an IP address (of IPv6 its /64)"),
-            opt("--hours", "for so long; without it until `net unban`", type=float),
+            opt("--hours", "for so long; without it until `net unban`", type=hours),
             opt("--reason", "a word to yourself"),
+            switch("--dry-run", "only say what would be banned, and until when", dest="preview"),
         ),
     ),
     Command(
@@ -126,5 +140,6 @@ COMMANDS = (
         human_stats,
         method="net.stats",
         arguments=(switch("--prometheus", "as Prometheus reads it"),),
+        more="With --prometheus each counter stands below a line that says what it counts.",
     ),
 )

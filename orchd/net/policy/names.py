@@ -19,6 +19,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import re
 import unicodedata
 from enum import StrEnum
 from functools import lru_cache
@@ -34,6 +35,13 @@ PRIVATE, LAN, BASE = "private/", "lan/", "base/"
 SECRET_SIZE, TAG_SIZE, LABEL_LIMIT = 32, 26, 60
 #: How an invitation begins; characters of a whole one, at most; bytes of its check; addresses in it.
 INVITE, INVITE_LIMIT, CHECK_SIZE, INVITE_ADDRESSES = "orchd-topic-1.", 4096, 4, 6
+
+#: What an invitation that lost its first letters, or its capitals, still has.
+OF_INVITE = re.compile(r"rchd-topic|topic-1\.[\w-]{8}", re.IGNORECASE)
+#: A word that may be a piece of one: so many characters, so many of them capitals and small letters each, and such a
+#: share of them where base64 jumps between capitals, small letters and digits as names do not.
+WORD, CASES, JUMPS_SHARE = re.compile(r"[\w-]{24,}", re.ASCII), 3, 0.25
+JUMPS = re.compile(r"(?=[a-z][A-Z0-9]|[0-9][A-Za-z]|[A-Z][0-9]|[A-Z][A-Z][a-z])")
 
 
 class Kind(StrEnum):
@@ -57,6 +65,36 @@ def is_open(name: str) -> bool:
     return kind_of(name) in (Kind.PUBLIC, Kind.BASE)
 
 
+def spelled(text: str) -> str:
+    """A topic's name in Unicode form NFC, which all nodes agree on.
+
+    Raises `TopicInvalid` for a prefix in capitals, which would be a public topic, and `InviteInvalid`, without
+    repeating it, for what looks like a piece of an invitation: a public topic's name is told to everybody.
+    """
+    name = unicodedata.normalize("NFC", text)
+    for prefix in (PRIVATE, LAN, BASE):
+        if name.casefold().startswith(prefix) and not name.startswith(prefix):
+            hint = f"Write {prefix!r} in small letters; otherwise it would be the name of a public topic."
+            raise TopicInvalid(f"{name[:80]!r} begins almost like {prefix!r}", hint=hint, field="topic")
+    if is_piece(name):
+        hint = "Give the whole line that `orchctl topic invite` printed. As a name it would be told to every peer."
+        raise InviteInvalid("this looks like a part of an invitation, which is a secret", hint=hint, field="topic")
+    return name
+
+
+def is_piece(name: str) -> bool:
+    """Whether a name looks like an invitation that was mistyped or cut."""
+    if OF_INVITE.search(name):
+        return True
+    return kind_of(name) in (Kind.PUBLIC, Kind.LAN) and any(map(_is_coded, WORD.findall(name)))
+
+
+def _is_coded(word: str) -> bool:
+    """Whether a word looks like base64 more than like something that somebody would call a topic."""
+    capitals, smalls = sum(map(str.isupper, word)), sum(map(str.islower, word))
+    return min(capitals, smalls) >= CASES and len(JUMPS.findall(word)) >= JUMPS_SHARE * len(word)
+
+
 def separately(topics: tuple[str, ...]) -> list[tuple[str, ...]]:
     """Topics that one record may name together: the open ones, and each closed one alone, so that members of the
     others do not learn its name."""
@@ -69,7 +107,8 @@ def private_name(label: str, secret: bytes) -> str:
     printable = label.isprintable() and label == label.strip() and unicodedata.is_normalized("NFC", label)
     if not 1 <= len(label) <= LABEL_LIMIT or "/" in label or not printable:
         raise TopicInvalid(
-            f"{label[:80]!r} can't be a private topic's name: 1 to {LABEL_LIMIT} printable characters without '/'",
+            f"{label[:80]!r} can't be a private topic's name",
+            hint=f"That has 1 to {LABEL_LIMIT} printable characters, no '/', and no space at its ends.",
             field="topic",
         )
     tag = hmac.digest(secret, b"orchd/topic/tag/" + label.encode(), "sha256")[:16]

@@ -36,6 +36,20 @@ def is_this_machine(address: str) -> bool:
         return False
 
 
+def why_not_a_place(ip: str) -> str:
+    """Why a ban of an IP address, or of its /64, would be of no effect; nothing where it has one."""
+    try:
+        found = ipaddress.ip_address(ip.partition("/")[0])
+    except ValueError:
+        return ""
+    found = (found.ipv4_mapped if found.version == 6 else None) or found
+    if found.is_loopback:
+        return "is this machine, which is never banned by its address"
+    if found.is_unspecified or found.is_multicast:
+        return "is no address that a peer comes from"
+    return ""
+
+
 def network_of(ip: str) -> str:
     """What counts as one place: an IPv4 address, or the /64 that one customer has of IPv6."""
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from orchd.errors import InviteInvalid, TopicInvalid
@@ -41,6 +43,53 @@ def test_a_private_name_depends_on_the_secret_and_does_not_hold_it() -> None:
 def test_a_label_that_is_none(label: str) -> None:
     with pytest.raises(TopicInvalid):
         private_name(label, SECRET)
+
+
+@pytest.mark.parametrize("name", ["Private/x", "LAN/x", "Base/x", "pRIVATE/family"])
+def test_a_prefix_in_capitals_is_refused(name: str) -> None:
+    """It would be a public topic."""
+    with pytest.raises(TopicInvalid, match="begins almost like"):
+        names.spelled(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "our-group",
+        "lan/flat",
+        "base/base_" + "3f9a" * 16,
+        "private/family/72ugb5xkq4mzsd7wvn3ya2rhce",
+        "3f9a" * 16,
+        "Llama-3-8B-Instruct-German-Legal",
+        "llama-3-8b-instruct-german-legal-summaries-2026",
+        "TinyLlama-1.1B-Chat-v1.0-finetunes-2026",
+        "Qwen2-5-Coder-7B-Instruct-GPTQ-Int4-R16",
+        "MyVeryLongCamelCaseTopicNameHere",
+        "Landwirtschaftsbetriebsverwaltungsgesellschaft",
+        "our-topic-1.5",
+    ],
+)
+def test_names_as_people_give_them(name: str) -> None:
+    assert names.spelled(name) == name
+
+
+def test_one_form_of_a_name_for_all() -> None:
+    assert names.spelled("cafe\N{COMBINING ACUTE ACCENT}") == "caf\N{LATIN SMALL LETTER E WITH ACUTE}"
+
+
+def test_a_mistyped_invitation_and_any_piece_of_one_is_no_name() -> None:
+    """Public topics' names are told to every peer, and this one would be the secret."""
+    draws, missed = random.Random(5), 0
+    for _ in range(300):
+        text = invitation(Invite("family", draws.randbytes(32), ADDRESSES))
+        body = text.removeprefix(INVITE)
+        for wrong in (text[1:], text.upper(), text.capitalize(), text[4:], " " + text, body, body[: len(body) // 2]):
+            with pytest.raises(InviteInvalid) as told:
+                names.spelled(wrong)
+            assert body[:16].casefold() not in f"{told.value} {told.value.hint}".casefold()
+        at = draws.randrange(len(body) - 24)
+        missed += not names.is_piece(body[at : at + 24])
+    assert missed <= 3, f"{missed} of 300 pieces of 24 characters"
 
 
 def test_open_topics_go_together_and_each_closed_one_alone() -> None:
