@@ -25,11 +25,12 @@ class _Said:
 
     topics: frozenset[bytes]
     proofs: frozenset[bytes]
+    as_of_ms: int
 
 
 class Members(Generic[P]):
     """`topics` are the joined ones, by key; `secret` gives a private one's; `is_near` tells whether a connected peer is
-    on this network."""
+    on this network, `clock` the time in milliseconds since 1970."""
 
     def __init__(
         self,
@@ -37,9 +38,14 @@ class Members(Generic[P]):
         topics: Mapping[bytes, str],
         secret: Callable[[bytes], bytes | None],
         is_near: Callable[[P], bool],
+        clock: Callable[[], int],
     ) -> None:
         self._this_node = this_node.to_bytes()
         self._topics, self._secret, self._is_near = topics, secret, is_near
+        self._clock = clock
+        #: The topics of our last `Hello`, and since when they are those.
+        self._told: frozenset[bytes] | None = None
+        self._as_of_ms = 0
         self._said: dict[P, _Said] = {}
         #: What each peer has to show for each private topic: a name stands for one secret alone.
         self._proofs: dict[P, dict[bytes, bytes]] = {}
@@ -54,10 +60,15 @@ class Members(Generic[P]):
                     proofs.append(proof(secret, self._this_node, peer.to_bytes()))
             elif kind is not Kind.LAN or self._is_near(peer):
                 keys.append(key)
-        return Hello(topics=tuple(keys), proofs=tuple(proofs))
+        if (now := frozenset(self._topics)) != self._told:
+            self._told, self._as_of_ms = now, max(self._as_of_ms + 1, self._clock())
+        return Hello(topics=tuple(keys), proofs=tuple(proofs), as_of_ms=self._as_of_ms)
 
     def heard(self, peer: P, hello: Hello) -> None:
-        self._said[peer] = _Said(frozenset(hello.topics), frozenset(hello.proofs))
+        """Each `Hello` comes on a stream of its own: an older one may come last, and changes nothing."""
+        before = self._said.get(peer)
+        if before is None or not hello.as_of_ms or hello.as_of_ms >= before.as_of_ms:
+            self._said[peer] = _Said(frozenset(hello.topics), frozenset(hello.proofs), hello.as_of_ms)
 
     def lost(self, peer: P) -> None:
         """The last connection to `peer` has ended."""

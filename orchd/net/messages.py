@@ -46,11 +46,13 @@ class _Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class Hello(_Message, frozen=True, kw_only=True, tag="hello"):
     """These are my topics, all that you may know of. Answered by `Hello`.
 
-    `proofs`: one for each private topic, HMAC-SHA256 under its secret (`policy/names.py`).
+    `proofs`: one for each private topic, HMAC-SHA256 under its secret (`policy/names.py`). `as_of_ms`: when the
+    sender's topics changed last, in milliseconds since 1970; of two that overtook each other the newer one counts.
     """
 
     topics: Topics
     proofs: Topics = ()
+    as_of_ms: Annotated[int, Meta(ge=0)] = 0
 
 
 class Push(_Message, frozen=True, kw_only=True, tag="push"):

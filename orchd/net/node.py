@@ -68,7 +68,7 @@ class Node:
         self._nursery = nursery
         self._names: dict[bytes, str] = {key: topic.name for key, topic in context.topics.items()}
         self.company = Company(host, context, self.spawn)
-        self.members = Members(host.id, self._names, self._secret, self.company.is_near)
+        self.members = Members(host.id, self._names, self._secret, self.company.is_near, context.clock)
         self.records = Records(
             host,
             context,

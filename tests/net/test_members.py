@@ -9,6 +9,7 @@ import trio
 
 from orchd.errors import NoProvider, TopicInvalid
 from orchd.net import exchange, topics
+from orchd.net.members import Members
 from orchd.net.messages import GetRecords, Hello, Reconcile, Reconciled, RecordsAre, TopicParts, topic_key
 from orchd.net.policy.names import private_name, proof
 from orchd.net.policy.repair import Sum
@@ -132,3 +133,49 @@ async def test_a_node_that_was_restarted_is_on_the_dht_again(tmp_path: Path) -> 
         await made.run(a)
         with trio.fail_after(30):
             await until(lambda: store.get_providers(key), "announced again")
+
+
+# ---- what a peer said last ---------------------------------------------------------------------------------------
+
+
+class Name(bytes):
+    """A peer that is no more than its name."""
+
+    def to_bytes(self) -> bytes:  # type: ignore[override]
+        return bytes(self)
+
+
+def someone(name: bytes, joined: dict[bytes, str], now_ms: int = 1_000) -> Members[Name]:
+    return Members(Name(name), joined, lambda key: None, lambda peer: True, lambda: now_ms)
+
+
+def test_a_hello_that_was_overtaken_changes_nothing() -> None:
+    """Each comes on a stream of its own: the one from before we joined may come after the one that names the topic."""
+    key = topic_key(TOPIC)
+    theirs: dict[bytes, str] = {}
+    sender, receiver = someone(b"sender", theirs), someone(b"receiver", {key: TOPIC})
+    before = sender.hello(Name(b"receiver"))
+    theirs[key] = TOPIC
+    after = sender.hello(Name(b"receiver"))
+    for hello in (after, before):
+        receiver.heard(Name(b"sender"), hello)
+    assert receiver.of(Name(b"sender")) == {key}
+    del theirs[key]
+    receiver.heard(Name(b"sender"), sender.hello(Name(b"receiver")))
+    assert not receiver.of(Name(b"sender")), "it has left"
+
+
+def test_who_does_not_say_since_when_is_believed_each_time() -> None:
+    receiver, key = someone(b"receiver", {topic_key(TOPIC): TOPIC}), topic_key(TOPIC)
+    for named, shared in (((), frozenset()), ((key,), {key}), ((), frozenset())):
+        receiver.heard(Name(b"sender"), Hello(topics=named))
+        assert receiver.of(Name(b"sender")) == shared
+
+
+def test_a_peer_that_was_lost_begins_anew() -> None:
+    key = topic_key(TOPIC)
+    receiver = someone(b"receiver", {key: TOPIC})
+    receiver.heard(Name(b"sender"), Hello(topics=(), as_of_ms=9_000))
+    receiver.lost(Name(b"sender"))
+    receiver.heard(Name(b"sender"), someone(b"sender", {key: TOPIC}).hello(Name(b"receiver")))
+    assert receiver.of(Name(b"sender")) == {key}, "its clock was set back meanwhile"

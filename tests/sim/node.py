@@ -69,7 +69,9 @@ class Node:
         self.shared: dict[Peer, frozenset[str]] = {}
         self.mesh: dict[str, list[Peer]] = {name: [] for name in self.joined if is_open(name)}
         self.stored: dict[str, dict[Peer, float]] = {}
-        self.members: Members[Peer] = Members(self.id, self.topics, self.secrets.get, lambda peer: False)
+        self.members: Members[Peer] = Members(
+            self.id, self.topics, self.secrets.get, lambda peer: False, lambda: self.world.now_ms
+        )
         self.gate, self.door = Gate(), Door()
         self.knocks: dict[Peer, Knock] = {}
         self.seeking: Seeking[Peer] = Seeking(self.rng)
