@@ -286,10 +286,14 @@ class Node:
     # ---- greetings, proofs --------------------------------------------------------------------------------------
 
     async def _run_greetings(self) -> None:
-        """Peers that were busy when we met, or when our topics changed, are greeted again."""
+        """Peers that were busy when we met, or when our topics changed, are greeted again.
+
+        Also those of whom no protocol is known: of two nodes that dial each other at once, each may lose identify.
+        """
         while True:
             await trio.sleep(GREET_AGAIN_S * self._context.rng.uniform(0.8, 1.2))
-            speakers = [peer for peer in self.host.peers() if PROTOCOL in self.host.protocols(peer)]
+            protocols = {peer: self.host.protocols(peer) for peer in self.host.peers()}
+            speakers = [peer for peer, known in protocols.items() if not known or PROTOCOL in known]
             await _all(self._greet, [peer for peer in speakers if peer in self._ungreeted or not self.news.knows(peer)])
 
     async def prove(self, peer: ID) -> None:
