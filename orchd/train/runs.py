@@ -19,6 +19,8 @@ from typing import Final
 
 import msgspec
 
+from orchd.paths import sync
+
 CHECKPOINT_FILE: Final = "checkpoint.json"
 METRICS_FILE: Final = "metrics.jsonl"
 STATE_FILE: Final = "state.json"
@@ -168,18 +170,10 @@ def whole_folder(target: Path) -> Iterator[Path]:
     try:
         yield draft
         for path in (*draft.iterdir(), draft):
-            _sync(path)
+            sync(path)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
     shutil.rmtree(target, ignore_errors=True)
     os.replace(draft, target)
-    _sync(target.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(target.parent)
