@@ -7,6 +7,7 @@ import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from pathlib import Path
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -39,6 +40,19 @@ def lower_is_better(
     return Row(
         work, unit, _rounded(orchd), name, _rounded(value), _rounded(value / orchd), words, orchd <= limit, figures
     )
+
+
+def run_modules(room: str, modules: Sequence[str], wanted: Sequence[str]) -> None:
+    """Run modules of `benchmarks.ROOM` (all when none is wanted) for their rows, from the checkout's folder, and
+    publish these. Raises `SystemExit` for one that is none."""
+    if strange := set(wanted) - set(modules):
+        raise SystemExit(f"no rows {', '.join(sorted(strange))}; there are {', '.join(modules)}")
+    os.chdir(RESULTS.parent.parent)
+    about = machine()
+    rows: list[Row] = []
+    for name in wanted or modules:
+        rows.extend(import_module(f"benchmarks.{room}.{name}").rows())
+    publish(room, about, rows)
 
 
 def machine() -> dict[str, object]:

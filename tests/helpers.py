@@ -81,6 +81,12 @@ def manifest(**changes: Any) -> Manifest:
     return Manifest(**(fields | changes))
 
 
+def bare_manifest(**stated: Any) -> Manifest:
+    """A manifest of ALICE that says no more than it must, and what is stated."""
+    nothing: dict[str, Any] = {"description": "", "tags": (), "training": None, "evaluation": ()}
+    return manifest(**(nothing | stated))
+
+
 def plain(record: msgspec.Struct) -> dict[str, Any]:
     """The record as maps and lists, to be changed and packed again."""
     value: dict[str, Any] = msgspec.to_builtins(record, builtin_types=(bytes,))

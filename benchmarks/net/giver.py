@@ -23,6 +23,7 @@ from orchd.net import Library, Network
 from orchd.records import BaseRef, Manifest, Verified, sign
 from orchd.registry import Registry
 from orchd.registry.describe import adapter_info, file_entries
+from tests.helpers import bare_manifest
 
 AUTHOR = Identity.from_seed(bytes(31) + b"\1")
 
@@ -55,24 +56,13 @@ class Shelf(Library):
 
 def describe(folder: Path) -> Verified[Manifest]:
     """The manifest of an adapter for a base that nobody has."""
-    manifest = Manifest(
+    manifest = bare_manifest(
         name="bench",
-        description="",
-        licence="CC0-1.0",
-        tags=(),
         created_ms=1,
         author=AUTHOR.public_key,
         base=BaseRef(fingerprint=bytes(32), hint="none", architecture="None"),
         adapter=adapter_info(folder),
         files=file_entries(folder),
-        training=None,
-        evaluation=(),
-        leak=None,
-        lineage=None,
-        round=None,
-        routing=None,
-        supersedes=None,
-        extra={},
     )
     return sign(manifest, AUTHOR)
 

@@ -21,6 +21,7 @@ from orchd.registry.bases import Base
 from orchd.registry.blobs import BlobStore
 from orchd.registry.describe import adapter_info, file_entries
 from orchd.registry.local_rows import Bound
+from tests.helpers import bare_manifest
 
 RUNS, TIMES_SHA256 = 25, 1.3
 AUTHOR = Identity.from_seed(b"\x01" * 32)
@@ -76,24 +77,13 @@ def _cpu_ms(work: object) -> float:
 
 
 def _manifest(folder: Path) -> Manifest:
-    return Manifest(
+    return bare_manifest(
         name="large",
-        description="",
-        licence="CC0-1.0",
-        tags=(),
         created_ms=NOW_MS,
         author=AUTHOR.public_key,
         base=BaseRef(fingerprint=FINGERPRINT, hint="7B", architecture="LlamaForCausalLM"),
         adapter=adapter_info(folder),
         files=file_entries(folder),
-        training=None,
-        evaluation=(),
-        leak=None,
-        lineage=None,
-        round=None,
-        routing=None,
-        supersedes=None,
-        extra={},
     )
 
 

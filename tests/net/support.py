@@ -21,6 +21,7 @@ from orchd.net import Library, Network
 from orchd.records import Announcement, BaseRef, Manifest, Verified, sign
 from orchd.registry import Registry
 from orchd.registry.describe import adapter_info, file_entries
+from tests.helpers import bare_manifest
 
 #: How long anything may take on a starved machine, in seconds. A test that passes never waits for it.
 PATIENCE_S = 60.0
@@ -114,24 +115,13 @@ class Peer:
         """An adapter of this node, admitted here."""
         folder = make_adapter(self.folder / f"made-{seed}-{rank}", self.width, rank, seed)
         manifest = sign(
-            Manifest(
+            bare_manifest(
                 name=f"{self.name}-{seed}",
-                description="",
-                licence="CC0-1.0",
-                tags=(),
                 created_ms=now_ms(),
                 author=self.identity.public_key,
                 base=BaseRef(fingerprint=self.base, hint="tiny", architecture="Tiny"),
                 adapter=adapter_info(folder),
                 files=file_entries(folder),
-                training=None,
-                evaluation=(),
-                leak=None,
-                lineage=None,
-                round=None,
-                routing=None,
-                supersedes=None,
-                extra={},
             ),
             self.identity,
         )

@@ -11,6 +11,7 @@ from orchd.identity import Identity
 from orchd.records import Announcement, BaseRef, Manifest, Record, Revocation, Verified, sign, verify, verify_any
 from orchd.records.ids import sha256
 from orchd.records.manifest import AdapterInfo, FileEntry
+from tests.helpers import bare_manifest
 from tests.sim.world import Peer
 
 CHUNK_SIZE = 4 << 20
@@ -47,11 +48,8 @@ def make(author: Identity, name: str, size: int, topics: tuple[str, ...], seq: i
         chunks=tuple(map(sha256, chunks)),
     )
     manifest = sign(
-        Manifest(
+        bare_manifest(
             name=name,
-            description="",
-            licence="CC0-1.0",
-            tags=(),
             created_ms=now_ms,
             author=author.public_key,
             base=BaseRef(fingerprint=BASE, hint="tiny", architecture="Tiny"),
@@ -66,14 +64,6 @@ def make(author: Identity, name: str, size: int, topics: tuple[str, ...], seq: i
                 capabilities=(),
             ),
             files=(file,),
-            training=None,
-            evaluation=(),
-            leak=None,
-            lineage=None,
-            round=None,
-            routing=None,
-            supersedes=None,
-            extra={},
         ),
         author,
     )
