@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Final, Literal
@@ -179,10 +179,7 @@ def _nothing_left(log: ImportLog, counts: _Counts, name: str) -> DatasetUnusable
 def _spool(examples: Iterable[Example], log: ImportLog, file: IO[bytes], care: Care, counts: _Counts) -> list[_Spooled]:
     """The rows that stay: one of each id, one of each content."""
     by_id: dict[str, _Spooled] = {}
-    for example in examples:
-        if not example.trainable:
-            log.skip("no answer to learn in it", "Add an answer after the question, or leave it out.")
-            continue
+    for example in learnable(examples, log):
         before = by_id.get(example.id)
         newness = (example.updated_ms, example.nodes)
         counts.duplicates += before is not None
@@ -193,25 +190,26 @@ def _spool(examples: Iterable[Example], log: ImportLog, file: IO[bytes], care: C
             continue
         counts.one_exchange &= not isinstance(example, Conversation) or example.is_one_exchange
         line = msgspec.json.encode(row) + b"\n"
-        group = example.group
-        by_id[example.id] = _Spooled(
-            file.tell(), len(line), digest_of_content(row), newness, group, example.part, findings
-        )
+        content = digest_of_content(row)
+        by_id[example.id] = _Spooled(file.tell(), len(line), content, newness, example.group, example.part, findings)
         file.write(line)
     by_content = {row.content: row for row in by_id.values()}
     counts.duplicates += len(by_id) - len(by_content)
     return list(by_content.values())
 
 
-def _seen_to(row: Row, log: ImportLog, care: Care, counts: _Counts) -> tuple[Row | None, tuple[Finding, ...]]:
-    """The row as it may stay (None: it is dropped), and what was found in it."""
-    found = [(who, text, scan(text, keys_only=care.keys_only)) for who, text in texts_of_row(row)]
-    if not any(places for _, _, places in found):
-        return row, ()
-    if care.secrets == "drop":
-        counts.dropped += 1
-        return None, ()
-    findings = tuple(
+def learnable(examples: Iterable[Example], log: ImportLog) -> Iterator[Example]:
+    """Those from which there is something to learn; the others are counted as skipped."""
+    for example in examples:
+        if example.trainable:
+            yield example
+        else:
+            log.skip("no answer to learn in it", "Add an answer after the question, or leave it out.")
+
+
+def findings_in(row: Row, log: ImportLog, *, keys_only: bool) -> tuple[Finding, ...]:
+    """What is found in a row that was just read; ``log`` says where."""
+    return tuple(
         Finding(
             kind=one.kind,
             row=row.id,
@@ -224,12 +222,22 @@ def _seen_to(row: Row, log: ImportLog, care: Care, counts: _Counts) -> tuple[Row
             end=one.end,
             shown=masked(text[one.start : one.end]),
         )
-        for number, (who, text, places) in enumerate(found)
-        for one in places
+        for number, (who, text) in enumerate(texts_of_row(row))
+        for one in scan(text, keys_only=keys_only)
     )
-    if care.secrets == "redact":
+
+
+def _seen_to(row: Row, log: ImportLog, care: Care, counts: _Counts) -> tuple[Row | None, tuple[Finding, ...]]:
+    """The row as it may stay (None: it is dropped), and what was found in it."""
+    findings = findings_in(row, log, keys_only=care.keys_only)
+    if findings and care.secrets == "drop":
+        counts.dropped += 1
+        return None, ()
+    if findings and care.secrets == "redact":
         counts.redacted += 1
-        return with_texts(row, tuple(redacted(text, places) for _, text, places in found)), findings
+        texts = [text for _, text in texts_of_row(row)]
+        found = ([one for one in findings if one.text == number] for number in range(len(texts)))
+        return with_texts(row, tuple(map(redacted, texts, found))), findings
     return row, findings
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -74,7 +74,7 @@ def scan(text: str, *, keys_only: bool = False) -> list[Found]:
     return found
 
 
-def redacted(text: str, found: list[Found]) -> str:
+def redacted(text: str, found: Sequence[Found | Finding]) -> str:
     """The text with the kind in brackets in the place of each: ``[MAIL]``."""
     pieces, at = [], 0
     for one in found:

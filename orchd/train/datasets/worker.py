@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -14,9 +14,9 @@ from orchd.importers.read import read_examples
 from orchd.importers.source import ImportLog
 from orchd.importers.texts import files_below
 from orchd.jobs.context import JobContext
-from orchd.train.datasets.build import Care, Parts, build
+from orchd.train.datasets.build import Care, Parts, build, findings_in, learnable
 from orchd.train.datasets.prepare import chosen
-from orchd.train.datasets.privacy import KEYS, Finding, masked, scan
+from orchd.train.datasets.privacy import KEYS, Finding
 from orchd.train.datasets.specs import (
     ImportResult,
     ImportSpec,
@@ -26,7 +26,7 @@ from orchd.train.datasets.specs import (
     ValidateResult,
     ValidateSpec,
 )
-from orchd.train.datasets.store import DatasetInfo, read_info, texts_of_row, to_row
+from orchd.train.datasets.store import DatasetInfo, read_info, to_row
 
 MAX_FINDINGS: Final = 200
 
@@ -39,12 +39,8 @@ def run(spec: ImportSpec, job: JobContext) -> ImportResult:
     log = ImportLog()
     source = Path(spec.source)
     before = _stamp(source)
-
-    def progress() -> None:
-        job.progress(log.bytes_read, max(log.bytes_total, 1), "bytes", records=log.records)
-
     info = build(
-        read_examples(source, log, spec.reading, progress),
+        read_examples(source, log, spec.reading, _progress(log, job)),
         log,
         job.workdir / "dataset",
         Parts(spec.split, spec.seed, spec.test_share, spec.validation_share),
@@ -61,13 +57,10 @@ def few(info: DatasetInfo) -> tuple[str, ...]:
     """A warning where the split was left to orchd, and nothing could be put aside."""
     if info.split != "auto" or info.test:
         return ()
-    why = (
-        "all in one group"
-        if info.rows > 1 and info.groups == 1
-        else "one row is too few"
-        if info.rows == 1
-        else f"{info.rows} rows are too few"
-    )
+    if info.rows == 1:
+        why = "one row is too few"
+    else:
+        why = "all in one group" if info.groups == 1 else f"{info.rows} rows are too few"
     return (f"nothing was put aside to score on: {why}",)
 
 
@@ -78,16 +71,9 @@ def run_validate(spec: ValidateSpec, job: JobContext) -> ValidateResult:
     findings: list[Finding] = []
     listed: list[Listed] = []
     examples = 0
-
-    def progress() -> None:
-        job.progress(log.bytes_read, max(log.bytes_total, 1), "bytes", records=log.records)
-
-    for one in read_examples(Path(spec.source), log, spec.reading, progress):
-        if not one.trainable:
-            log.skip("no answer to learn in it", "Add an answer after the question, or leave it out.")
-            continue
+    for one in learnable(read_examples(Path(spec.source), log, spec.reading, _progress(log, job)), log):
         examples += 1
-        for finding in _found(one, log, keys_only=spec.keys_only):
+        for finding in findings_in(to_row(one), log, keys_only=spec.keys_only):
             found[finding.kind] += 1
             if len(findings) < MAX_FINDINGS:
                 findings.append(finding)
@@ -133,27 +119,15 @@ def run_prepare(spec: PrepareSpec, job: JobContext) -> ImportResult:
     return ImportResult(info=info, folder="dataset", warnings=tuple(log.warnings))
 
 
+def _progress(log: ImportLog, job: JobContext) -> Callable[[], None]:
+    """Tells how far the reading is."""
+    return lambda: job.progress(log.bytes_read, max(log.bytes_total, 1), "bytes", records=log.records)
+
+
 def _stamp(source: Path) -> list[tuple[str, int, int]]:
     """Sizes and times of what is read."""
     files = files_below(source) if source.is_dir() else [source] if source.is_file() else []
     return [(str(file), stat.st_size, stat.st_mtime_ns) for file in files if (stat := file.stat())]
-
-
-def _found(one: Example, log: ImportLog, *, keys_only: bool) -> Iterator[Finding]:
-    for number, (who, text) in enumerate(texts_of_row(to_row(one))):
-        for place in scan(text, keys_only=keys_only):
-            yield Finding(
-                kind=place.kind,
-                row=one.id,
-                title=one.title,
-                file=log.file,
-                line=log.line,
-                text=number,
-                who=who,
-                start=place.start,
-                end=place.end,
-                shown=masked(text[place.start : place.end]),
-            )
 
 
 def _listed(one: Example) -> Listed:
