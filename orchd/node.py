@@ -70,7 +70,7 @@ class ImportNote(_Note, frozen=True, kw_only=True):
     named: bool
 
 
-class DatasetShown(_Note, frozen=True, kw_only=True):
+class DatasetShown(DatasetRow, frozen=True, kw_only=True):
     """A data set. `train`, `validation`, `test` and what follows them are rows.
 
     `kind` is what the rows are, `format` what they were read from. `duplicates` and `near_duplicates` were left out,
@@ -78,15 +78,6 @@ class DatasetShown(_Note, frozen=True, kw_only=True):
     kept, by kind. `groups` (documents, or rows that are nearly the same) were never divided, by `seed`.
     """
 
-    id: str
-    name: str
-    kind: str
-    train: int
-    validation: int
-    test: int
-    skipped: int
-    warnings: tuple[str, ...]
-    created_ms: int
     format: str
     split: str
     seed: int
@@ -372,15 +363,7 @@ class Node:
         """A data set with what its folder says about it. Raises `DatasetUnusable`."""
         info = read_info(self.datasets.folder(row.id))
         return DatasetShown(
-            id=row.id,
-            name=row.name,
-            kind=info.kind,
-            train=row.train,
-            validation=row.validation,
-            test=row.test,
-            skipped=row.skipped,
-            warnings=row.warnings,
-            created_ms=row.created_ms,
+            **msgspec.structs.asdict(msgspec.structs.replace(row, kind=info.kind)),
             format=info.format,
             split=info.split,
             seed=info.seed,

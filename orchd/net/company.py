@@ -255,17 +255,15 @@ class Company:
                 await self.connect(peer, [address])
             except (PeerUnreachable, PeerBlocked) as error:
                 log.warning("%s", error)
-                await trio.sleep(pause * self._context.rng.uniform(0.8, 1.2))
-                pause = min(pause * 2, BOOTSTRAP_PAUSE_MAX_S)
-                continue
-            begun = trio.current_time()
-            while self._host.connected(peer):
-                await self._lost.wait()
-            if trio.current_time() - begun > LASTING_S:
-                pause = BOOTSTRAP_PAUSE_S
-            else:  # it does not want us, or is on its way out
-                await trio.sleep(pause * self._context.rng.uniform(0.8, 1.2))
-                pause = min(pause * 2, BOOTSTRAP_PAUSE_MAX_S)
+            else:
+                begun = trio.current_time()
+                while self._host.connected(peer):
+                    await self._lost.wait()
+                if trio.current_time() - begun > LASTING_S:
+                    pause = BOOTSTRAP_PAUSE_S
+                    continue  # else it does not want us, or is on its way out
+            await trio.sleep(pause * self._context.rng.uniform(0.8, 1.2))
+            pause = min(pause * 2, BOOTSTRAP_PAUSE_MAX_S)
 
     async def _seek_remembered(self) -> None:
         """While there are few peers, try some that could be reached before."""

@@ -153,9 +153,9 @@ def _begin(registry: Registry, manifest: Verified[Manifest], partial: Partial) -
     }
     shapes = [Shape(entry.size, entry.chunk_size) for entry in entries]
     here = [Span(n, 0, shapes[n].chunks) for n in blobs] + partial.found()
-    left = Plan[ID](shapes, here).left
-    registry.blobs.check_room(left + sum(entry.size for n, entry in enumerate(entries) if n not in blobs))
-    return Plan(shapes, here + _copy(registry, manifest, partial, Plan(shapes, here))), blobs
+    plan = Plan[ID](shapes, here)
+    registry.blobs.check_room(plan.left + sum(entry.size for n, entry in enumerate(entries) if n not in blobs))
+    return Plan(shapes, here + _copy(registry, manifest, partial, plan)), blobs
 
 
 def _copy(registry: Registry, manifest: Verified[Manifest], partial: Partial, plan: Plan[ID]) -> list[Span]:

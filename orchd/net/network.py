@@ -367,11 +367,16 @@ class Network:
         ways: dict[ID, list[Multiaddr]] = {}
         for peer, way in map(parse_peer_address, addresses):
             ways.setdefault(peer, []).append(way)
-        for peer, found in ways.items():
-            if str(peer) != self.peer_id:
-                await self._change_book(lambda book, p=peer, f=found: book.told(str(p), tuple(map(str, f))))  # type: ignore[misc]
-                if self._node is not None:
-                    self._node.company.meet(peer, found)
+        others = {peer: found for peer, found in ways.items() if str(peer) != self.peer_id}
+
+        def note(book: Book) -> None:
+            for peer, found in others.items():
+                book.told(str(peer), tuple(map(str, found)))
+
+        await self._change_book(note)
+        for peer, found in others.items():
+            if self._node is not None:
+                self._node.company.meet(peer, found)
 
     async def _change_book(self, change: Callable[[Book], object]) -> None:
         """What the user does is on disk when it is done."""

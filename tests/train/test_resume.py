@@ -286,7 +286,7 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(
     def full(*arguments: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(runs, "_sync", full)
+    monkeypatch.setattr(runs, "sync", full)
     wire = Recorder()
     _, trained = train(spec("full"), tmp_path / "b", wire)
     assert trained == whole.weights

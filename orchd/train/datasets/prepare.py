@@ -18,23 +18,19 @@ def chosen(spec: PrepareSpec, folder: Path, log: ImportLog, check: Callable[[], 
     """The rows that fit, each with its part (none where all are divided anew); with a cap or shuffled in an order that
     the seed decides. Those left out are counted as not picked."""
     for part in PARTS:
+        said: Part = "" if spec.reseed else part
         order = _drawn(spec, folder, part) if spec.cap or spec.shuffle else None
         rows: dict[int, Row] = {}
         for number, row in enumerate(read_part(folder, part)):
             check()
-            if fits(row, spec) and (order is None or number in order):
-                rows[number] = row
-                if order is None:
-                    yield to_example(rows.pop(number), log.kind, _part(spec, part))
-            else:
+            if not (fits(row, spec) if order is None else number in order):
                 log.not_picked += 1
+            elif order is None:
+                yield to_example(row, log.kind, said)
+            else:
+                rows[number] = row
         for number in order or ():
-            yield to_example(rows[number], log.kind, _part(spec, part))
-
-
-def _part(spec: PrepareSpec, part: str) -> Part:
-    named: dict[str, Part] = {"train": "train", "validation": "validation", "test": "test"}
-    return "" if spec.reseed else named[part]
+            yield to_example(rows[number], log.kind, said)
 
 
 def fits(row: Row, spec: PrepareSpec) -> bool:

@@ -14,7 +14,7 @@ from orchd.importers.clean import content_id, digest_of
 from orchd.importers.conversation import Completion, Conversation, Example, Message, Part, Passage, Preference
 from orchd.importers.read import FORMATS
 
-PARTS: Final = ("train", "validation", "test")
+PARTS: Final[tuple[Part, ...]] = ("train", "validation", "test")
 INFO_FILE: Final = "dataset.json"
 FINDINGS_FILE: Final = "findings.jsonl"
 FORMAT_VERSION: Final = 2
@@ -175,7 +175,7 @@ def read_part(folder: Path, part: str) -> Iterator[Row]:
     """The rows of one of `PARTS`, in the order of the file. Raises `DatasetUnusable`."""
     if part not in PARTS:
         raise DatasetUnusable(f"no such part: {part} (known: {', '.join(PARTS)})", field="split")
-    decoder: msgspec.json.Decoder[Row] = msgspec.json.Decoder(_ROWS[read_info(folder).kind])
+    decoder = decoder_of(read_info(folder).kind)
     try:
         with (folder / f"{part}.jsonl").open("rb") as file:
             for line in file:
