@@ -72,9 +72,10 @@ _dropped: set[Correction] = set()
 
 def harden() -> None:
     """Apply every correction to the library in this process. Doing it again changes nothing."""
-    from orchd.net.bounds import BOUNDS  # which imports this file
+    from orchd.net.bounds import BOUNDS  # which import this file
+    from orchd.net.retries import RETRIES
 
-    for correction in (*CORRECTIONS, *BOUNDS):
+    for correction in (*CORRECTIONS, *BOUNDS, *RETRIES):
         if correction not in _dropped:
             _apply(correction)
 

@@ -8,6 +8,7 @@ what any of this has lost. Whichever way a record comes, it is taken here.
 from __future__ import annotations
 
 import logging
+import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -81,6 +82,7 @@ class News:
         mesh: Mesh,
         prove: Callable[[ID], Awaitable[None]],
         learned: Callable[[ID], None],
+        rng: random.Random,
     ) -> None:
         self._ask, self._spawn = ask, spawn
         self._registry, self._library = registry, library
@@ -88,6 +90,7 @@ class News:
         self._topics = topics
         self._members, self._known, self._mesh = members, known, mesh
         self._shares: Shares[ID] = Shares(NEWS_RATE, NEWS_BURST)
+        self._rng = rng
 
     # ---- membership ---------------------------------------------------------------------------------------------
 
@@ -136,7 +139,7 @@ class News:
             reached = {
                 peer for peer, names in members.items() if names & carried and self._mesh.reaches(peer, names & carried)
             }
-            for peer in to_push(item.topics, members, () if straight else reached, source):
+            for peer in to_push(item.topics, members, self._rng, () if straight else reached, source):
                 theirs.setdefault(peer, []).append(item.envelope)
         async with trio.open_nursery() as nursery:
             for peer, envelopes in theirs.items():

@@ -16,15 +16,16 @@ from libp2p.peer.id import ID
 from orchd.errors import NoProvider, OrchdError
 from orchd.records import Manifest, Verified
 
-#: Peers asked in the first rounds, before all others are, and seconds that a round without a yes takes.
-ROUNDS, ROUND_S = (1, 3), 0.5
+#: Rounds before all others are asked: how many more peers, and how many seconds without a yes. Each is longer than the
+#: one before: where all are slow because there is much to do, haste would make more of it.
+ROUNDS = ((1, 0.5), (3, 1.0), (6, 2.0), (12, 4.0))
 #: Peers asked at once, at most.
 PEERS_ASKED = 32
 #: An adapter of more bytes is worth many providers at once.
 LARGE = 8 << 20
-#: While an adapter is fetched, some more peers are asked this often, and one that had no good answer again after so
+#: While an adapter is fetched, so many more peers are asked this often, and one that had no good answer again after so
 #: long, in seconds.
-MORE_S, AGAIN_S = 2.0, 30.0
+MORE, MORE_S, AGAIN_S = 3, 2.0, 30.0
 #: So often one peer is tried for one fetch.
 TRIES = 2
 
@@ -40,8 +41,7 @@ class Search:
     def __init__(self, nursery: trio.Nursery, name: str, ask: Ask, candidates: Candidates, *, everybody: bool) -> None:
         self._nursery, self._name = nursery, name
         self._ask, self._candidates = ask, candidates
-        careful = () if everybody else tuple((count, ROUND_S) for count in ROUNDS)
-        self._rounds = (*careful, (PEERS_ASKED, float("inf")))
+        self._rounds = (*(() if everybody else ROUNDS), (PEERS_ASKED, float("inf")))
         self._manifest: Verified[Manifest] | None = None
         self._failures: list[OrchdError] = []
         #: When who was asked last, and how often who was handed out.
@@ -91,7 +91,7 @@ class Search:
     async def go_on(self) -> None:
         """Ask more peers until nobody is left and nobody is in use."""
         assert self._manifest is not None
-        some = PEERS_ASKED if self._manifest.record.size > LARGE else ROUNDS[-1]
+        some = PEERS_ASKED if self._manifest.record.size > LARGE else MORE
         if some == PEERS_ASKED:
             self._ask_some(some)
         while not self._is_over:

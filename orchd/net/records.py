@@ -71,6 +71,7 @@ class Records:
             mesh=self.gossip,
             prove=prove,
             learned=lambda peer: self.repair.learned(peer),
+            rng=context.rng,
         )
         self.repair = Repair(
             ask=ask,

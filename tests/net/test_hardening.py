@@ -39,6 +39,7 @@ from orchd.net import hardening
 from orchd.net import host as host_module
 from orchd.net.hardening import without
 from orchd.net.host import Host, run_host
+from orchd.net.retries import RETRIES
 from tests.net.support import LOOPBACK, PATIENCE_S, until
 
 ECHO = TProtocol("/test/echo/1")
@@ -674,7 +675,7 @@ async def test_leaving_closes_every_descriptor(monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_corrections_name_what_exists() -> None:
     """An upgrade of the library that moves something is noticed here first."""
-    for correction in hardening.CORRECTIONS:
+    for correction in (*hardening.CORRECTIONS, *RETRIES):
         assert correction.__doc__
         assert "Seen:" in correction.__doc__
         for owner, name, _ in correction():

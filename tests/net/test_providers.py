@@ -13,7 +13,7 @@ import trio.testing
 from libp2p.peer.id import ID
 
 from orchd.errors import NoProvider, PeerRefused
-from orchd.net.providers import AGAIN_S, LARGE, MORE_S, ROUND_S, ROUNDS, Search, searching
+from orchd.net.providers import AGAIN_S, LARGE, MORE, MORE_S, ROUNDS, Search, searching
 from orchd.records import Manifest, Verified, sign
 from tests.helpers import ALICE, manifest
 
@@ -65,7 +65,7 @@ async def used(search: Search) -> str:
 
 
 async def test_one_that_has_it_is_enough(autojump_clock: Clock) -> None:
-    village = Village({"author": (ROUND_S / 2, True)} | {f"p{number}": (0.0, True) for number in range(9)})
+    village = Village({"author": (ROUNDS[0][1] / 2, True)} | {f"p{number}": (0.0, True) for number in range(9)})
     async with village.search() as search:
         assert await search.first() is SMALL
         assert village.names() == ["author"]
@@ -76,8 +76,16 @@ async def test_a_silent_one_is_not_waited_for(autojump_clock: Clock) -> None:
     village = Village({"silent": (1e9, True), "a": (1e9, True), "b": (0.1, False), "c": (0.2, True), "d": (0.0, True)})
     async with village.search() as search:
         assert await search.first() is SMALL
-        assert set(village.asked) == {(0.0, "silent"), *((ROUND_S, name) for name in "abcd"[: ROUNDS[1]])}
+        assert set(village.asked) == {(0.0, "silent"), *((ROUNDS[0][1], name) for name in "abcd"[: ROUNDS[1][0]])}
         assert await used(search) == "c"
+
+
+async def test_where_all_are_slow_few_are_asked(autojump_clock: Clock) -> None:
+    """Else each of twenty that hear of an adapter at once would ask all the others, and be slower for it."""
+    village = Village({f"p{number}": (3.4, True) for number in range(40)})
+    async with village.search() as search:
+        await search.first()
+    assert len(village.asked) == sum(count for count, _ in ROUNDS[:3])
 
 
 async def test_who_says_no_is_passed_over_at_once(autojump_clock: Clock) -> None:
@@ -98,7 +106,7 @@ async def test_nobody_has_it(autojump_clock: Clock) -> None:
             await search.first()
 
 
-@pytest.mark.parametrize(("record", "expected"), [(SMALL, ROUNDS[-1]), (BIG, 9)])
+@pytest.mark.parametrize(("record", "expected"), [(SMALL, MORE), (BIG, 9)])
 async def test_others_are_asked_while_it_is_fetched(
     autojump_clock: Clock, record: Verified[Manifest], expected: int
 ) -> None:

@@ -317,7 +317,7 @@ class Node:
         """Members whom gossip does not reach are told straight."""
         if all(is_open(name) and self.mesh.get(name, True) for name in topics):
             return
-        for peer in to_push(topics, self.shared, self.links if any(self.mesh.values()) else (), source):
+        for peer in to_push(topics, self.shared, self.rng, self.links if any(self.mesh.values()) else (), source):
             self.world.soon(self.links[peer].pushed, self.id, [record.envelope], False)
 
     def pushed(self, peer: Peer, envelopes: Sequence[bytes], repair: bool) -> None:

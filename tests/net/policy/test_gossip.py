@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field
 
 import pytest
 
 from orchd.identity import Identity
 from orchd.net.policy import gossip
-from orchd.net.policy.gossip import Gate, Message, Recent, Shares, Verdict, belongs, is_early, to_gossip, to_push
+from orchd.net.policy.gossip import (
+    PASSED_TO,
+    Gate,
+    Message,
+    Recent,
+    Shares,
+    Verdict,
+    belongs,
+    is_early,
+    to_gossip,
+    to_push,
+)
 from orchd.records import Announcement, KeyRotation, Record, Revocation, Verified, sign
 from orchd.records.ids import sha256
 
@@ -204,8 +216,17 @@ def test_what_is_gossiped() -> None:
 
 def test_who_is_told_straight() -> None:
     members = {"a": {TOPIC}, "b": {TOPIC, CLOSED}, "c": {CLOSED}, "d": {"other"}}
-    assert to_push([TOPIC], members, reached={"a", "b"}) == []
-    assert to_push([TOPIC], members, reached={"a"}) == ["b"], "gossip does not reach it yet"
-    assert to_push([CLOSED], members, reached={"a", "b", "c"}) == ["b", "c"]
-    assert to_push([CLOSED], members, source="b") == ["c"]
-    assert to_push(["other", CLOSED], members, reached={"d"}) == ["b", "c"]
+    rng = random.Random(0)
+    assert to_push([TOPIC], members, rng, reached={"a", "b"}) == []
+    assert to_push([TOPIC], members, rng, reached={"a"}) == ["b"], "gossip does not reach it yet"
+    assert to_push([CLOSED], members, rng, reached={"a", "b", "c"}) == ["b", "c"]
+    assert to_push([CLOSED], members, rng, source="b") == ["c"]
+    assert to_push(["other", CLOSED], members, rng, reached={"d"}) == ["b", "c"]
+
+
+def test_who_was_told_tells_some() -> None:
+    members = {number: {CLOSED} for number in range(50)}
+    assert to_push([CLOSED], members, random.Random(0)) == list(members), "its own news it tells to all"
+    told = [to_push([CLOSED], members, random.Random(seed), source=7) for seed in range(40)]
+    assert {len(set(found)) for found in told} == {PASSED_TO}
+    assert set().union(*told) == set(members) - {7}, "by chance: nobody is always left out"
