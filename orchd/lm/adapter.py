@@ -81,17 +81,24 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 
 def start_adapter(
-    base: Base, rank: int, alpha: float, target_modules: Sequence[str] | str = "all-linear", dropout: float = 0.0
+    base: Base,
+    rank: int,
+    alpha: float,
+    target_modules: Sequence[str] | str = "all-linear",
+    dropout: float = 0.0,
+    rslora: bool = False,
 ) -> Any:
     """Put a new adapter on ``base`` (in place), float32: A random from torch's generator, B zero.
 
-    ``dropout`` is the share of the adapter's inputs that is left out while it is trained.
+    ``dropout`` is the share of the adapter's inputs that is left out while it is trained; with ``rslora`` it is scaled
+    by alpha/√rank.
     """
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,  # type: ignore[arg-type]
         target_modules=target_modules if isinstance(target_modules, str) else list(target_modules),
         lora_dropout=dropout,
+        use_rslora=rslora,
         bias="none",
         task_type="CAUSAL_LM",
     )

@@ -20,8 +20,9 @@ from orchd.errors import (
     NotAverageable,
     ParamsInvalid,
 )
+from orchd.jobs.states import Job
 from orchd.measuring import evaluation
-from orchd.node import NO_LICENCE, AverageNote, Node, TrainNote, VerifyNote, in_thread
+from orchd.node import NO_LICENCE, AverageNote, Node, TrainNote, VerifyNote, in_thread, run_of
 from orchd.records import Manifest, Verified, text_id
 from orchd.records.ids import ADAPTER, BASE
 from orchd.registry import ADMITTED, AdapterRow, Base, Registry
@@ -32,10 +33,14 @@ from orchd.registry.use import not_admitted
 from orchd.rpc.methods_jobs import JobStarted
 from orchd.rpc.methods_runs import checkpoint_of
 from orchd.rpc.table import Params, method
+from orchd.train import runs
+from orchd.train.runs import Good
 from orchd.train.specs import Checkpointing, EarlyStopping, TrainSpec
 
 MILLION = 1_000_000
 Tags = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=100)], ...], Meta(max_length=16)]
+Modules = Annotated[tuple[Annotated[str, Meta(pattern=r"^[A-Za-z0-9_]{1,60}$")], ...], Meta(max_length=64)]
+Layers = Annotated[tuple[int, ...], Meta(max_length=1000)]
 DEFAULTS = TrainSpec(base="", dataset="")
 
 
@@ -45,13 +50,17 @@ class TrainSettings(Params, frozen=True, kw_only=True):
     A step is `gradient_accumulation_steps` times `batch_size` rows. `compute` is the dtype of the base's computations;
     `auto` tries which is faster here. `gradient_checkpointing` computes layers twice to save memory. `early_stopping`
     ends a training when so many validations brought nothing better. `checkpointing`: each so many steps, 0 for each
-    minute; the best few adapters are kept.
+    minute; the best few adapters are kept. `modules` (such as q_proj or mlp) and `layers` (from 0, or from the end when
+    negative) say where to learn; empty is everywhere. `rslora` scales by alpha/√rank.
     """
 
     name: str = ""
     description: str = ""
     rank: int = DEFAULTS.rank
     alpha: float | None = None
+    rslora: bool = DEFAULTS.rslora
+    modules: Modules = ()
+    layers: Layers = ()
     learning_rate: float = DEFAULTS.learning_rate
     batch_size: int = DEFAULTS.batch_size
     gradient_accumulation_steps: int = DEFAULTS.gradient_accumulation_steps
@@ -124,6 +133,9 @@ def _spec(p: TrainSettings) -> TrainSpec:
         dataset="",
         rank=p.rank,
         alpha=p.alpha,
+        rslora=p.rslora,
+        modules=p.modules,
+        layers=p.layers,
         learning_rate=p.learning_rate,
         batch_size=p.batch_size,
         gradient_accumulation_steps=p.gradient_accumulation_steps,
@@ -166,11 +178,13 @@ async def train_continue_from(node: Node, p: TrainContinue) -> JobStarted:
     if job.kind != "train":
         raise ParamsInvalid(f"{job.id} ({job.title}) is no training", field="source")
     folder, good = await in_thread(checkpoint_of, node, job, p.step)
+    parent = await in_thread(_adapter_at, node, job, good)
     spec, note = msgspec.convert(job.spec, TrainSpec), msgspec.convert(job.note, TrainNote)
     settings = msgspec.structs.replace(
         p,
         rank=p.rank or spec.rank,
         alpha=p.alpha or spec.alpha,
+        rslora=p.rslora or spec.rslora,
         learning_rate=p.learning_rate or spec.learning_rate / 2,
     )
     _check_train(settings)
@@ -185,13 +199,25 @@ async def train_continue_from(node: Node, p: TrainContinue) -> JobStarted:
         licence=note.licence if p.licence == NO_LICENCE else p.licence,
         tags=_tags(p.tags) or note.tags,
         supersedes=await in_thread(_superseded, node, p.supersedes),
-        earlier_steps=note.earlier_steps + good.step,
-        earlier_tokens=note.earlier_tokens + good.tokens,
+        initial=parent or note.initial,
+        earlier_steps=0 if parent else note.earlier_steps + good.step,
+        earlier_tokens=0 if parent else note.earlier_tokens + good.tokens,
     )
     spec = msgspec.structs.replace(
         _spec(settings), base=str(base.path), dataset=str(node.datasets.folder(dataset.id)), initial=str(folder)
     )
     return await _submit(node, spec, note)
+
+
+def _adapter_at(node: Node, job: Job, good: Good) -> str | None:
+    """The adapter that a training ended with, if this is the moment that it is of: a manifest names it then."""
+    adapter = node.datasets.adapter_of(run_of(job))
+    if adapter is None or runs.goods(node.runs.folder(run_of(job)))[0] != good:
+        return None
+    try:
+        return adapter if node.registry.adapter(adapter).state == ADMITTED else None
+    except AdapterUnknown:  # removed since
+        return None
 
 
 async def _continue_adapter(node: Node, p: TrainContinue) -> JobStarted:

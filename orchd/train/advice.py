@@ -12,7 +12,7 @@ from orchd.train.specs import Change, TrainSpec
 
 SETTINGS: Final = (
     *("rank", "alpha", "learning_rate", "batch_size", "steps", "seed"),
-    *("weight_decay", "lora_dropout", "gradient_accumulation_steps"),
+    *("weight_decay", "lora_dropout", "gradient_accumulation_steps", "rslora", "modules", "layers"),
 )
 """Of `TrainSpec`, what `orchctl train start` has an option for, in that order."""
 
@@ -25,11 +25,20 @@ def again(spec: TrainSpec, changes: Sequence[Change], *, words: Sequence[str], o
     spec = msgspec.structs.replace(spec, **{change.option: _changed(spec, change) for change in changes})
     defaults = TrainSpec(base="", dataset="")
     settings = {name: getattr(spec, name) for name in SETTINGS if getattr(spec, name) != getattr(defaults, name)}
-    given = {**options, **{name: f"{value:g}" for name, value in settings.items()}}
     line = ["orchctl", "train", "start", *words]
-    for name, value in given.items():
-        line += [f"--{name.replace('_', '-')}", value] if value else []
+    for name, value in {**options, **settings}.items():
+        line += _option(f"--{name.replace('_', '-')}", value)
     return shlex.join(line)
+
+
+def _option(flag: str, value: object) -> list[str]:
+    """As `orchctl train start` takes it; nothing for an empty value."""
+    if isinstance(value, bool):
+        return [flag] * value
+    if isinstance(value, tuple):
+        return [f"{flag}={','.join(map(str, value))}"] if value else []
+    text = value if isinstance(value, str) else f"{value:g}"
+    return [flag, text] if text else []
 
 
 def _changed(spec: TrainSpec, change: Change) -> float:

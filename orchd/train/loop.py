@@ -24,7 +24,7 @@ from torch import Tensor
 
 from orchd.errors import JobCancelled, TrainingDiverged
 from orchd.jobs.context import Figure, JobContext
-from orchd.lm.adapter import DTYPES, adapter_weights, read_weights, save_adapter, set_weights, start_adapter
+from orchd.lm.adapter import DTYPES, adapter_weights, read_weights, save_adapter, set_weights
 from orchd.lm.base import Base, best_device, load_base
 from orchd.lm.chat import Encoded
 from orchd.lm.losses import pack, token_scores
@@ -33,8 +33,8 @@ from orchd.train.curves import Curves, Point, StepPoint, ValidationPoint, cut_ba
 from orchd.train.datasets.store import read_part
 from orchd.train.prepare import (
     check,
-    continue_from,
     identity,
+    new_adapter,
     read_examples,
     read_validation,
     software,
@@ -166,9 +166,7 @@ def prepare(spec: TrainSpec, base: Base, folder: Path, job: JobContext) -> Train
     validation = read_validation(base, Path(spec.dataset), spec.seed)
     steps = spec.steps or default_steps(len(examples))
     torch.manual_seed(spec.seed)
-    model = start_adapter(base, spec.rank, float(spec.alpha or 2 * spec.rank), dropout=spec.lora_dropout)
-    if spec.initial is not None:
-        continue_from(model, Path(spec.initial))
+    model = new_adapter(spec, base)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay)
     folder.mkdir(parents=True, exist_ok=True)

@@ -15,15 +15,15 @@ import msgspec
 import peft
 import torch
 import transformers
-from torch import Tensor
 
 from orchd.errors import AdapterUnfit, DatasetUnusable, TrainingRefused
-from orchd.lm.adapter import DTYPES, adapter_weights, read_config, read_weights, set_weights
+from orchd.lm.adapter import DTYPES, adapter_weights, read_config, read_weights, set_weights, start_adapter
 from orchd.lm.base import Base
 from orchd.lm.chat import Encoded
 from orchd.train.datasets.encode import encode_fitting
 from orchd.train.datasets.store import read_part
-from orchd.train.specs import TrainSpec
+from orchd.train.places import adapter_targets
+from orchd.train.specs import TrainSpec, alpha_of
 
 MAX_RANK: Final = 256
 MAX_VALIDATION_ROWS: Final = 200
@@ -111,10 +111,23 @@ def identity(spec: TrainSpec, steps: int, examples: Sequence[Encoded], validatio
     return digest.hexdigest()
 
 
+def new_adapter(spec: TrainSpec, base: Base) -> Any:
+    """An adapter on ``base``, as the settings want it: new, or going on from ``initial``, on the same modules where
+    none are named. Raises `TrainingRefused`, `AdapterUnfit`."""
+    targets = adapter_targets(base.model, spec.modules, spec.layers)
+    if spec.initial is not None and not spec.modules and not spec.layers:
+        same = read_config(Path(spec.initial)).target_modules
+        targets = same if isinstance(same, str) else list(same)
+    model = start_adapter(base, spec.rank, alpha_of(spec), targets, dropout=spec.lora_dropout, rslora=spec.rslora)
+    if spec.initial is not None:
+        continue_from(model, Path(spec.initial))
+    return model
+
+
 def continue_from(model: Any, folder: Path) -> None:
     """Put the adapter in ``folder`` into the model's, which may have a higher rank and another scale.
 
-    The function stays the same: the difference in scale goes into B, and added ranks keep their random
+    The function stays the same: the difference in scale goes into B, and added ranks and modules keep their random
     A with a B of zeros. Raises `AdapterUnfit`.
     """
     config = read_config(folder)
@@ -123,9 +136,9 @@ def continue_from(model: Any, folder: Path) -> None:
         raise AdapterUnfit(f"{folder.name}: ranks that differ by module cannot be trained on")
     if config.r > used.r:
         raise TrainingRefused(f"rank {used.r} cannot hold an adapter of rank {config.r}", field="rank")
-    factor = config.scale / (used.lora_alpha / used.r)
+    factor = config.scale / (used.lora_alpha / (used.r**0.5 if used.use_rslora else used.r))
     own = adapter_weights(model)
-    weights: dict[str, Tensor] = {}
+    weights = dict(own)
     for name, tensor in read_weights(folder).items():
         tensor = tensor.float().to(model.device)
         room = own.get(name)

@@ -18,8 +18,8 @@ DRAWN_POINTS: Final = 300
 """A longer curve is drawn by the means of as many stretches."""
 
 SHOWN: Final = (
-    *("rank", "alpha", "learning_rate", "batch_size", "gradient_accumulation_steps", "weight_decay", "lora_dropout"),
-    *("steps", "schedule_total", "schedule_offset", "seed", "dtype"),
+    *("rank", "alpha", "rslora", "modules", "layers", "learning_rate", "batch_size", "gradient_accumulation_steps"),
+    *("weight_decay", "lora_dropout", "steps", "schedule_total", "schedule_offset", "seed", "dtype"),
 )
 COLOURS: Final = ("#1f6feb", "#d1242f")
 STYLE: Final = """
@@ -143,4 +143,8 @@ def _row(name: str, value: str) -> str:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    if isinstance(value, bool):
+        return "yes" if value else ""
     return "" if value in (None, 0) else str(msgspec.to_builtins(value))

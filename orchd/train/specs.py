@@ -5,9 +5,11 @@ Paths are strings. Losses are mean nats per counted token; exact match is a shar
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
+
+RSLORA_ALPHA: Final = 8.0
 
 
 class EarlyStopping(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -31,8 +33,12 @@ class Checkpointing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Train one adapter on the ``train`` part of a data set.
 
-    ``initial`` is the PEFT folder to go on from. ``alpha`` None means 2 · rank. ``steps`` 0 means
-    round(25·√n) for n examples. With one learning-rate schedule over several rounds,
+    ``initial`` is the PEFT folder to go on from. ``alpha`` None: see `alpha_of`. With ``rslora`` the adapter is scaled
+    by alpha/√rank instead of alpha/rank (Kalajdzievski, A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA,
+    2023), so that a higher rank learns faster. ``modules`` (names such as ``q_proj``) and ``layers`` (from 0; from the
+    end when negative) choose where it learns; empty: everywhere, or where ``initial`` does.
+
+    ``steps`` 0 means round(25·√n) for n examples. With one learning-rate schedule over several rounds,
     ``schedule_total`` is the length of all rounds in steps (0: this run's steps) and
     ``schedule_offset`` the number of steps before this run.
 
@@ -50,6 +56,9 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     initial: str | None = None
     rank: int = 16
     alpha: float | None = None
+    rslora: bool = False
+    modules: tuple[str, ...] = ()
+    layers: tuple[int, ...] = ()
     learning_rate: float = 5e-3
     batch_size: int = 16
     steps: int = 0
@@ -64,6 +73,13 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
     early_stopping: EarlyStopping = EarlyStopping()
     checkpointing: Checkpointing = Checkpointing()
+
+
+def alpha_of(spec: TrainSpec) -> float:
+    """As asked for; else what scales an adapter of rank 16, the usual one, by 2: with rsLoRA 8, else twice the rank."""
+    if spec.alpha is not None:
+        return float(spec.alpha)
+    return RSLORA_ALPHA if spec.rslora else 2.0 * spec.rank
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):

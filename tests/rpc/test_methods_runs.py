@@ -101,6 +101,15 @@ async def test_from_a_checkpoint_with_a_schedule_of_its_own(work: Work) -> None:
         await train_continue_from(work.node, TrainContinue(source=RUN, step=11))
 
 
+async def test_the_adapter_that_a_training_ended_with_is_named_in_what_goes_on_from_it(work: Work) -> None:
+    adapter = work.lab.admit(work.lab.folder(), origin="trained").row
+    work.ended[RUN] = adapter.id
+    await train_continue_from(work.node, TrainContinue(source=RUN))
+    await train_continue_from(work.node, TrainContinue(source=RUN, step=10))
+    told = [(note.initial, note.earlier_steps) for note in work.notes]
+    assert told == [(adapter.id, 0), (None, 10)]  # a checkpoint is no adapter, and its steps are the new one's
+
+
 async def test_from_an_adapter(work: Work) -> None:
     adapter = work.lab.admit(work.lab.folder(), origin="trained").row
     await train_continue_from(work.node, TrainContinue(source=adapter.id, dataset="mine"))

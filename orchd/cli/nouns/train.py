@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from orchd.cli.command import Command, arg, opt
+from orchd.cli.command import Command, arg, opt, switch
 from orchd.cli.nouns.adapter import human_row
 from orchd.cli.text import counted, duration, number, percent, table, word
 
@@ -53,6 +53,18 @@ def _early_stopping(text: str) -> dict[str, Any]:
         raise argparse.ArgumentTypeError(f"{text!r} is not like 5 or 5,0.01") from None
 
 
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
+
+
+def _numbers(text: str) -> list[int]:
+    """4 or 0,1,-1."""
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 4 or 0,1,-1") from None
+
+
 def _checkpointing(text: str) -> dict[str, Any]:
     """off, 100 or 100,5: steps between two checkpoints, and how many of the best are kept."""
     if text == "off":
@@ -70,7 +82,10 @@ SETTINGS = (
     opt("--tag", "to be found by; may be given more than once", dest="tags", action="append"),
     opt("--supersedes", "an adapter of yours that the new one takes the place of", metavar="ADAPTER"),
     opt("--licence", "SPDX name that others get it under, signed with it (default: none stated)"),
-    opt("--alpha", "of the adapter (twice the rank)", type=float, metavar="X"),
+    opt("--alpha", "of the adapter (twice the rank; 8 with --rslora)", type=float, metavar="X"),
+    switch("--rslora", "scale the adapter by alpha/√rank, so that high ranks learn as fast"),
+    opt("--modules", "where to learn, such as q_proj,v_proj or mlp (everywhere)", type=_names, metavar="NAME,…"),
+    opt("--layers", "in which layers, from 0, or from the end: --layers=-2,-1 (all)", type=_numbers, metavar="N,…"),
     opt("--batch-size", "rows a step (16)", type=int, metavar="N"),
     opt("--gradient-accumulation-steps", "batches a step (1)", type=int, metavar="N"),
     opt("--weight-decay", "towards zero (0)", type=float, metavar="X"),
