@@ -69,7 +69,7 @@ def admit(
 def training_record(result: TrainResult, *, initial: bytes | None, dataset: bytes, salt: bytes) -> Training:
     """`dataset` is the digest of the data set's content, hidden behind `salt`."""
     return Training(
-        method="sft",
+        method=result.objective,
         initial=initial,
         relative_to=None,
         examples=result.examples,
@@ -88,7 +88,10 @@ def metrics(scores: tuple[Score, ...]) -> tuple[Metric, ...]:
         for metric, value, base_value in (
             ("loss", score.loss, score.base_loss),
             ("exact_match", score.exact_match, score.base_exact_match),
+            ("preferred", score.preferred, score.base_preferred),
         ):
+            if value is None or base_value is None:
+                continue
             found.append(
                 Metric(
                     metric=metric,

@@ -51,7 +51,9 @@ class TrainSettings(Params, frozen=True, kw_only=True):
     `auto` tries which is faster here. `gradient_checkpointing` computes layers twice to save memory. `early_stopping`
     ends a training when so many validations brought nothing better. `checkpointing`: each so many steps, 0 for each
     minute; the best few adapters are kept. `modules` (such as q_proj or mlp) and `layers` (from 0, or from the end when
-    negative) say where to learn; empty is everywhere. `rslora` scales by alpha/√rank.
+    negative) say where to learn; empty is everywhere. `rslora` scales by alpha/√rank. `objective` is supervised
+    fine-tuning (sft) or direct preference optimisation (dpo); `auto` takes the latter for preferences. `dpo_beta`: how
+    strongly it is held to the model that it began with; `dpo_sft`: how much the chosen answer is learnt besides.
     """
 
     name: str = ""
@@ -61,6 +63,9 @@ class TrainSettings(Params, frozen=True, kw_only=True):
     rslora: bool = DEFAULTS.rslora
     modules: Modules = ()
     layers: Layers = ()
+    objective: Literal["auto", "sft", "dpo"] = DEFAULTS.objective
+    dpo_beta: float = DEFAULTS.dpo_beta
+    dpo_sft: float = DEFAULTS.dpo_sft
     learning_rate: float = DEFAULTS.learning_rate
     batch_size: int = DEFAULTS.batch_size
     gradient_accumulation_steps: int = DEFAULTS.gradient_accumulation_steps
@@ -119,11 +124,23 @@ async def train_start(node: Node, p: TrainStart) -> JobStarted:
         base=str(base.path),
         dataset=str(node.datasets.folder(dataset.id)),
         initial=None if initial is None else str(await in_thread(node.registry.adapter_folder, initial.id)),
+        objective=_objective(p, dataset.kind),
         steps=p.steps or max(0, p.schedule_total - p.schedule_offset),
         schedule_total=p.schedule_total,
         schedule_offset=p.schedule_offset,
     )
     return await _submit(node, spec, note)
+
+
+def _objective(p: TrainSettings, kind: str) -> Literal["sft", "dpo"]:
+    """What `auto` is for this data set. Raises `ParamsInvalid` where there is nothing to prefer."""
+    if p.objective == "dpo" and kind != "preference":
+        hint = "`orchctl dataset list` shows the kinds; a row of preferences has a chosen and a rejected answer."
+        detail = f"dpo learns from preferences, and this data set's kind is {kind}"
+        raise ParamsInvalid(detail, hint=hint, field="objective")
+    if p.objective == "auto":
+        return "dpo" if kind == "preference" else "sft"
+    return p.objective
 
 
 def _spec(p: TrainSettings) -> TrainSpec:
@@ -136,6 +153,9 @@ def _spec(p: TrainSettings) -> TrainSpec:
         rslora=p.rslora,
         modules=p.modules,
         layers=p.layers,
+        objective=p.objective,
+        dpo_beta=p.dpo_beta,
+        dpo_sft=p.dpo_sft,
         learning_rate=p.learning_rate,
         batch_size=p.batch_size,
         gradient_accumulation_steps=p.gradient_accumulation_steps,
@@ -204,7 +224,11 @@ async def train_continue_from(node: Node, p: TrainContinue) -> JobStarted:
         earlier_tokens=0 if parent else note.earlier_tokens + good.tokens,
     )
     spec = msgspec.structs.replace(
-        _spec(settings), base=str(base.path), dataset=str(node.datasets.folder(dataset.id)), initial=str(folder)
+        _spec(settings),
+        base=str(base.path),
+        dataset=str(node.datasets.folder(dataset.id)),
+        initial=str(folder),
+        objective=_objective(settings, dataset.kind),
     )
     return await _submit(node, spec, note)
 
@@ -239,6 +263,8 @@ def _check_train(p: TrainSettings) -> None:
         "gradient_accumulation_steps": (1, 4096),
         "weight_decay": (0, 0.99),
         "lora_dropout": (0, 0.99),
+        "dpo_beta": (1e-4, 10),
+        "dpo_sft": (0, 100),
         "steps": (0, 1_000_000),
         "seed": (0, 2**53),
     }

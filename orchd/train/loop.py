@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 import torch
@@ -26,12 +26,13 @@ from orchd.errors import JobCancelled, TrainingDiverged
 from orchd.jobs.context import Figure, JobContext
 from orchd.lm.adapter import DTYPES, adapter_weights, read_weights, save_adapter, set_weights
 from orchd.lm.base import Base, best_device, load_base
-from orchd.lm.chat import Encoded
-from orchd.lm.losses import pack, token_scores
+from orchd.lm.losses import pack
 from orchd.train import checkpoints, diagnosis, precision, runs
 from orchd.train.curves import Curves, Point, StepPoint, ValidationPoint, cut_back, mean, step_losses, validations
 from orchd.train.datasets.store import read_part
+from orchd.train.objective import ROW_TOKENS, Example, Objective, objective_of, preferred
 from orchd.train.prepare import (
+    SFT,
     check,
     identity,
     new_adapter,
@@ -45,12 +46,12 @@ from orchd.train.schedule import Schedule, default_steps
 from orchd.train.score import make_exam, mark
 from orchd.train.specs import Score, TrainResult, TrainSpec
 
-ROW_TOKENS: Final = 1024
 MAX_GRADIENT_NORM: Final = 1.0
 MAX_SKIPPED_IN_A_ROW: Final = 3
 CHECKPOINT_SECONDS: Final = 60.0
 """Between two checkpoints, where the settings name no number of steps: what a kill costs at most."""
 
+T = TypeVar("T")
 ALL_STEPS: Final = "all steps done"
 STOPPED_EARLY: Final = "stopped early"
 
@@ -65,8 +66,9 @@ class Training:
     model: Any
     optimizer: torch.optim.Optimizer
     schedule: Schedule
-    examples: Sequence[Encoded]
-    validation: Sequence[Encoded]
+    objective: Objective
+    examples: Sequence[Example]
+    validation: Sequence[Example]
     steps: int
     validate_every: int
     state: State
@@ -109,7 +111,7 @@ def run(spec: TrainSpec, job: JobContext) -> TrainResult:
         train(training)
     config = save_adapter(training.model, job.workdir / "adapter", spec.dtype)
     tell(training, "scoring")
-    heldout = score_heldout(training.model, base, Path(spec.dataset), job)
+    heldout = score_heldout(training, base)
     state, losses = training.state, step_losses(training.points)
     return TrainResult(
         adapter="adapter",
@@ -133,6 +135,7 @@ def run(spec: TrainSpec, job: JobContext) -> TrainResult:
         skipped=state.skipped,
         validation_loss=state.goods[0].validation_loss,
         diagnosis=diagnosis.diagnose(training.points, training.steps),
+        objective=training.objective.name,
     )
 
 
@@ -162,8 +165,9 @@ def prepare(spec: TrainSpec, base: Base, folder: Path, job: JobContext) -> Train
     twice = recompute_layers(spec, base, folder)
     if twice:
         precision.recompute(base.model)
-    examples = read_examples(base, Path(spec.dataset))
-    validation = read_validation(base, Path(spec.dataset), spec.seed)
+    objective = objective_of(spec)
+    examples = read_examples(base, Path(spec.dataset), objective)
+    validation = read_validation(base, Path(spec.dataset), spec.seed, objective)
     steps = spec.steps or default_steps(len(examples))
     torch.manual_seed(spec.seed)
     model = new_adapter(spec, base)
@@ -172,6 +176,7 @@ def prepare(spec: TrainSpec, base: Base, folder: Path, job: JobContext) -> Train
     folder.mkdir(parents=True, exist_ok=True)
     runs.sweep(folder)
     key = identity(spec, steps, examples, validation)
+    examples, validation = (objective.referred(model, part, job) for part in (examples, validation))
     state = checkpoints.restore(folder, key, model, optimizer)
     compute = "BF16" if base.model.dtype == torch.bfloat16 else "F32"
     job.log(f"{len(examples)} examples, {steps} steps of {spec.batch_size}, rank {spec.rank}, {software()}")
@@ -188,6 +193,7 @@ def prepare(spec: TrainSpec, base: Base, folder: Path, job: JobContext) -> Train
         model=model,
         optimizer=optimizer,
         schedule=Schedule(spec.learning_rate, spec.schedule_total or steps, spec.schedule_offset),
+        objective=objective,
         examples=examples,
         validation=validation,
         steps=steps,
@@ -231,14 +237,14 @@ def train(t: Training) -> None:
     t.job.log(f"{t.state.stopped} after step {t.state.step}; the best was step {t.state.goods[0].step}")
 
 
-def take_step(t: Training, batch: Sequence[Encoded]) -> None:
+def take_step(t: Training, batch: Sequence[Example]) -> None:
     """One batch, one change of the weights; none where the loss or its gradient is no number."""
     started = time.monotonic()
     rate = t.schedule.rate(t.state.step)
     t.optimizer.param_groups[0]["lr"] = rate
     try:
         with checkpoints.random_kept_if_stopped():
-            loss, accuracy = backward(t.model, batch, t.job.check)
+            loss, accuracy = backward(t.model, batch, t.job.check, t.objective)
             norm = float(torch.nn.utils.clip_grad_norm_(t.parameters, MAX_GRADIENT_NORM))
         usable = math.isfinite(loss) and math.isfinite(norm)
         if usable:
@@ -277,18 +283,20 @@ def guard(t: Training, usable: bool) -> None:
     )
 
 
-def backward(model: Any, batch: Sequence[Encoded], check: Callable[[], None] = lambda: None) -> tuple[float, float]:
-    """Add the gradients of the batch's mean loss over its counted tokens; returns that loss and the share of those
-    tokens that the model would have chosen.
+def backward(
+    model: Any, batch: Sequence[Example], check: Callable[[], None] = lambda: None, objective: Objective = SFT
+) -> tuple[float, float]:
+    """Add the gradients of the batch's mean loss over its counted tokens (or pairs); returns that loss and the share of
+    those tokens that the model would have chosen (or of the pairs that it has learnt to prefer).
 
     A batch longer than a packed row goes through in several passes, with the same gradients; ``check`` is called
     before each and may raise to stop.
     """
-    counted = sum(one.counted_tokens for one in batch)
+    counted = sum(objective.weight(one) for one in batch)
     total, right = 0.0, 0
     for indexes in pack([len(one.ids) for one in batch], ROW_TOKENS):
         check()
-        losses, hits = token_scores(model, [batch[i] for i in indexes])
+        losses, hits = objective.scores(model, [batch[i] for i in indexes])
         loss: Tensor = losses.sum() / counted
         loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
@@ -296,7 +304,7 @@ def backward(model: Any, batch: Sequence[Encoded], check: Callable[[], None] = l
     return total, right / counted
 
 
-def draw_batches(examples: Sequence[Encoded], size: int, rng: random.Random) -> Iterator[list[Encoded]]:
+def draw_batches(examples: Sequence[T], size: int, rng: random.Random) -> Iterator[list[T]]:
     """Endless batches; each example comes once before any comes again."""
     order: list[int] = []
     while True:
@@ -337,16 +345,16 @@ def validate(t: Training) -> None:
 
 @torch.inference_mode()
 def score_validation(t: Training) -> tuple[float, float]:
-    """Mean nats per counted token, and the share of those tokens that the model would have chosen."""
+    """The mean loss of the rows to validate on, and the share that is right, as in `backward`."""
     t.model.eval()
     total, right = 0.0, 0
     for indexes in pack([len(one.ids) for one in t.validation], ROW_TOKENS):
         t.job.check()
-        losses, hits = token_scores(t.model, [t.validation[i] for i in indexes])
+        losses, hits = t.objective.scores(t.model, [t.validation[i] for i in indexes])
         total += float(losses.sum())
         right += int(hits.sum())
     t.model.train()
-    counted = sum(one.counted_tokens for one in t.validation)
+    counted = sum(t.objective.weight(one) for one in t.validation)
     return total / counted, right / counted
 
 
@@ -477,15 +485,19 @@ def most_memory(model: Any) -> int:
     return most if sys.platform == "darwin" else most * 1024
 
 
-def score_heldout(model: Any, base: Base, dataset: Path, job: JobContext) -> tuple[Score, ...]:
+def score_heldout(t: Training, base: Base) -> tuple[Score, ...]:
     """The adapter and the base alone on the validation and test rows together, if there are any."""
-    rows = [row for part in ("validation", "test") for row in read_part(dataset, part)]
+    model, job = t.model, t.job
+    rows = [row for part in ("validation", "test") for row in read_part(Path(t.spec.dataset), part)]
     exam = make_exam(base, rows)
     if not exam.examples:
         return ()
+    pairs = t.objective.name == "dpo"
     with_adapter = mark(model, base, exam, check=job.check)
+    likes = preferred(model, base, rows, job) if pairs else None
     with model.disable_adapter():
         alone = mark(model, base, exam, check=job.check)
+        liked = preferred(model, base, rows, job) if pairs else None
     return (
         Score(
             split="heldout",
@@ -494,5 +506,7 @@ def score_heldout(model: Any, base: Base, dataset: Path, job: JobContext) -> tup
             exact_match=with_adapter.exact_match,
             base_exact_match=alone.exact_match,
             examples=exam.examples,
+            preferred=likes,
+            base_preferred=liked,
         ),
     )

@@ -19,18 +19,20 @@ import transformers
 from orchd.errors import AdapterUnfit, DatasetUnusable, TrainingRefused
 from orchd.lm.adapter import DTYPES, adapter_weights, read_config, read_weights, set_weights, start_adapter
 from orchd.lm.base import Base
-from orchd.lm.chat import Encoded
-from orchd.train.datasets.encode import encode_fitting
 from orchd.train.datasets.store import read_part
+from orchd.train.objective import Example, Objective, Sft
 from orchd.train.places import adapter_targets
 from orchd.train.specs import TrainSpec, alpha_of
 
 MAX_RANK: Final = 256
+MAX_BETA: Final = 10.0
+MAX_SFT: Final = 100.0
 MAX_VALIDATION_ROWS: Final = 200
 VALIDATIONS: Final = 20
 VALIDATION_SHARE: Final = 0.05
 """Validating takes at most this share of the time of training."""
 
+SFT: Final = Sft()
 BACKWARD_COST: Final = 3
 """A row that is trained on takes about as long as three that are only scored."""
 
@@ -51,6 +53,10 @@ def check(spec: TrainSpec) -> None:
         raise TrainingRefused(f"dropout {spec.lora_dropout} is not from 0 to below 1", field="lora_dropout")
     if not 0 <= spec.weight_decay < 1:
         raise TrainingRefused(f"weight decay {spec.weight_decay} is not from 0 to below 1", field="weight_decay")
+    if not 0 < spec.dpo_beta <= MAX_BETA:
+        raise TrainingRefused(f"beta {spec.dpo_beta} is not above 0 and at most {MAX_BETA}", field="dpo_beta")
+    if not 0 <= spec.dpo_sft <= MAX_SFT:
+        raise TrainingRefused(f"dpo_sft {spec.dpo_sft} is not from 0 to {MAX_SFT}", field="dpo_sft")
     if spec.gradient_accumulation_steps < 1:
         detail = f"{spec.gradient_accumulation_steps} batches a step"
         raise TrainingRefused(detail, field="gradient_accumulation_steps")
@@ -62,27 +68,27 @@ def check(spec: TrainSpec) -> None:
         )
 
 
-def read_examples(base: Base, dataset: Path) -> list[Encoded]:
+def read_examples(base: Base, dataset: Path, objective: Objective = SFT) -> Sequence[Example]:
     """The train part as token ids, without what is longer than the base can see. Raises `DatasetUnusable`."""
-    kept, read = _fitting(base, dataset, "train")
+    kept, read = _fitting(base, dataset, "train", objective)
     if not kept:
         detail = f"all {read} are longer than {_longest(base)} tokens" if read else "it is empty"
         raise DatasetUnusable(f"nothing to train on: {detail}", field="dataset")
     return kept
 
 
-def read_validation(base: Base, dataset: Path, seed: int) -> list[Encoded]:
+def read_validation(base: Base, dataset: Path, seed: int, objective: Objective = SFT) -> Sequence[Example]:
     """Rows to validate on while training: all of the validation part, or so many of it, drawn by ``seed``."""
-    rows, _ = _fitting(base, dataset, "validation")
+    rows, _ = _fitting(base, dataset, "validation", objective)
     if len(rows) <= MAX_VALIDATION_ROWS:
         return rows
     return random.Random(f"{seed}/validation").sample(rows, MAX_VALIDATION_ROWS)
 
 
-def _fitting(base: Base, dataset: Path, part: str) -> tuple[list[Encoded], int]:
+def _fitting(base: Base, dataset: Path, part: str, objective: Objective) -> tuple[list[Example], int]:
     """The rows with something to learn that fit the base, and how many rows there are."""
     rows = list(read_part(dataset, part))
-    found = (one for row in rows for one in encode_fitting(base.tokenizer, row, _longest(base)))
+    found = (one for row in rows for one in objective.encode(base.tokenizer, row, _longest(base)))
     return [one for one in found if one.counted_tokens], len(rows)
 
 
@@ -98,7 +104,7 @@ def validate_every(steps: int, batch: int, examples: int, validation: int) -> in
     return max(1, math.ceil(max(epoch, steps / VALIDATIONS, affordable)))
 
 
-def identity(spec: TrainSpec, steps: int, examples: Sequence[Encoded], validation: Sequence[Encoded]) -> str:
+def identity(spec: TrainSpec, steps: int, examples: Sequence[Example], validation: Sequence[Example]) -> str:
     """A digest (hexadecimal SHA-256) of the settings and of every token: a checkpoint is of this and of nothing else.
 
     Paths are left out, so that a home may be moved."""

@@ -18,9 +18,14 @@ DRAWN_POINTS: Final = 300
 """A longer curve is drawn by the means of as many stretches."""
 
 SHOWN: Final = (
-    *("rank", "alpha", "rslora", "modules", "layers", "learning_rate", "batch_size", "gradient_accumulation_steps"),
-    *("weight_decay", "lora_dropout", "steps", "schedule_total", "schedule_offset", "seed", "dtype"),
+    *("rank", "alpha", "rslora", "modules", "layers", "objective", "dpo_beta", "dpo_sft", "learning_rate"),
+    *("batch_size", "gradient_accumulation_steps", "weight_decay", "lora_dropout"),
+    *("steps", "schedule_total", "schedule_offset", "seed", "dtype"),
 )
+LOSS: Final = "Loss, nats a token", "Loss, nats a pair"
+RIGHT: Final = "Tokens that it would have chosen, %", "Pairs that it has learnt to prefer, %"
+"""Of supervised fine-tuning, and of preferences."""
+
 COLOURS: Final = ("#1f6feb", "#d1242f")
 STYLE: Final = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:700px;margin:2em auto;padding:0 1em;color:#1f2328;background:#fff}
@@ -44,12 +49,13 @@ class Head(NamedTuple):
 
 def page(head: Head, spec: TrainSpec, points: Sequence[Point], result: Any) -> str:
     """The whole page. ``result`` is the job's public result (`orchd.node.Trained` as plain JSON), None before that."""
+    dpo = spec.objective == "dpo"
     parts = [
         f"<h1>{escape(head.title)}</h1>",
         _table(_about(head, points, result)),
-        *(_charts(points) or ["<p>No step is done yet.</p>"]),
+        *(_charts(points, dpo) or ["<p>No step is done yet.</p>"]),
         "<h2>Settings</h2>",
-        _table([(name.replace("_", " "), _shown(getattr(spec, name))) for name in SHOWN]),
+        _table([(name.replace("_", " "), _shown(getattr(spec, name))) for name in SHOWN if dpo or "dpo" not in name]),
     ]
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(head.title)}</title>'
@@ -76,7 +82,7 @@ def _about(head: Head, points: Sequence[Point], result: Any) -> list[tuple[str, 
     return rows
 
 
-def _charts(points: Sequence[Point]) -> list[str]:
+def _charts(points: Sequence[Point], dpo: bool) -> list[str]:
     steps = [point for point in points if isinstance(point, StepPoint)]
     if not steps:
         return []
@@ -86,8 +92,8 @@ def _charts(points: Sequence[Point]) -> list[str]:
     accuracy = [(float(point.step), 100 * point.accuracy) for point in steps]
     validated = [(float(point.step), 100 * point.accuracy) for point in scored]
     return [
-        chart("Loss, nats a token", {"training": loss, "validation": validation}),
-        chart("Tokens that it would have chosen, %", {"training": accuracy, "validation": validated}),
+        chart(LOSS[dpo], {"training": loss, "validation": validation}),
+        chart(RIGHT[dpo], {"training": accuracy, "validation": validated}),
         chart("Learning rate", {"": [(float(point.step), point.rate) for point in steps]}),
         chart("Tokens a second", {"": [(float(point.step), point.tokens_s) for point in steps]}),
     ]

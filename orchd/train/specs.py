@@ -42,6 +42,11 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     ``schedule_total`` is the length of all rounds in steps (0: this run's steps) and
     ``schedule_offset`` the number of steps before this run.
 
+    ``objective`` is supervised fine-tuning (sft) or direct preference optimisation (dpo); "auto" takes the latter for
+    preferences. ``dpo_beta``: how strongly it is held to the model that it began with;
+    ``dpo_sft``: how much the chosen answer's own loss a token counts besides (0: plain DPO, which can leave both
+    answers unlikely).
+
     A step is ``gradient_accumulation_steps`` times ``batch_size`` examples. ``lora_dropout`` is the share of the
     adapter's inputs that is left out while it is trained. ``run`` is the folder of the run's checkpoints and curves
     (empty: one in the working folder, which goes with it); a run that has checkpoints there goes on from the last.
@@ -59,6 +64,9 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     rslora: bool = False
     modules: tuple[str, ...] = ()
     layers: tuple[int, ...] = ()
+    objective: Literal["auto", "sft", "dpo"] = "auto"
+    dpo_beta: float = 0.1
+    dpo_sft: float = 1.0
     learning_rate: float = 5e-3
     batch_size: int = 16
     steps: int = 0
@@ -100,7 +108,10 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True):
-    """How well an adapter and the base alone do on one part of a data set."""
+    """How well an adapter and the base alone do on one part of a data set.
+
+    ``preferred``: of preferences, the share whose chosen answer is likelier than the other; None for other data.
+    """
 
     split: str
     loss: float
@@ -108,6 +119,8 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
     exact_match: float
     base_exact_match: float
     examples: int
+    preferred: float | None = None
+    base_preferred: float | None = None
 
 
 class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,7 +129,7 @@ class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
 
     ``stopped`` says why it ended after ``steps`` steps and ``epochs`` times through the examples; the adapter is that
     of ``best_step``, where the validation loss was ``validation_loss`` (None: nothing to validate on). ``skipped``
-    counts the steps whose loss was no number."""
+    counts the steps whose loss was no number. ``objective`` is sft or dpo."""
 
     adapter: str
     rank: int
@@ -139,6 +152,7 @@ class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
     skipped: int
     validation_loss: float | None
     diagnosis: Diagnosis
+    objective: str = "sft"
 
 
 class AdapterPath(msgspec.Struct, frozen=True, kw_only=True):

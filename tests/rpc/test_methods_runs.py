@@ -14,7 +14,7 @@ from orchd.node import TrainNote
 from orchd.rpc import methods_runs as runs_methods
 from orchd.rpc.methods_jobs import JobParams
 from orchd.rpc.methods_runs import CheckpointCleanup, CheckpointList
-from orchd.rpc.methods_training import TrainContinue, train_continue_from
+from orchd.rpc.methods_training import TrainContinue, TrainStart, train_continue_from, train_start
 from orchd.train import runs
 from orchd.train.curves import Curves, StepPoint, ValidationPoint
 from orchd.train.runs import Good
@@ -181,3 +181,19 @@ async def test_the_report_shows_the_curves(work: Work) -> None:
         assert outside not in page
     work.jobs[RUN] = msgspec.structs.replace(work.jobs[RUN], title="<b>&")
     assert "<h1>&lt;b&gt;&amp;</h1>" in (await runs_methods.job_report(work.node, JobParams(job=RUN))).html
+
+
+@pytest.mark.parametrize(
+    ("kind", "asked", "found"),
+    [("preference", "auto", "dpo"), ("preference", "sft", "sft"), ("qa", "auto", "sft"), ("preference", "dpo", "dpo")],
+)
+async def test_preferences_are_learnt_as_such(work: Work, kind: str, asked: Any, found: str) -> None:
+    work.kind = kind
+    await train_continue_from(work.node, TrainContinue(source=RUN, objective=asked))
+    await train_start(work.node, TrainStart(dataset="mine", base="tiny", objective=asked))
+    assert [spec.objective for spec in work.specs] == [found, found]
+
+
+async def test_nothing_else_can_be_preferred(work: Work) -> None:
+    with pytest.raises(ParamsInvalid, match="kind is chat"):
+        await train_start(work.node, TrainStart(dataset="mine", base="tiny", objective="dpo"))

@@ -29,6 +29,7 @@ class Work:
         self.jobs: dict[str, Job] = {}
         self.full: Callable[[], None] = lambda: None
         self.data = lab.root / "datasets"
+        self.kind = "chat"
         self.node = cast(
             Node,
             SimpleNamespace(
@@ -37,7 +38,7 @@ class Work:
                     submit=self._submit, submit_local=self._submit, next_id=lambda: "job_new", get=self._get
                 ),
                 datasets=SimpleNamespace(
-                    get=lambda text: SimpleNamespace(id=text, name=text),
+                    get=lambda text: SimpleNamespace(id=text, name=text, kind=self.kind),
                     folder=lambda id: self.data / id,
                     adapter_of=self.ended.get,
                 ),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from orchd.importers.conversation import Conversation, Message
+from orchd.importers.conversation import Conversation, Example, Message
 from orchd.importers.source import ImportLog
 from orchd.jobs.context import JobContext
 from orchd.train.datasets.build import Parts, build
@@ -64,12 +64,12 @@ def pair(question: str, answer: str, identity: str = "") -> Conversation:
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> MakeDataset:
-    """`dataset(conversations, split=…)` → its folder."""
+    """`dataset(examples, split=…)` → its folder."""
     numbers = itertools.count()
 
-    def make(conversations: Sequence[Conversation], **parts: Any) -> Path:
+    def make(examples: Sequence[Example], kind: str = "", **parts: Any) -> Path:
         folder = tmp_path / f"dataset-{next(numbers)}"
-        build(conversations, ImportLog(), folder, Parts(**parts), "test")
+        build(examples, ImportLog(kind=kind), folder, Parts(**parts), "test")
         return folder
 
     return make

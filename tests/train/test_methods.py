@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import msgspec
 import pytest
+import torch
 
 from orchd.errors import TrainingRefused
-from orchd.importers.conversation import Conversation
+from orchd.importers.conversation import Conversation, Message, Preference
 from orchd.jobs.context import JobContext
-from orchd.lm.adapter import read_config, read_weights, save_adapter
-from orchd.lm.base import load_base
-from orchd.train import advice, loop, prepare
+from orchd.lm.adapter import adapter_weights, read_config, read_weights, save_adapter, set_weights, start_adapter
+from orchd.lm.base import Base, load_base
+from orchd.lm.chat import Encoded
+from orchd.lm.losses import token_losses
+from orchd.train import advice, loop, prepare, report, runs
+from orchd.train.curves import StepPoint, read_points, validations
+from orchd.train.datasets.store import PreferenceRow
+from orchd.train.objective import Dpo, Pair, encode_pair
 from orchd.train.places import adapter_targets, chosen
-from orchd.train.specs import Change, TrainSpec, alpha_of
+from orchd.train.specs import Change, Checkpointing, TrainSpec, alpha_of
 
-from .conftest import DEMO_BASE, MakeDataset
+from .conftest import DEMO_BASE, MakeDataset, Recorder, new_job
 from .test_loop import logits, random_adapter, spec
+from .test_resume import Killed, killed_at
 
 NAMES = (
     *(f"model.layers.{layer}.self_attn.{name}" for layer in range(3) for name in ("q_proj", "v_proj")),
@@ -114,3 +124,114 @@ def test_the_next_command_says_it() -> None:
     used = TrainSpec(base="", dataset="", rslora=True, modules=("mlp", "q_proj"), layers=(-2, -1))
     line = advice.again(used, [Change(option="steps", value=9)], words=("mine",), options={"name": "a b", "base": ""})
     assert line == "orchctl train start mine --name 'a b' --steps 9 --rslora --modules=mlp,q_proj --layers=-2,-1"
+
+
+# ---- preferences ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def preferences(reversals: list[Conversation]) -> list[Preference]:
+    """The words in reverse are better than their copy, which is what the base gives."""
+    found = []
+    for one in reversals:
+        words = one.messages[0].content.removeprefix("reverse: ")
+        asked = (Message("user", f"copy: {words}"),)
+        chosen = one.messages[1].content
+        found.append(Preference(id=one.id, messages=asked, chosen=chosen, rejected=words))
+    return found
+
+
+def test_a_preference_is_learnt(dataset: MakeDataset, preferences: list[Preference], job: JobContext) -> None:
+    folder = dataset(preferences, "preference")
+    result = loop.run(spec(folder, steps=60, batch_size=16, run=str(job.workdir / "run")), job)
+    (score,) = result.heldout
+    assert result.objective == "dpo"
+    assert score.base_preferred == 0
+    assert score.preferred is not None
+    assert score.preferred > 0.9
+    assert score.exact_match > 0.5
+    points = read_points(job.workdir / "run" / runs.METRICS_FILE)
+    assert validations(points)[0].loss == pytest.approx(math.log(2) + score_of_chosen(folder), rel=0.2)
+    assert validations(points)[-1].accuracy == 1
+
+
+def score_of_chosen(folder: Path) -> float:
+    """The base's loss a token of the chosen answers in the validation part, each answer alike."""
+    base = load_base(DEMO_BASE)
+    pairs = prepare.read_validation(base, folder, 0, Dpo(0.1, 1.0))
+    return sum(float(token_losses(base.model, [one.chosen]).mean()) for one in pairs) / len(pairs)
+
+
+def test_the_loss_of_a_pair_is_that_of_the_paper() -> None:
+    """Against log-probabilities that are added up one answer at a time."""
+    base = load_base(DEMO_BASE)
+    pairs = [dpo_pair(base, "sun cat", "cat sun"), dpo_pair(base, "moon", "key key")]
+    model = start_adapter(base, 4, 8).eval()
+    before = Dpo(0.3, 0.0).referred(model, pairs, cast(JobContext, SimpleNamespace(check=lambda: None)))
+    torch.manual_seed(3)
+    set_weights(model, {name: torch.randn_like(one) * 0.1 for name, one in adapter_weights(model).items()})
+    with torch.inference_mode():
+        losses, right = Dpo(0.3, 0.0).scores(model, before)
+        with_sft, _ = Dpo(0.3, 2.0).scores(model, before)
+    for pair, loss, hit, more in zip(pairs, losses, right, with_sft, strict=True):
+        now = log_probability(model, pair.chosen) - log_probability(model, pair.rejected)
+        with model.disable_adapter():
+            then = log_probability(model, pair.chosen) - log_probability(model, pair.rejected)
+        assert float(loss) == pytest.approx(math.log(1 + math.exp(-0.3 * (now - then))), rel=1e-3)
+        assert bool(hit) == (now > then)
+        sft = -log_probability(model, pair.chosen) / pair.chosen.counted_tokens
+        assert float(more - loss) == pytest.approx(2 * sft, rel=1e-3)
+
+
+def dpo_pair(base: Base, chosen: str, rejected: str) -> Pair:
+    row = PreferenceRow("p", (Message("user", "copy: sun cat"),), chosen, rejected)
+    (pair,) = encode_pair(base.tokenizer, row, 0)
+    return pair
+
+
+def log_probability(model: Any, answer: Encoded) -> float:
+    """Of the tokens that count, each looked up in the softmax by hand."""
+    with torch.inference_mode():
+        logits = model(input_ids=torch.tensor([answer.ids]), use_cache=False).logits[0].double().log_softmax(-1)
+    return sum(float(logits[at - 1, token]) for at, token in enumerate(answer.ids) if answer.counted[at])
+
+
+def test_a_kill_changes_nothing_in_the_references(
+    dataset: MakeDataset, preferences: list[Preference], tmp_path: Path
+) -> None:
+    asked = spec(
+        dataset(preferences, "preference"), steps=6, checkpointing=Checkpointing(interval=2), run=str(tmp_path / "run")
+    )
+    whole = new_job(tmp_path / "whole")
+    loop.run(msgspec.structs.replace(asked, run=""), whole)
+    wire = Recorder()
+    killed_at(9, wire)
+    with pytest.raises(Killed):
+        loop.run(asked, new_job(tmp_path / "killed", wire))
+    assert runs.last_folders(tmp_path / "run")
+    again = new_job(tmp_path / "again")
+    loop.run(asked, again)
+    first, second = (job.workdir / "adapter" / "adapter_model.safetensors" for job in (whole, again))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_dpo_of_something_else_is_refused(dataset: MakeDataset, reversals: list[Conversation], job: JobContext) -> None:
+    with pytest.raises(TrainingRefused, match="learns from preferences") as refused:
+        loop.run(spec(dataset(reversals), objective="dpo"), job)
+    assert refused.value.field == "objective"
+
+
+@pytest.mark.parametrize("wrong", [{"dpo_beta": 0.0}, {"dpo_beta": 11.0}, {"dpo_sft": -1.0}])
+def test_preference_settings_out_of_bounds(wrong: dict[str, float]) -> None:
+    with pytest.raises(TrainingRefused) as refused:
+        prepare.check(TrainSpec(base="", dataset="", **wrong))
+    assert refused.value.field in wrong
+
+
+def test_the_report_names_what_was_learnt() -> None:
+    head = report.Head(id="job_1", title="t", state="done", started_ms=None, error="")
+    point = StepPoint(step=1, epoch=1.0, loss=0.6, accuracy=0.5, rate=1e-3, tokens_s=1.0, memory=1)
+    page = report.page(head, TrainSpec(base="", dataset="", objective="dpo"), [point], None)
+    assert "Pairs that it has learnt to prefer" in page
+    assert "dpo beta" in page
+    assert "dpo beta" not in report.page(head, TrainSpec(base="", dataset=""), [point], None)

@@ -19,7 +19,7 @@ from orchd.errors import CheckpointUnfit, JobCancelled, TrainingDiverged
 from orchd.importers.read import ImportLog
 from orchd.lm.adapter import load_adapter
 from orchd.lm.base import load_base
-from orchd.train import checkpoints, loop, runs
+from orchd.train import checkpoints, loop, objective, runs
 from orchd.train.curves import StepPoint, read_points, validations
 from orchd.train.datasets.build import Parts, build
 from orchd.train.runs import Runs
@@ -142,7 +142,7 @@ def train_in_a_process(spec: TrainSpec, folder: str, kill_at: int) -> None:
     """A worker's process: it is killed by a signal in the middle of step `kill_at`, or never (0)."""
     torch.set_num_threads(1)
     steps = 0
-    scores = loop.token_scores
+    scores = objective.token_scores
 
     def counted(*arguments: Any) -> Any:
         nonlocal steps
@@ -153,7 +153,7 @@ def train_in_a_process(spec: TrainSpec, folder: str, kill_at: int) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
         return found
 
-    loop.token_scores = counted
+    objective.token_scores = counted
     train(spec, Path(folder))
 
 
@@ -235,7 +235,7 @@ def test_cancelled_between_two_passes_the_step_has_not_begun(
     _, whole = train(spec("whole", **short), tmp_path / "a")
     job = new_job(tmp_path / "b")
     passes = 0
-    scores = loop.token_scores
+    scores = objective.token_scores
 
     def cancel_at_ten(*arguments: Any) -> Any:
         nonlocal passes
@@ -244,10 +244,10 @@ def test_cancelled_between_two_passes_the_step_has_not_begun(
             job.cancel()
         return scores(*arguments)
 
-    monkeypatch.setattr(loop, "token_scores", cancel_at_ten)
+    monkeypatch.setattr(objective, "token_scores", cancel_at_ten)
     with pytest.raises(JobCancelled):
         loop.run(spec("cancelled", **short), job)
-    monkeypatch.setattr(loop, "token_scores", scores)
+    monkeypatch.setattr(objective, "token_scores", scores)
     wire = Recorder()
     _, resumed = train(spec("cancelled", **short), tmp_path / "c", wire)
     (said,) = [one["text"] for one in wire.sent if one["event"] == "log" and "going on" in one["text"]]

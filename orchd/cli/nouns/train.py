@@ -27,7 +27,17 @@ def human(result: dict[str, Any]) -> str:
         ],
         empty="",
     )
-    return "\n\n".join(filter(None, [human_row(result["adapter"]), scores, _ended(result)]))
+    return "\n\n".join(filter(None, [human_row(result["adapter"]), scores, _preferred(result), _ended(result)]))
+
+
+def _preferred(result: dict[str, Any]) -> str:
+    """Of preferences: how often the chosen answer is the likelier one."""
+    return "\n".join(
+        f"the better answer is the likelier one in {percent(score['preferred'])} of the {score['split']} pairs "
+        f"(base {percent(score['base_preferred'])})"
+        for score in result["scores"]
+        if score.get("preferred") is not None
+    )
 
 
 def _ended(result: dict[str, Any]) -> str:
@@ -86,6 +96,9 @@ SETTINGS = (
     switch("--rslora", "scale the adapter by alpha/√rank, so that high ranks learn as fast"),
     opt("--modules", "where to learn, such as q_proj,v_proj or mlp (everywhere)", type=_names, metavar="NAME,…"),
     opt("--layers", "in which layers, from 0, or from the end: --layers=-2,-1 (all)", type=_numbers, metavar="N,…"),
+    opt("--objective", "what it lowers: sft (answers), dpo (preferences)", choices=("auto", "sft", "dpo")),
+    opt("--dpo-beta", "how strongly preferences leave it near where it began (0.1)", type=float, metavar="X"),
+    opt("--dpo-sft", "weight of the chosen answer's own loss beside it (1; 0 is plain DPO)", type=float, metavar="X"),
     opt("--batch-size", "rows a step (16)", type=int, metavar="N"),
     opt("--gradient-accumulation-steps", "batches a step (1)", type=int, metavar="N"),
     opt("--weight-decay", "towards zero (0)", type=float, metavar="X"),
