@@ -82,26 +82,25 @@ def training_record(result: TrainResult, *, initial: bytes | None, dataset: byte
 
 
 def metrics(scores: tuple[Score, ...]) -> tuple[Metric, ...]:
-    """Loss and exact match by part, as a manifest states them. Raises `TensorsRefused` for a loss that is no number."""
+    """The adapter's figures beside the base's, as a manifest states them, and half of the 95 % interval of how much its
+    loss differs. Raises `TensorsRefused` for a loss that is no number."""
     found: list[Metric] = []
     for score in scores:
-        for metric, value, base_value in (
-            ("loss", score.loss, score.base_loss),
-            ("exact_match", score.exact_match, score.base_exact_match),
-            ("preferred", score.preferred, score.base_preferred),
-        ):
-            if value is None or base_value is None:
-                continue
-            found.append(
-                Metric(
-                    metric=metric,
-                    value=_micro(value, metric),
-                    base_value=_micro(base_value, metric),
-                    examples=score.examples,
-                    split=score.split,
-                )
-            )
+        for one in score.comparisons:
+            found.append(_metric(one.metric, one.value, one.against_value, one.examples, score.split))
+            if one.metric == "loss" and one.high is not None and one.low is not None:
+                found.append(_metric("loss_interval", (one.high - one.low) / 2, None, one.examples, score.split))
     return tuple(found)
+
+
+def _metric(metric: str, value: float, base_value: float | None, examples: int, split: str) -> Metric:
+    return Metric(
+        metric=metric,
+        value=_micro(value, metric),
+        base_value=None if base_value is None else _micro(base_value, metric),
+        examples=examples,
+        split=split,
+    )
 
 
 def _micro(value: float, metric: str) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from orchd.errors import ParamsInvalid
+from orchd.errors import DatasetUnusable, ParamsInvalid
 from orchd.records import MICRO, Attestation, Verified, parse_id, sign
 from orchd.records.ids import ADAPTER
 from orchd.registry import AdapterRow
@@ -43,7 +43,13 @@ class Attested(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def evaluation(
-    node: Node, rows: Sequence[AdapterRow], *, dataset: str, split: str = "test", base: bool = True
+    node: Node,
+    rows: Sequence[AdapterRow],
+    *,
+    dataset: str,
+    split: str = "test",
+    base: bool = True,
+    compare: bool = False,
 ) -> EvaluateSpec:
     """The job that scores adapters of one base on one part of a data set. Raises `ParamsInvalid`, `DatasetUnknown`."""
     if split not in SPLITS:
@@ -63,6 +69,7 @@ async def evaluation(
         dataset=str(node.datasets.folder(found.id)),
         split=split,
         include_base=base,
+        compare=compare,
     )
 
 
@@ -99,7 +106,9 @@ def figures(metric: str, measured: EvaluationRow, base: EvaluationRow) -> tuple[
     That of a share is Agresti and Coull's: it is not nothing where all or none was right.
     """
     if metric == "loss":
-        return measured.loss, base.loss, measured.loss_interval
+        return measured.loss, base.loss, measured.loss_interval or 0.0
+    if measured.exact_match is None or base.exact_match is None:
+        raise DatasetUnusable("nothing in it asks for an answer", hint="Attest the loss instead.", field="metric")
     count = measured.examples + 4
     share = (measured.exact_match * measured.examples + 2) / count
     return measured.exact_match, base.exact_match, NINETY_FIVE * math.sqrt(share * (1 - share) / count)

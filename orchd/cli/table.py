@@ -22,8 +22,8 @@ NOUNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "adapter": (
         "adapters that are here or that peers offer",
         (
-            *("list", "show", "search", "why", "versions", "diff", "publish", "fetch", "evaluate", "verify"),
-            *("revoke", "attest", "cosign", "export", "import", "scan"),
+            *("list", "show", "search", "why", "versions", "diff", "publish", "fetch", "evaluate", "compare"),
+            *("verify", "revoke", "attest", "cosign", "export", "import", "scan"),
             *("pin", "unpin", "release", "remove"),
         ),
     ),

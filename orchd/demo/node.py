@@ -165,7 +165,7 @@ class Node:
 
     def evaluate(self, adapters: Sequence[str], dataset: Dataset) -> dict[str | None, Score]:
         """Scores on the test part, of the base under `None`."""
-        result = self.job("adapter.evaluate", adapters=list(adapters), dataset=dataset.id, split="test", base=True)
+        result = self.job("adapter.evaluate", adapters=list(adapters), dataset=dataset.id, split="test")
         return {
             row["id"]: Score(loss=row["loss"], exact_match=row["exact_match"], examples=row["examples"])
             for row in result["rows"]

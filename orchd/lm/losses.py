@@ -58,22 +58,33 @@ def token_scores(model: Any, row: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
 
 
 @torch.inference_mode()
+def conversation_scores(
+    model: Any,
+    conversations: Sequence[Encoded],
+    row_tokens: int = DEFAULT_ROW_TOKENS,
+    check: Callable[[], None] = lambda: None,
+) -> tuple[list[float], list[int]]:
+    """Of each conversation: its nats, summed over its counted tokens, and how many of these the model would have
+    chosen. ``check`` is called between rows and may raise to stop."""
+    sums, hits = [0.0] * len(conversations), [0] * len(conversations)
+    for indexes in pack([len(one.ids) for one in conversations], row_tokens):
+        check()
+        row = [conversations[i] for i in indexes]
+        counts = [one.counted_tokens for one in row]
+        losses, chosen = (torch.split(part, counts) for part in token_scores(model, row))
+        for index, nats, right in zip(indexes, losses, chosen, strict=True):
+            sums[index], hits[index] = float(nats.sum()), int(right.sum())
+    return sums, hits
+
+
 def conversation_losses(
     model: Any,
     conversations: Sequence[Encoded],
     row_tokens: int = DEFAULT_ROW_TOKENS,
     check: Callable[[], None] = lambda: None,
 ) -> list[float]:
-    """Nats of each conversation, summed over its counted tokens. ``check`` is called between rows and
-    may raise to stop."""
-    sums = [0.0] * len(conversations)
-    for indexes in pack([len(one.ids) for one in conversations], row_tokens):
-        check()
-        row = [conversations[i] for i in indexes]
-        losses = torch.split(token_losses(model, row), [one.counted_tokens for one in row])
-        for index, part in zip(indexes, losses, strict=True):
-            sums[index] = float(part.sum())
-    return sums
+    """The nats of `conversation_scores`."""
+    return conversation_scores(model, conversations, row_tokens, check)[0]
 
 
 def _flat(row: Sequence[Encoded]) -> Iterator[bool]:

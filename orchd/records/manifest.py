@@ -81,8 +81,8 @@ class Training(_Record, frozen=True, kw_only=True):
 
 
 class Metric(_Record, frozen=True, kw_only=True):
-    """A measurement by the author. `loss` is in micro-nats a token, `exact_match` and `preferred` in parts per
-    million."""
+    """A measurement by the author. `loss` is in micro-nats a token, and so is `loss_interval`, half of the 95 %
+    interval of its difference to the base's; shares such as `exact_match` and `preferred` are in parts per million."""
 
     metric: Label
     value: Annotated[int, Meta(ge=0, le=2**53)]

@@ -23,7 +23,7 @@ class _Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MetricRow(_Row, frozen=True, kw_only=True):
-    """`loss` in nats a token, `exact_match` from 0 to 1."""
+    """`loss` and `loss_interval` in nats a token, shares such as `exact_match` from 0 to 1."""
 
     metric: str
     value: float

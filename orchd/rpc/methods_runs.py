@@ -12,10 +12,10 @@ from orchd.jobs.states import Job, State
 from orchd.node import Node, TrainNote, in_thread, run_of
 from orchd.rpc.methods_jobs import JobParams, JobStarted
 from orchd.rpc.table import Params, Result, method
-from orchd.train import report, runs
+from orchd.train import answers_page, report, runs
 from orchd.train.curves import read_points
 from orchd.train.runs import METRICS_FILE, Good
-from orchd.train.specs import TrainSpec
+from orchd.train.specs import EvaluateResult, TrainSpec
 
 GOING_ON = (State.QUEUED, State.RUNNING, State.CANCELLING)
 
@@ -211,8 +211,12 @@ class Report(Result, frozen=True, kw_only=True):
     html: str
 
 
-@method("job.report", JobParams, Report, "A page about a training, with its curves")
+@method("job.report", JobParams, Report, "A page about a training with its curves, or about an evaluation")
 async def job_report(node: Node, p: JobParams) -> Report:
+    job = await node.jobs.get(p.job)
+    if job.kind == "evaluate" and job.result is not None and job.note is None:
+        result = msgspec.convert(job.result, EvaluateResult)
+        return Report(html=await in_thread(answers_page.page, job.title, result))
     job = await _training(node, p.job)
     points = await in_thread(read_points, node.runs.folder(run_of(job)) / METRICS_FILE)
     spec = msgspec.convert(job.spec, TrainSpec)

@@ -462,19 +462,30 @@ def _plan_verify(node: Node, text: str) -> tuple[VerifySpec, str]:
 
 
 class AdapterEvaluate(Params, frozen=True, kw_only=True):
-    """Scores for each adapter, and for the base when `base` is true, on one part of a data set."""
+    """Scores for each adapter beside the base's, on one part of a data set."""
 
     adapters: list[str]
     dataset: str
     split: str = "test"
-    base: bool = True
 
 
-@method("adapter.evaluate", AdapterEvaluate, JobStarted, "Loss and exact match of adapters on a data set.")
+@method("adapter.evaluate", AdapterEvaluate, JobStarted, "How good adapters are on a data set, beside the base.")
 async def adapter_evaluate(node: Node, p: AdapterEvaluate) -> JobStarted:
-    if not p.adapters and not p.base:
-        raise ParamsInvalid("nothing to evaluate", hint="Name an adapter, or leave the base in.", field="adapters")
+    return await _evaluate(node, p, compare=False)
+
+
+@method("adapter.compare", AdapterEvaluate, JobStarted, "Adapters beside each other and the base, on the same rows.")
+async def adapter_compare(node: Node, p: AdapterEvaluate) -> JobStarted:
+    """Each later one beside the first."""
+    if len(p.adapters) < 2:
+        hint = "Name two adapters or more; `orchctl adapter evaluate` measures one beside the base."
+        raise ParamsInvalid(f"{len(p.adapters)} adapter to compare", hint=hint, field="adapters")
+    return await _evaluate(node, p, compare=True)
+
+
+async def _evaluate(node: Node, p: AdapterEvaluate, *, compare: bool) -> JobStarted:
     rows = [await in_thread(node.registry.adapter, text) for text in p.adapters]
-    spec = await evaluation(node, rows, dataset=p.dataset, split=p.split, base=p.base)
-    job = await node.jobs.submit("evaluate", spec, title=f"evaluate {len(rows)} adapters")
+    spec = await evaluation(node, rows, dataset=p.dataset, split=p.split, compare=compare)
+    about = ", ".join(row.name for row in rows) or "the base"
+    job = await node.jobs.submit("evaluate", spec, title=f"{'compare' if compare else 'evaluate'} {about}"[:120])
     return JobStarted(job=job.id)

@@ -1,19 +1,37 @@
-"""The job ``evaluate``: the base and several adapters on one part of a data set, in one go."""
+"""The job ``evaluate``: the base and several adapters on one part of a data set, beside each other."""
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from typing import Any, Final
 
 import torch
 
 from orchd.errors import DatasetUnusable
 from orchd.jobs.context import JobContext
 from orchd.lm.adapter import load_adapter
-from orchd.lm.base import best_device, load_base
+from orchd.lm.base import Base, best_device, load_base
+from orchd.train import measures, speed
 from orchd.train.datasets.store import read_part
-from orchd.train.score import make_exam, mark
-from orchd.train.specs import EvaluateResult, EvaluateSpec, EvaluationRow
+from orchd.train.precision import most_memory
+from orchd.train.score import Exam, Mark, make_exam, mark
+from orchd.train.specs import (
+    AdapterPath,
+    Answered,
+    Comparison,
+    EvaluateResult,
+    EvaluateSpec,
+    EvaluationRow,
+    Measure,
+    Score,
+)
+
+SHOWN_ANSWERS: Final = 40
+SHOWN_CHARACTERS: Final = 1_000
 
 
 def run(spec: EvaluateSpec, job: JobContext) -> EvaluateResult:
@@ -27,23 +45,109 @@ def run(spec: EvaluateSpec, job: JobContext) -> EvaluateResult:
         raise DatasetUnusable(f"no rows in the {spec.split} part", field="split")
     base = load_base(spec.base, device=best_device())
     exam = make_exam(base, rows)
+    if not exam.examples:
+        raise DatasetUnusable(f"no row of the {spec.split} part fits this base", field="dataset")
+    marks: list[Mark] = []
     results: list[EvaluationRow] = []
-    total = len(spec.adapters) + spec.include_base
-    for adapter in ([None] if spec.include_base else []) + list(spec.adapters):
-        job.progress(len(results), total, "adapters")
+    scored: list[AdapterPath | None] = [*([None] if spec.include_base else []), *spec.adapters]
+    for adapter in scored:
+        job.progress(len(results), len(scored), "adapters")
         model = base.model if adapter is None else load_adapter(base, adapter.path)
-        scored = mark(model, base, exam, spec.exact_match, job.check)
+        marks.append(mark(model, base, exam, spec.answers, job.check))
+        results.append(_row(adapter, marks[-1], exam, model, job))
         if adapter is not None:
             base = replace(base, model=model.unload())
-        results.append(
-            EvaluationRow(
-                id=None if adapter is None else adapter.id,
-                name=None if adapter is None else adapter.name,
-                loss=scored.loss,
-                exact_match=scored.exact_match,
-                examples=scored.examples,
-                loss_interval=scored.loss_interval,
-            )
+    job.progress(len(scored), len(scored), "adapters")
+    return EvaluateResult(
+        rows=tuple(results),
+        split=spec.split,
+        comparisons=_compared(scored, marks, exam, spec),
+        answers=shown_answers(exam, marks),
+        asked=len(exam.questions) if spec.answers else 0,
+    )
+
+
+def score(model: Any, base: Base, dataset: Path, job: JobContext) -> tuple[Score, ...]:
+    """What a training says of its adapter: beside the base alone, on the test rows that nothing was chosen by."""
+    exam = make_exam(base, list(read_part(dataset, "test")))
+    if not exam.examples:
+        job.log("there is no test part, so that nothing says how good the adapter is on rows that it has not seen")
+        return ()
+    ours = mark(model, base, exam, check=job.check)
+    with model.disable_adapter():
+        alone = mark(model, base, exam, check=job.check)
+    found, before = measures.measure(ours, exam), measures.measure(alone, exam)
+    return (
+        Score(
+            split="test",
+            loss=ours.loss,
+            base_loss=alone.loss,
+            exact_match=_value(found, "exact_match"),
+            base_exact_match=_value(before, "exact_match"),
+            examples=exam.examples,
+            preferred=_value(found, "preferred"),
+            base_preferred=_value(before, "preferred"),
+            measures=found,
+            comparisons=measures.compare(ours, alone, exam, adapter="", other=None),
+        ),
+    )
+
+
+def _row(adapter: AdapterPath | None, scored: Mark, exam: Exam, model: Any, job: JobContext) -> EvaluationRow:
+    found = measures.measure(scored, exam)
+    loss = found[0]
+    prompts = [one.prompt for one in exam.questions] or [one.ids[:-1] for one in exam.conversations]
+    pace = speed.measure(model, prompts, job.check)
+    return EvaluationRow(
+        id=None if adapter is None else adapter.id,
+        name=None if adapter is None else adapter.name,
+        loss=scored.loss,
+        exact_match=_value(found, "exact_match"),
+        examples=scored.examples,
+        loss_interval=None if loss.high is None else loss.high - loss.value,
+        measures=found,
+        labels=measures.label_rows(scored, exam),
+        first_token_ms=None if pace is None else pace.first_token_ms,
+        tokens_s=None if pace is None else pace.tokens_s,
+        memory=most_memory(model),
+    )
+
+
+def _compared(
+    scored: Sequence[AdapterPath | None], marks: Sequence[Mark], exam: Exam, spec: EvaluateSpec
+) -> tuple[Comparison, ...]:
+    """Each adapter beside the base; then, if asked for, each later one beside the first adapter."""
+    first = 1 if spec.include_base else 0
+    pairs = [(at, 0) for at in range(1, len(scored))] if spec.include_base else []
+    pairs += [(at, first) for at in range(first + 1, len(scored))] if spec.compare else []
+    return tuple(
+        one
+        for at, other in pairs
+        for one in measures.compare(marks[at], marks[other], exam, adapter=_id(scored[at]), other=_id(scored[other]))
+    )
+
+
+def _id(adapter: AdapterPath | None) -> str | None:
+    return None if adapter is None else adapter.id
+
+
+def shown_answers(exam: Exam, marks: Sequence[Mark]) -> tuple[Answered, ...]:
+    """Some questions, drawn by chance, with everybody's answers."""
+    count = len(exam.questions) if all(one.answers for one in marks) else 0
+    drawn = random.Random("shown").sample(range(count), count)
+    return tuple(
+        Answered(
+            question=_cut(exam.questions[at].asked),
+            wanted=_cut(exam.questions[at].answer),
+            answers=tuple(_cut(one.answers[at]) for one in marks),
         )
-    job.progress(total, total, "adapters")
-    return EvaluateResult(rows=tuple(results))
+        for at in islice(drawn, SHOWN_ANSWERS)
+    )
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
+
+
+def _value(found: Sequence[Measure], metric: str) -> float | None:
+    return next((one.value for one in found if one.metric == metric), None)

@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import math
 import random
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,10 +25,9 @@ from orchd.jobs.context import Figure, JobContext
 from orchd.lm.adapter import DTYPES, adapter_weights, read_weights, save_adapter, set_weights
 from orchd.lm.base import Base, best_device, load_base
 from orchd.lm.losses import pack
-from orchd.train import checkpoints, diagnosis, precision, runs
+from orchd.train import checkpoints, diagnosis, evaluate, precision, runs
 from orchd.train.curves import Curves, Point, StepPoint, ValidationPoint, cut_back, mean, step_losses, validations
-from orchd.train.datasets.store import read_part
-from orchd.train.objective import ROW_TOKENS, Example, Objective, objective_of, preferred
+from orchd.train.objective import ROW_TOKENS, Example, Objective, objective_of
 from orchd.train.prepare import (
     SFT,
     check,
@@ -43,8 +40,7 @@ from orchd.train.prepare import (
 )
 from orchd.train.runs import Good, State
 from orchd.train.schedule import Schedule, default_steps
-from orchd.train.score import make_exam, mark
-from orchd.train.specs import Score, TrainResult, TrainSpec
+from orchd.train.specs import TrainResult, TrainSpec
 
 MAX_GRADIENT_NORM: Final = 1.0
 MAX_SKIPPED_IN_A_ROW: Final = 3
@@ -111,7 +107,7 @@ def run(spec: TrainSpec, job: JobContext) -> TrainResult:
         train(training)
     config = save_adapter(training.model, job.workdir / "adapter", spec.dtype)
     tell(training, "scoring")
-    heldout = score_heldout(training, base)
+    heldout = evaluate.score(training.model, base, Path(spec.dataset), job)
     state, losses = training.state, step_losses(training.points)
     return TrainResult(
         adapter="adapter",
@@ -455,7 +451,7 @@ def record(t: Training, loss: float | None, accuracy: float, rate: float, speed:
             accuracy=round(accuracy, 4),
             rate=rate,
             tokens_s=round(speed, 1),
-            memory=most_memory(t.model),
+            memory=precision.most_memory(t.model),
         ),
     )
 
@@ -475,38 +471,3 @@ def tell(t: Training, phase: str) -> None:
     if t.validated is not None and t.validated.loss is not None:
         figures["validation"] = round(t.validated.loss, 4)
     t.job.progress(t.state.step, t.steps, "steps", **figures)
-
-
-def most_memory(model: Any) -> int:
-    """The most bytes that this process has had: on the GPU where it trains there, else in main memory."""
-    if model.device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(model.device))
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
-
-
-def score_heldout(t: Training, base: Base) -> tuple[Score, ...]:
-    """The adapter and the base alone on the validation and test rows together, if there are any."""
-    model, job = t.model, t.job
-    rows = [row for part in ("validation", "test") for row in read_part(Path(t.spec.dataset), part)]
-    exam = make_exam(base, rows)
-    if not exam.examples:
-        return ()
-    pairs = t.objective.name == "dpo"
-    with_adapter = mark(model, base, exam, check=job.check)
-    likes = preferred(model, base, rows, job) if pairs else None
-    with model.disable_adapter():
-        alone = mark(model, base, exam, check=job.check)
-        liked = preferred(model, base, rows, job) if pairs else None
-    return (
-        Score(
-            split="heldout",
-            loss=with_adapter.loss,
-            base_loss=alone.loss,
-            exact_match=with_adapter.exact_match,
-            base_exact_match=alone.exact_match,
-            examples=exam.examples,
-            preferred=likes,
-            base_preferred=liked,
-        ),
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,6 @@ from torch import Tensor
 
 from orchd.errors import DatasetUnusable, TrainingRefused
 from orchd.jobs.context import JobContext
-from orchd.lm.base import Base, context_length
 from orchd.lm.chat import Encoded
 from orchd.lm.losses import pack, token_losses, token_scores
 from orchd.train.datasets.encode import encode_fitting
@@ -112,7 +111,7 @@ class Dpo:
         return encode_pair(tokenizer, row, longest)
 
     def referred(self, model: Any, examples: Sequence[Any], job: JobContext) -> Sequence[Pair]:
-        found = margins(model, examples, job)
+        found = margins(model, examples, job.check)
         return [replace(one, reference=margin) for one, margin in zip(examples, found, strict=True)]
 
     def weight(self, one: Pair) -> int:
@@ -165,20 +164,14 @@ def row_sums(model: Any, row: Sequence[Pair]) -> tuple[Tensor, Tensor]:
 
 
 @torch.inference_mode()
-def margins(model: Any, pairs: Sequence[Pair], job: JobContext) -> list[float]:
-    """By how many nats each pair's chosen answer is likelier than the other, without dropout. Raises `JobCancelled`."""
+def margins(model: Any, pairs: Sequence[Pair], check: Callable[[], None] = lambda: None) -> list[float]:
+    """By how many nats each pair's chosen answer is likelier than the other, without dropout. ``check`` is called
+    between rows and may raise to stop."""
     model.eval()
     found = [0.0] * len(pairs)
     for indexes in pack([len(pair.ids) for pair in pairs], ROW_TOKENS):
-        job.check()
+        check()
         chosen, rejected = row_sums(model, [pairs[i] for i in indexes])
         for index, margin in zip(indexes, (rejected - chosen).tolist(), strict=True):
             found[index] = margin
     return found
-
-
-def preferred(model: Any, base: Base, rows: Sequence[Row], job: JobContext) -> float:
-    """The share of preferences whose chosen answer is likelier than the rejected one. Raises `JobCancelled`."""
-    longest = context_length(base.path)
-    pairs = [pair for row in rows for pair in encode_pair(base.tokenizer, row, longest)]
-    return sum(margin > 0 for margin in margins(model, pairs, job)) / max(1, len(pairs))

@@ -8,6 +8,8 @@ section 3), so it is tried and not looked up. The adapter itself, its moments an
 from __future__ import annotations
 
 import contextlib
+import resource
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -103,3 +105,11 @@ def free_bytes(memory: Path = MEMORY_FILE, limits: tuple[Path, Path] = LIMIT_FIL
 def recompute(model: Any) -> None:
     """Have the layers keep their inputs only; each is computed again for its gradients. The gradients are the same."""
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def most_memory(model: Any) -> int:
+    """The most bytes that this process has had: on the GPU where it trains there, else in main memory."""
+    if model.device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(model.device))
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024

@@ -1,107 +1,170 @@
-"""Held-out loss and greedy exact match of a model on conversations."""
+"""What a model says to held-out rows: the loss on their answers, and its own greedy answers."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+
+import numpy as np
 
 from orchd.lm.base import Base, context_length
 from orchd.lm.chat import Encoded
 from orchd.lm.generate import MAX_PROMPTS_AT_ONCE, greedy_ids
-from orchd.lm.losses import conversation_losses
+from orchd.lm.losses import conversation_scores
 from orchd.train.datasets.encode import answer_of, encode_fitting
-from orchd.train.datasets.store import Row, TextRow
+from orchd.train.datasets.store import CompletionRow, PreferenceRow, Row, TextRow
+from orchd.train.objective import Pair, encode_pair, margins
+from orchd.train.significance import Sums
 
 MAX_ANSWER_TOKENS: Final = 256
+ANSWERED_TOKENS: Final = 4_096
+"""Questions are asked, in an order drawn by `ORDER`, until their wanted answers have so many tokens together: answering
+takes a whole pass through the model for each."""
+
+ORDER: Final = "questions"
 
 
 @dataclass(frozen=True)
 class Question:
-    """The messages up to the last answer that counts, as token ids, and that answer as text."""
+    """The messages up to the last answer that counts, as token ids, and that answer as text. ``asked`` is the last
+    message, ``unit`` the number of the conversation or document that it is from."""
 
     prompt: tuple[int, ...]
+    asked: str
     answer: str
     answer_tokens: int
+    unit: int
 
 
 @dataclass(frozen=True)
 class Exam:
-    """Conversations made ready once, to be scored with any number of adapters."""
+    """Rows made ready once, to be scored with any number of models. ``units`` are those of ``conversations``;
+    ``pairs`` are preferences, and ``pair_units`` theirs."""
 
     conversations: tuple[Encoded, ...]
+    units: tuple[int, ...]
     questions: tuple[Question, ...]
+    examples: int
+    pairs: tuple[Pair, ...] = ()
+    pair_units: tuple[int, ...] = ()
 
     @property
-    def examples(self) -> int:
-        return len(self.conversations)
+    def tokens(self) -> int:
+        return sum(one.counted_tokens for one in self.conversations)
+
+    def sums(self, units: Sequence[int], values: Iterable[float], weights: Iterable[float]) -> Sums:
+        """Added up by unit."""
+        size = max(self.units, default=-1) + 1
+        return Sums(
+            np.bincount(units, np.fromiter(values, np.float64), size).astype(np.float64),
+            np.bincount(units, np.fromiter(weights, np.float64), size).astype(np.float64),
+        )
 
 
 @dataclass(frozen=True)
 class Mark:
-    """``loss``: mean nats per counted token. ``exact_match``: share from 0 to 1.
+    """What one model did: nats and tokens that it would have chosen, both over counted tokens by unit, and its answers
+    to the questions in their order. ``preferred``: pairs whose chosen answer it finds likelier, of all pairs."""
 
-    ``loss_interval``: half the width of its 95 % interval, had these conversations been drawn by chance.
-    """
-
-    loss: float
-    exact_match: float
+    losses: Sums
+    hits: Sums
+    answers: tuple[str, ...]
     examples: int
-    loss_interval: float = 0.0
+    preferred: Sums | None = None
+
+    @property
+    def loss(self) -> float:
+        """Mean nats per counted token."""
+        return self.losses.ratio
 
 
 def make_exam(base: Base, rows: Sequence[Row]) -> Exam:
-    """Encode ``rows``; those with nothing to learn are left out. Plain text has no question, and is read
-    in stretches where it is longer than the base takes in."""
-    tokenizer = base.tokenizer
+    """Encode ``rows``; those with nothing to learn, and conversations that are longer than the base takes in, are left
+    out, as in training. Plain text has no question, and is read in stretches where it is longer."""
     conversations: list[Encoded] = []
+    units: list[int] = []
     questions: list[Question] = []
+    pairs: list[Pair] = []
+    pair_units: list[int] = []
+    numbers: dict[str, int] = {}
+    examples = 0
+    longest = context_length(base.path)
     for row in rows:
-        longest = context_length(base.path) if isinstance(row, TextRow) else 0
-        encoded = [one for one in encode_fitting(tokenizer, row, longest) if one.counted_tokens]
+        encoded = [one for one in encode_fitting(base.tokenizer, row, longest) if one.counted_tokens]
         if not encoded:
             continue
-        conversations.extend(encoded)
-        if asked := answer_of(tokenizer, row):
-            questions.append(Question(*asked))
-    return Exam(tuple(conversations), tuple(questions))
+        unit = numbers.setdefault(row.group or row.id, len(numbers))
+        conversations += encoded
+        units += [unit] * len(encoded)
+        examples += 1
+        if found := answer_of(base.tokenizer, row):
+            prompt, answer, tokens = found
+            questions.append(Question(prompt, _asked(row), answer, tokens, unit))
+        if isinstance(row, PreferenceRow):
+            found_pairs = encode_pair(base.tokenizer, row, longest)
+            pairs += found_pairs
+            pair_units += [unit] * len(found_pairs)
+    return Exam(tuple(conversations), tuple(units), _affordable(questions), examples, tuple(pairs), tuple(pair_units))
+
+
+def _affordable(questions: Sequence[Question]) -> tuple[Question, ...]:
+    """All of them, or so many drawn ones, in the order of the rows."""
+    kept, tokens = list[int](), 0
+    for at in random.Random(ORDER).sample(range(len(questions)), len(questions)):
+        tokens += min(questions[at].answer_tokens, MAX_ANSWER_TOKENS)
+        if kept and tokens > ANSWERED_TOKENS:
+            break
+        kept.append(at)
+    return tuple(questions[at] for at in sorted(kept))
+
+
+def _asked(row: Row) -> str:
+    """The last message before the answer that is wanted."""
+    if isinstance(row, CompletionRow):
+        return row.prompt
+    if isinstance(row, TextRow):
+        return ""
+    if isinstance(row, PreferenceRow):
+        return row.messages[-1].content
+    last = max(at for at, one in enumerate(row.messages) if one.role == "assistant" and one.counts)
+    return row.messages[last - 1].content
 
 
 def mark(
     model: Any,
     base: Base,
     exam: Exam,
-    exact_match: bool = True,
+    answers: bool = True,
     check: Callable[[], None] = lambda: None,
 ) -> Mark:
     """Score ``model`` (in eval mode). ``check`` is called often and may raise to stop."""
-    losses = conversation_losses(model, exam.conversations, check=check)
-    tokens = sum(one.counted_tokens for one in exam.conversations)
-    right = _right_answers(model, base, exam, check) if exact_match else 0
-    loss = sum(losses) / max(1, tokens)
-    interval = _interval(losses, [one.counted_tokens for one in exam.conversations], loss)
-    return Mark(loss, right / max(1, exam.examples), exam.examples, interval)
+    losses, hits = conversation_scores(model, exam.conversations, check=check)
+    counted = [one.counted_tokens for one in exam.conversations]
+    likes = [float(margin > 0) for margin in margins(model, exam.pairs, check)]
+    return Mark(
+        losses=exam.sums(exam.units, losses, counted),
+        hits=exam.sums(exam.units, hits, counted),
+        answers=_answers(model, base, exam.questions, check) if answers else (),
+        examples=exam.examples,
+        preferred=exam.sums(exam.pair_units, likes, [1.0] * len(likes)) if likes else None,
+    )
 
 
-def _interval(losses: Sequence[float], tokens: Sequence[int], mean: float) -> float:
-    """Of a ratio of sums over conversations (Cochran, Sampling Techniques, 3rd ed., 6.4)."""
-    squares = sum((loss - mean * count) ** 2 for loss, count in zip(losses, tokens, strict=True))
-    return 1.96 * math.sqrt(squares) / max(1, sum(tokens))
-
-
-def _right_answers(model: Any, base: Base, exam: Exam, check: Callable[[], None]) -> int:
+def _answers(model: Any, base: Base, questions: Sequence[Question], check: Callable[[], None]) -> tuple[str, ...]:
+    """Greedy ones, cut off where the longest that is wanted beside them would have ended."""
     stop = stop_tokens(base)
-    right = 0
-    questions = sorted(exam.questions, key=lambda one: len(one.prompt))
-    for start in range(0, len(questions), MAX_PROMPTS_AT_ONCE):
+    found = [""] * len(questions)
+    order = sorted(range(len(questions)), key=lambda at: len(questions[at].prompt))
+    for start in range(0, len(order), MAX_PROMPTS_AT_ONCE):
         check()
-        part = questions[start : start + MAX_PROMPTS_AT_ONCE]
-        limit = min(MAX_ANSWER_TOKENS, max(one.answer_tokens for one in part) + 1)
-        answers = greedy_ids(model, [one.prompt for one in part], limit, stop)
-        for one, ids in zip(part, answers, strict=True):
-            right += base.tokenizer.decode(ids, skip_special_tokens=True).strip() == one.answer
-    return right
+        part = order[start : start + MAX_PROMPTS_AT_ONCE]
+        limit = min(MAX_ANSWER_TOKENS, max(questions[at].answer_tokens for at in part) + 1)
+        answers = greedy_ids(model, [questions[at].prompt for at in part], limit, stop)
+        for at, ids in zip(part, answers, strict=True):
+            found[at] = base.tokenizer.decode(ids, skip_special_tokens=True).strip()
+    return tuple(found)
 
 
 def stop_tokens(base: Base) -> set[int]:

@@ -9,6 +9,8 @@ from typing import Final, Literal
 
 import msgspec
 
+from orchd.train.answers import LabelScore
+
 RSLORA_ALPHA: Final = 8.0
 
 
@@ -107,20 +109,55 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     changes: tuple[Change, ...] = ()
 
 
+class Measure(msgspec.Struct, frozen=True, kw_only=True):
+    """One figure over ``examples`` examples with its 95 % interval, None where they do not tell it.
+
+    ``metric`` is one of `Comparison`'s, or perplexity, precision or recall (means over the labels)."""
+
+    metric: str
+    value: float
+    low: float | None
+    high: float | None
+    examples: int
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """A figure of an adapter beside that of another one, or of the base (``against`` None), on the same examples.
+
+    ``metric`` is loss (nats a token), or a share from 0 to 1: token_accuracy, exact_match, preferred, chrf, rouge_l,
+    and f1 of labels (the mean over them). ``low`` and ``high`` are the 95 % interval of the difference, None where the
+    examples do not tell it, and for f1. ``p`` is of a paired test by random exchanges, the ``verdict`` at p < .05.
+    """
+
+    adapter: str | None
+    against: str | None
+    metric: str
+    value: float
+    against_value: float
+    low: float | None
+    high: float | None
+    p: float
+    examples: int
+    verdict: Literal["better", "worse", "not told apart"]
+
+
 class Score(msgspec.Struct, frozen=True, kw_only=True):
-    """How well an adapter and the base alone do on one part of a data set.
+    """How well an adapter and the base alone do on one part of a data set. ``exact_match`` is None where nothing asks.
 
     ``preferred``: of preferences, the share whose chosen answer is likelier than the other; None for other data.
+    ``measures`` are the adapter's figures, ``comparisons`` those beside the base's.
     """
 
     split: str
     loss: float
     base_loss: float
-    exact_match: float
-    base_exact_match: float
+    exact_match: float | None
+    base_exact_match: float | None
     examples: int
     preferred: float | None = None
     base_preferred: float | None = None
+    measures: tuple[Measure, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
 
 
 class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,29 +201,52 @@ class AdapterPath(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EvaluateSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """Score the base and any number of adapters on one part of a data set."""
+    """Score the base and any number of adapters on one part of a data set, beside the base each; with ``compare``, the
+    later ones beside the first adapter too. Without ``answers`` only losses are measured."""
 
     base: str
     adapters: tuple[AdapterPath, ...]
     dataset: str
     split: str = "test"
     include_base: bool = True
-    exact_match: bool = True
+    answers: bool = True
+    compare: bool = False
 
 
 class EvaluationRow(msgspec.Struct, frozen=True, kw_only=True):
-    """``id`` and ``name`` None are the base alone. ``exact_match`` is 0 where it was not asked for.
+    """``id`` and ``name`` None are the base alone. ``exact_match`` is None where nothing was asked.
 
-    ``loss_interval`` is half the width of the loss's 95 % interval.
+    ``loss_interval`` is half the width of the loss's 95 % interval, None for a single conversation or document.
+    ``labels`` where the answers are labels. ``first_token_ms`` and ``tokens_s`` are of answers one at a time, medians;
+    ``memory`` is the most bytes that the process had had by then.
     """
 
     id: str | None
     name: str | None = None
     loss: float
-    exact_match: float
+    exact_match: float | None
     examples: int
-    loss_interval: float = 0.0
+    loss_interval: float | None = None
+    measures: tuple[Measure, ...] = ()
+    labels: tuple[LabelScore, ...] = ()
+    first_token_ms: float | None = None
+    tokens_s: float | None = None
+    memory: int = 0
+
+
+class Answered(msgspec.Struct, frozen=True, kw_only=True):
+    """A question, what was wanted, and the answers in the order of the rows. Long texts are cut."""
+
+    question: str
+    wanted: str
+    answers: tuple[str, ...]
 
 
 class EvaluateResult(msgspec.Struct, frozen=True, kw_only=True):
+    """``answers`` are some of them, for people to look at: ``asked`` questions were scored."""
+
     rows: tuple[EvaluationRow, ...]
+    split: str = "test"
+    comparisons: tuple[Comparison, ...] = ()
+    answers: tuple[Answered, ...] = ()
+    asked: int = 0

@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from orchd.cli.nouns.adapter import human_row, human_scores
+from orchd.cli.nouns.adapter import human_row
+from orchd.cli.nouns.adapter_scores import human_scores
 from orchd.cli.nouns.average import human
 from orchd.cli.nouns.deploy import COMMANDS as DEPLOY
 from orchd.registry import AdapterRow
@@ -18,22 +19,52 @@ FIRST, SECOND = "adp_" + "a" * 52, "adp_" + "b" * 52
 ROW = example(msgspec.inspect.type_info(AdapterRow), False)
 
 
-def score(id: str | None, loss: float, interval: float) -> dict[str, Any]:
-    name = None if id is None else "words"
-    return {"id": id, "name": name, "loss": loss, "loss_interval": interval, "exact_match": 0.5, "examples": 20}
+def score(id: str | None, loss: float) -> dict[str, Any]:
+    measures = [{"metric": "loss", "value": loss, "low": loss - 0.2, "high": loss + 0.2, "examples": 20}]
+    measures.append({"metric": "exact_match", "value": 0.5, "low": None, "high": None, "examples": 15})
+    speed = {"first_token_ms": 12.5, "tokens_s": 80.0, "memory": 2_000_000}
+    return {
+        "id": id,
+        "name": None if id is None else "words",
+        "examples": 20,
+        "measures": measures,
+        "labels": [],
+        **speed,
+    }
+
+
+def result(loss: float, verdict: str, p: float = 0.01) -> dict[str, Any]:
+    beside = {"adapter": FIRST, "against": None, "metric": "loss", "value": loss, "against_value": 6.0}
+    compared = {**beside, "low": loss - 6.3, "high": loss - 5.7, "p": p, "examples": 20, "verdict": verdict}
+    rows = [score(None, 6.0), score(FIRST, loss)]
+    return {"rows": rows, "split": "test", "comparisons": [compared], "answers": [], "asked": 15}
 
 
 @pytest.mark.parametrize(
-    ("loss", "said"), [(4.0, "is better than"), (8.0, "is worse than"), (5.8, "can't be told from")]
+    ("loss", "verdict", "said"),
+    [
+        (4.0, "better", "is better than"),
+        (8.0, "worse", "is worse than"),
+        (5.8, "not told apart", "can't be told from"),
+    ],
 )
-def test_a_measurement_ends_in_a_verdict_with_its_intervals(loss: float, said: str) -> None:
-    shown = human_scores({"rows": [score(None, 6.0, 0.3), score(FIRST, loss, 0.2)]})
-    assert f"words {said} the base on these rows" in shown
-    assert f"{loss:.3f} ± 0.200" in shown
+def test_a_measurement_ends_in_a_verdict_with_its_test(loss: float, verdict: str, said: str) -> None:
+    shown = human_scores(result(loss, verdict))
+    assert f"words {said} the base on these rows: loss {loss:.3f}, there 6.000" in shown
+    assert f"{loss:.3f} ({loss - 0.2:.3f} to {loss + 0.2:.3f})" in shown
+    assert "20 rows of the test part, 15 of them asked" in shown
+    assert "12.5 ms" in shown
+
+
+def test_what_may_be_chance_is_said_to_be() -> None:
+    shown = human_scores(result(5.8, "not told apart", p=0.4))
+    assert "difference -0.500 to +0.100, p = .400 (may be chance)" in shown
+    assert "p < .001" in human_scores(result(2.0, "better", p=0.0001))
 
 
 def test_without_the_base_there_is_no_verdict() -> None:
-    assert "the base on" not in human_scores({"rows": [score(FIRST, 4.0, 0.2)]})
+    shown = human_scores({**result(4.0, "better"), "comparisons": []})
+    assert "the base on" not in shown
 
 
 def test_an_average_names_its_leaves_and_says_what_the_rank_cut_off() -> None:

@@ -35,6 +35,7 @@ JOB_RESULTS: dict[str, Any] = {
     "average.start": node.Averaged,
     "average.verify": node.AverageVerified,
     "adapter.evaluate": EvaluateResult,
+    "adapter.compare": EvaluateResult,
     "adapter.attest": Attested,
     "adapter.fetch": methods_adapters.Fetched,
     "adapter.export": Exported,

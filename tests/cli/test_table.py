@@ -24,6 +24,8 @@ ELSEWHERE = {
     "dataset.create": {"file", "rows"},
     "dataset.stats": {"page"},
     "job.report": {"out"},
+    "adapter.evaluate": {"page"},
+    "adapter.compare": {"page"},
 }
 """Parameters that a command makes itself, and arguments that aren't parameters."""
 

@@ -12,7 +12,8 @@ import pytest
 
 from orchd.cli import main, text
 from orchd.cli.context import Context
-from orchd.cli.nouns.adapter import human_scan, human_scores, list_adapters
+from orchd.cli.nouns.adapter import human_scan, list_adapters
+from orchd.cli.nouns.adapter_scores import human_scores
 from orchd.cli.nouns.completion import script
 from orchd.cli.nouns.config import show as show_settings
 from orchd.cli.nouns.events import human
@@ -219,9 +220,16 @@ def test_no_bar_where_nobody_would_see_it(json: bool, quiet: bool, screen: bool)
 
 
 def test_scores_name_their_adapters() -> None:
-    row = {"loss": 0.5, "loss_interval": 0.1, "exact_match": 1.0, "examples": 3}
-    shown = human_scores({"rows": [{"id": None, "name": None, **row}, {"id": "adp_abc", "name": "mine", **row}]})
-    assert [line.split()[:2] for line in shown.splitlines()[1:3]] == [["base", "0.500"], ["mine", "adp_abc"]]
+    loss = {"metric": "loss", "value": 0.5, "low": None, "high": None, "examples": 3}
+    row = {"measures": [loss], "labels": [], "examples": 3, "first_token_ms": None, "tokens_s": None, "memory": 0}
+    rows = [{"id": None, "name": None, **row}, {"id": "adp_abc", "name": "mine", **row}]
+    result: dict[str, Any] = {"rows": rows, "split": "test", "comparisons": [], "asked": 0}
+    assert [line.split() for line in human_scores(result).splitlines()[:2]] == [
+        ["BASE", "MINE"],
+        ["loss", "0.500", "0.500"],
+    ]
+    rows.append({"id": "adp_xyz", "name": "mine", **row})
+    assert human_scores(result).splitlines()[0].split() == ["BASE", "MINE", "ADP_ABC", "MINE", "ADP_XYZ"]
 
 
 @pytest.mark.parametrize(("words", "noted"), [({}, True), ({"json": True}, False), ({"quiet": True}, False)])

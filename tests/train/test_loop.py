@@ -32,7 +32,7 @@ def test_a_skill_is_learnt(
     assert score.base_exact_match == 0
     assert score.exact_match > 0.5
     assert score.loss < 0.3 * score.base_loss
-    assert score.examples == 24
+    assert (score.split, score.examples) == ("test", 12)
     assert (result.examples, result.steps, result.rank, result.alpha) == (96, 60, 8, 16)
     assert result.parameters == 61_440
     assert result.target_modules == (

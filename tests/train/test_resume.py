@@ -49,7 +49,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quick() -> Iterator[None]:
     """What comes after the loop takes most of the time of so short a training; validations come often."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(loop, "score_heldout", lambda *arguments: ())
+        patched.setattr(loop.evaluate, "score", lambda *arguments: ())
         patched.setattr(loop, "validate_every", lambda *arguments: EVERY)
         yield
 

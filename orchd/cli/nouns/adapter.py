@@ -7,14 +7,13 @@ from typing import Any
 
 from orchd.cli.command import Argument, Command, Params, arg, opt, switch
 from orchd.cli.context import Context
-from orchd.cli.nouns import adapter_exchange, adapter_search, adapter_trust
+from orchd.cli.nouns import adapter_exchange, adapter_scores, adapter_search, adapter_trust
 from orchd.cli.nouns.net import called
 from orchd.cli.nouns.topic import ALONE
 from orchd.cli.text import counted, fields, number, percent, short, size, table, when
 from orchd.errors import EXIT_REFUSED
 
 ADAPTER = adapter_search.ADAPTER
-ADAPTERS = arg("adapters", "names, ids, or beginnings of ids", nargs="+", metavar="ADAPTER")
 
 
 def human_list(shown: dict[str, Any]) -> str:
@@ -64,7 +63,7 @@ def _more(shown: dict[str, Any]) -> list[str]:
 def human_row(row: dict[str, Any]) -> str:
     """One adapter: what its author signed and what was decided here."""
     training, lineage = row["training"], row["lineage"]
-    scores = "\n".join(map(_score, row["evaluation"]))
+    scores = "\n".join(_score(one, row) for one in row["evaluation"] if one["metric"] != "loss_interval")
     names = {leaf["id"]: leaf["name"] for leaf in row.get("leaves", ())}
     leaves = "\n".join(_leaf(leaf, names) for leaf in lineage["leaves"]) if lineage else ""
     return fields(
@@ -87,7 +86,7 @@ def human_row(row: dict[str, Any]) -> str:
                 "training",
                 training and f"{training['method']}, {training['examples']} examples, {training['steps']} steps",
             ),
-            ("scores", scores),
+            ("scores" if row["trust"] == "self" else "its author claims", scores),
             ("attested", "\n".join(map(_attestation, row.get("attestations", ())))),
             ("average of", leaves),
             ("recipe", lineage and lineage["recipe"]),
@@ -112,9 +111,13 @@ def _hint(row: dict[str, Any]) -> str:
     return f"({row['base_hint']})" if row["trust"] == "self" else f"(its author calls it {row['base_hint']!r})"
 
 
-def _score(metric: dict[str, Any]) -> str:
-    base = f"base {number(metric['base_value'], 4)}, " if metric["base_value"] is not None else ""
-    return f"{metric['split']} {metric['metric']} {number(metric['value'], 4)} ({base}{metric['examples']} examples)"
+def _score(metric: dict[str, Any], row: dict[str, Any]) -> str:
+    name, as_text = metric["metric"], adapter_scores.shown_as(metric["metric"])
+    base = f"the base {as_text(metric['base_value'])}, " if metric["base_value"] is not None else ""
+    half = next((one["value"] for one in row["evaluation"] if one["metric"] == f"{name}_interval"), None)
+    between = "" if half is None else f"difference ± {as_text(half)}, "
+    called = adapter_scores.NAMES.get(name, name)
+    return f"{metric['split']} {called} {as_text(metric['value'])} ({base}{between}{metric['examples']} examples)"
 
 
 def _newer_key(row: dict[str, Any]) -> str:
@@ -138,37 +141,6 @@ def human_published(shown: dict[str, Any]) -> str:
         joins = f"; would join {', '.join(shown['joins'])} for it" if shown["joins"] else ""
         return f"would announce {shown['adapter']['name']} on {where}{joins}"
     return f"announced {shown['adapter']['name']} on {where}"
-
-
-def human_scores(shown: dict[str, Any]) -> str:
-    rows = [
-        (
-            row["name"] or "base",
-            short(row["id"]),
-            f"{number(row['loss'])} ± {number(row['loss_interval'])}",
-            percent(row["exact_match"]),
-            row["examples"],
-        )
-        for row in shown["rows"]
-    ]
-    text = table(("adapter", "id", "loss", "exact match", "examples"), rows)
-    return "\n\n".join(filter(None, [text, "\n".join(_verdicts(shown["rows"]))]))
-
-
-def _verdicts(rows: list[dict[str, Any]]) -> list[str]:
-    """Of each adapter beside the base: a lower loss is better where the 95 % intervals do not meet."""
-    base = next((row for row in rows if row["id"] is None), None)
-    if base is None:
-        return []
-    return [
-        f"{row['name'] or short(row['id'])} {_beside(row, base)} the base on these rows" for row in rows if row["id"]
-    ]
-
-
-def _beside(row: dict[str, Any], base: dict[str, Any]) -> str:
-    if abs(row["loss"] - base["loss"]) <= row["loss_interval"] + base["loss_interval"]:
-        return "can't be told from"
-    return "is better than" if row["loss"] < base["loss"] else "is worse than"
 
 
 def human_checks(shown: dict[str, Any]) -> str:
@@ -275,19 +247,7 @@ COMMANDS = (
             opt("--peer", "only from this peer; may be given more than once", dest="peers", action="append"),
         ),
     ),
-    Command(
-        "evaluate",
-        "Loss and exact match of adapters on a data set",
-        human_scores,
-        method="adapter.evaluate",
-        job=True,
-        arguments=(
-            ADAPTERS,
-            opt("--dataset", "what to score on", required=True),
-            opt("--split", "which part (test)", choices=("train", "validation", "test")),
-            switch("--no-base", "leave out the base model", dest="base", const=False),
-        ),
-    ),
+    *adapter_scores.COMMANDS,
     Command(
         "verify",
         "Check an adapter's signature and bytes again, as they lie here",

@@ -6,7 +6,8 @@ import argparse
 from typing import Any
 
 from orchd.cli.command import Command, arg, opt
-from orchd.cli.nouns.adapter import ADAPTERS, human_row
+from orchd.cli.nouns.adapter import human_row
+from orchd.cli.nouns.adapter_scores import ADAPTERS
 from orchd.cli.text import fields, percent, short, table, word
 from orchd.errors import EXIT_REFUSED
 

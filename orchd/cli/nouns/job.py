@@ -100,20 +100,26 @@ def watch(context: Context, options: argparse.Namespace, params: Params) -> int:
 
 def report(context: Context, options: argparse.Namespace, params: Params) -> int:
     """Write the page to a file."""
+    job = context.call("job.show", job=params["job"])
+    path = write_page(context, job["id"], params.get("out") or f"{job['id']}.html")
+    context.show({"job": job["id"], "path": path}, lambda shown: shown["path"])
+    return 0
+
+
+def write_page(context: Context, job: str, file: str) -> str:
+    """The report of a job as a file; its whole path. Raises `OutputRefused`."""
     from pathlib import Path
 
     from orchd.errors import OutputRefused
 
-    job = context.call("job.show", job=params["job"])
-    page = context.call("job.report", job=job["id"])["html"]
-    path = Path(params.get("out") or f"{job['id']}.html").absolute()
+    page = context.call("job.report", job=job)["html"]
+    path = Path(file).absolute()
     try:
         path.write_text(page, encoding="utf-8")
     except OSError as error:
         hint = "Name a file in a folder that you may write to with `--out`."
         raise OutputRefused(f"{path} can't be written: {error.strerror}", hint=hint, field="out") from None
-    context.show({"job": job["id"], "path": str(path)}, lambda shown: shown["path"])
-    return 0
+    return str(path)
 
 
 def _telling(context: Context) -> Any:
@@ -179,7 +185,7 @@ COMMANDS = (
     ),
     Command(
         "report",
-        "A page about a training, with its curves",
+        "A page about a training with its curves, or about an evaluation with the answers",
         str,
         method="job.report",
         run=report,
