@@ -103,6 +103,14 @@ class JobsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     warm_seconds: Annotated[
         int, _means("how long a process waits for the next job before it ends; a new one starts slower")
     ] = 60
+    sandbox: Annotated[
+        str,
+        _means(
+            "auto: a job reaches no network and no files but its own, as far as this system can do that, and its report"
+            " says what was in force; required: it does not run where it could reach more; off: nothing is closed"
+        ),
+    ] = "auto"
+    memory_mb: Annotated[int, _means("megabytes that a job may fill; 0: nine tenths of the machine's")] = 0
 
 
 class RegistryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -261,6 +269,7 @@ _BOUNDS = {
     "jobs.parallel": (1, 64),
     "jobs.threads": (1, 1024),
     "jobs.warm_seconds": (0, 86_400),
+    "jobs.memory_mb": (0, 100_000_000),
     "net.announce_interval_s": (5, 86_400),
     "net.lookup_interval_s": (1, 86_400),
     "net.upload_limit": (0, 10_000_000),
@@ -271,4 +280,8 @@ _BOUNDS = {
     "registry.quota_mb": (0, 1_000_000_000),
     "net.relay_limit": (64, 10_000_000),
 }
-_WORDS = {"log.format": ("auto", "text", "json"), "log.level": ("debug", "info", "warning", "error")}
+_WORDS = {
+    "jobs.sandbox": ("auto", "required", "off"),
+    "log.format": ("auto", "text", "json"),
+    "log.level": ("debug", "info", "warning", "error"),
+}

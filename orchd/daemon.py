@@ -41,6 +41,7 @@ from orchd.rpc.sockets import bind
 from orchd.serve.embedded import EmbeddedRuntime
 from orchd.serve.embedded_target import EmbeddedTarget
 from orchd.serve.ollama import OllamaTarget
+from orchd.serve.specs import ChatSpec
 from orchd.updates import Updates
 from orchd.upkeep import Upkeep
 
@@ -202,7 +203,12 @@ def compose(
     stack.callback(events.close)
     jobs = Jobs(registry.local, paths.state, config.jobs, events, work=paths.data / "work")
     network = Network(identity, config.net, registry, events, now_ms, random.SystemRandom())
-    runtime = EmbeddedRuntime(paths.runtime, threads=config.jobs.threads)
+    runtime = EmbeddedRuntime(
+        paths.runtime / "chat",
+        threads=config.jobs.threads,
+        spec=ChatSpec(models=str(registry.blobs.root)),
+        sandbox=config.jobs.sandbox,
+    )
     return Node(
         paths=paths,
         config=config,

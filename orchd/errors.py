@@ -759,6 +759,15 @@ class CheckpointUnknown(NotFound):
     default_hint = "`orchctl checkpoint list` shows what is kept."
 
 
+class SandboxMissing(Refused):
+    """A job that has to run in a sandbox can't have one on this system."""
+
+    code = 5050
+    default_hint = (
+        'Set `jobs.sandbox = "auto"` to run it with what this system has; the report then says what was open.'
+    )
+
+
 # ---- 60xx averaging ------------------------------------------------------------------------------------------
 
 

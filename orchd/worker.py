@@ -3,7 +3,8 @@
 The daemon talks to it in newline-delimited JSON over stdin and stdout (`jobs/process.py` is the other end).
 First line in: `{"kind", "spec", "workdir", "threads"}`. Lines out: `ready`, `progress`, `log`, and in the end
 `result` or `error`. SIGTERM asks for the end of the job. The process never outlives the daemon: the kernel kills
-it on Linux, and everywhere it leaves when its stdin closes. It reaches no network and calls no one home.
+it on Linux, and everywhere it leaves when its stdin closes. It reads the assignment and goes into its sandbox
+(`jobs/sandbox`): no network, only the files that the spec names.
 
 With `--warm` the process loads torch first and then, on Linux, forks for each assignment: the child runs that one job
 and exits, the parent never computes anything and says `ended` with the child's status. Elsewhere (a forked process
@@ -24,15 +25,18 @@ import sys
 import threading
 import traceback
 from collections.abc import Mapping
+from io import BufferedReader
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple, NoReturn
+from typing import Literal, NamedTuple, NoReturn
 
 import msgspec
 
 from orchd.errors import DiskFull, JobFailed, NotAvailable, OrchdError, ParamsInvalid
 from orchd.jobs.context import JobContext
-from orchd.jobs.kinds import KINDS, Kinds, load, struct
+from orchd.jobs.kinds import KINDS, Kind, Kinds, load, struct
+from orchd.jobs.sandbox.access import granted
+from orchd.jobs.sandbox.confine import Plan, confine
 from orchd.paths import Paths
 
 THREAD_VARIABLES = (
@@ -55,8 +59,8 @@ OFFLINE = {
 }
 
 
-WARM_MODULES = ("torch", "transformers", "peft")
-"""What a warm process has loaded before its job arrives: 4-10 s of imports."""
+WARM_MODULES = ("torch", "transformers", "peft", "orchd.train.loop", "orchd.train.evaluate", "orchd.serve.build")
+"""What a warm process has loaded before its job arrives: 4-10 s of imports, none of which reads anyone's data."""
 
 ORPHAN_SECONDS = 2.0
 """A job that hasn't ended this long after the daemon closed the pipe is ended."""
@@ -85,12 +89,14 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     spec: msgspec.Raw
     workdir: str
     threads: int = 1
+    sandbox: Literal["auto", "required", "off"] = "auto"
+    memory_mb: int = 0
 
 
 class Ends(NamedTuple):
     """Private copies of stdin and stdout."""
 
-    incoming: int
+    incoming: BufferedReader
     outgoing: int
 
 
@@ -99,7 +105,7 @@ def claim_ends() -> Ends:
 
     File descriptor 1 is pointed at stderr and 0 at nothing, so that a library that prints or reads can't break it.
     """
-    ends = Ends(os.dup(0), os.dup(1))
+    ends = Ends(os.fdopen(os.dup(0), "rb"), os.dup(1))
     os.dup2(2, 1)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -138,8 +144,8 @@ class Pipe:
         return line
 
     def _read(self) -> None:
-        with contextlib.suppress(OSError), os.fdopen(os.dup(self._incoming), "rb") as lines:
-            for line in lines:
+        with contextlib.suppress(OSError):
+            for line in self._incoming:
                 self._messages.put(line)
         self._messages.put(None)
         if not self._finished.wait(ORPHAN_SECONDS):
@@ -162,27 +168,36 @@ def die_with_parent(parent: int) -> None:
         os._exit(EXIT_ORPHANED)
 
 
-def run_job(pipe: Pipe, line: bytes, kinds: Kinds) -> int:
-    """Run the job that `line` assigns and send its result or its error. Returns the exit status."""
+def run_job(ends: Ends, parent: int, line: bytes, kinds: Kinds) -> int:
+    """Run the job that `line` assigns, in its sandbox, and send its result or its error. Returns the exit status."""
+    pipe: Pipe | None = None
     try:
-        pipe.send({"event": "result", "result": _result(pipe, line, kinds)})
-    except OrchdError as error:
-        pipe.send(_error_message(error))
-        return 1
-    except ModuleNotFoundError as error:
-        traceback.print_exc()
-        missing = NotAvailable(f"this job needs the Python package {error.name}, which isn't installed")
-        pipe.send(_error_message(missing))
-        return 1
+        work = _confined(ends, parent, line, kinds)
+        pipe = Pipe(ends)
+        last: Mapping[str, object] = {"event": "result", "result": _result(pipe, work)}
     except Exception as error:
-        traceback.print_exc()
-        pipe.send(_error_message(_numbered(error)))
-        return 1
-    return 0
+        if not isinstance(error, OrchdError):
+            traceback.print_exc()
+        last = _error_message(_numbered(error))
+    if pipe is None:
+        write_message(ends.outgoing, last)
+    else:
+        pipe.send(last)
+        pipe.finish()
+    return 0 if last["event"] == "result" else 1
 
 
 def _numbered(error: Exception) -> OrchdError:
     """The numbered error that an unforeseen one comes down to."""
+    if isinstance(error, OrchdError):
+        return error
+    if isinstance(error, ModuleNotFoundError):
+        return NotAvailable(f"this job needs the Python package {error.name}, which isn't installed")
+    if isinstance(error, PermissionError) and error.filename:
+        hint = (
+            "Check who may read it. A job's sandbox also refuses what the job wasn't given; `orchctl job show` has it."
+        )
+        return JobFailed(f"the job may not open {error.filename}: {error.strerror}", hint=hint)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFull("the disk is full: the job could not write its result")
     if isinstance(error, MemoryError):
@@ -190,26 +205,50 @@ def _numbered(error: Exception) -> OrchdError:
     return JobFailed(f"{type(error).__name__}: {error}")
 
 
-def _result(pipe: Pipe, line: bytes, kinds: Kinds) -> object:
+class Work(NamedTuple):
+    """A job that can begin: what it is, what it was given, and where."""
+
+    kind: Kind
+    spec: msgspec.Struct
+    assignment: Assignment
+
+
+def _confined(ends: Ends, parent: int, line: bytes, kinds: Kinds) -> Work:
+    """Read the assignment and go into the sandbox that it needs; tell the daemon what is in force."""
     assignment = msgspec.json.decode(line, type=Assignment)
     kind = kinds.get(assignment.kind)
     if kind is None:
         hint = "The daemon is of another version than its workers: restart it."
         raise ParamsInvalid(f"no job kind {assignment.kind!r}", hint=hint, field="kind")
-    context = JobContext(Path(assignment.workdir), assignment.threads, pipe)
+    try:
+        spec = msgspec.json.decode(assignment.spec, type=struct(kind.spec))
+    except msgspec.ValidationError as error:
+        raise ParamsInvalid(f"the {assignment.kind} job can't read its spec: {error}") from error
+    plan = Plan(
+        workdir=Path(assignment.workdir),
+        granted=granted(spec),
+        sockets=kind.sockets,
+        memory_bytes=assignment.memory_mb * 1_000_000,
+        nice=kind.nice,
+        policy=assignment.sandbox,
+    )
+    found = confine(plan)
+    die_with_parent(parent)  # changed rights can undo it
+    write_message(ends.outgoing, {"event": "sandbox", "sandbox": msgspec.to_builtins(found)})
+    return Work(kind, spec, assignment)
+
+
+def _result(pipe: Pipe, work: Work) -> object:
+    context = JobContext(Path(work.assignment.workdir), work.assignment.threads, pipe)
 
     def cancel(signum: int, frame: FrameType | None) -> None:
         context.cancel()
 
     signal.signal(signal.SIGTERM, cancel)
-    try:
-        spec = msgspec.json.decode(assignment.spec, type=struct(kind.spec))
-    except msgspec.ValidationError as error:
-        raise ParamsInvalid(f"the {assignment.kind} job can't read its spec: {error}") from error
     os.chdir(context.workdir)
-    function = load(kind.function)
+    function = load(work.kind.function)
     context.check()
-    return function(spec, context)
+    return function(work.spec, context)
 
 
 def _error_message(error: OrchdError) -> dict[str, object]:
@@ -237,20 +276,16 @@ def main(arguments: list[str] | None = None, kinds: Kinds = KINDS) -> int:
             _load_warm_modules()
             if FORKS:
                 return serve_by_forking(ends, kinds)
-        return serve_once(ends, kinds)
+        return serve_once(ends, options.parent, kinds)
     except BrokenPipeError:
         return EXIT_ORPHANED
 
 
-def serve_once(ends: Ends, kinds: Kinds) -> int:
-    """Run the one job that comes. Returns the exit status."""
-    pipe = Pipe(ends)
-    try:
-        pipe.send({"event": "ready"})
-        line = pipe.receive_line()
-        return 0 if line is None else run_job(pipe, line, kinds)
-    finally:
-        pipe.finish()
+def serve_once(ends: Ends, parent: int, kinds: Kinds) -> int:
+    """Run the one job that comes. Returns the exit status. No thread runs before the sandbox is in force."""
+    write_message(ends.outgoing, {"event": "ready"})
+    line = ends.incoming.readline()
+    return run_job(ends, parent, line, kinds) if line else 0
 
 
 def serve_by_forking(ends: Ends, kinds: Kinds) -> int:
@@ -258,7 +293,7 @@ def serve_by_forking(ends: Ends, kinds: Kinds) -> int:
     template = os.getpid()
     while True:
         write_message(ends.outgoing, {"event": "ready"})
-        line = _read_line(ends.incoming)
+        line = ends.incoming.readline()  # the daemon sends nothing after it until the job has ended
         if not line:
             return 0
         held = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # meant for the child, which is in the same group
@@ -268,25 +303,12 @@ def serve_by_forking(ends: Ends, kinds: Kinds) -> int:
             try:
                 signal.signal(signal.SIGTERM, held)
                 die_with_parent(template)
-                pipe = Pipe(ends)
-                status = run_job(pipe, line, kinds)
-                pipe.finish()
+                status = run_job(ends, template, line, kinds)
             finally:
                 leave(status)
         _, waited = os.waitpid(child, 0)
         signal.signal(signal.SIGTERM, held)
         write_message(ends.outgoing, {"event": "ended", "status": os.waitstatus_to_exitcode(waited)})
-
-
-def _read_line(descriptor: int) -> bytes:
-    """One line, empty at the end of the input. The daemon sends nothing after an assignment until its job has ended."""
-    line = bytearray()
-    while not line.endswith(b"\n"):
-        chunk = os.read(descriptor, 65_536)
-        if not chunk:
-            return b""
-        line += chunk
-    return bytes(line)
 
 
 def leave(status: int) -> NoReturn:

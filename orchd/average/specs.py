@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from orchd.jobs.sandbox import Readable
+
 Dtype = Literal["BF16", "F16", "F32"]
 
 
@@ -17,7 +19,7 @@ class WeightedAdapter(_Value, frozen=True, kw_only=True):
     """One leaf: its id (`adp_…`), the PEFT folder on this machine, its weight (only the ratio to the others counts)."""
 
     id: str
-    path: str
+    path: Readable
     weight: float = 1.0
 
 
@@ -60,7 +62,7 @@ class AverageResult(_Value, frozen=True, kw_only=True):
 class VerifySpec(_Value, frozen=True, kw_only=True):
     """Is the adapter in the folder `claimed` what the recipe says? `tolerance_ppm` is the one its lineage states."""
 
-    claimed: str
+    claimed: Readable
     leaves: tuple[WeightedAdapter, ...]
     rank: int
     method: str = "mean"

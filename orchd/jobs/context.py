@@ -47,8 +47,9 @@ class Pace:
 class JobContext:
     """One job's working folder, its number of threads, and its line to the daemon.
 
-    `workdir` is an empty folder that belongs to this job alone and is removed after it. `threads` is how many
-    CPU threads the job may use. Nothing here is safe to call from several threads, except `log` and `send`.
+    `workdir` is a folder that belongs to this job alone and is removed after it; `tmp` in it is for temporary files.
+    `threads` is how many CPU threads the job may use. Nothing here is safe to call from several threads, except `log`
+    and `send`.
     """
 
     def __init__(

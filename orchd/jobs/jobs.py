@@ -30,6 +30,7 @@ from orchd.jobs.events import EventLog
 from orchd.jobs.kinds import KINDS, Kinds, struct
 from orchd.jobs.process import COMMAND, STOP_SECONDS, WorkerProcess
 from orchd.jobs.rows import JobRows
+from orchd.jobs.sandbox.report import Sandbox
 from orchd.jobs.states import ErrorInfo, Job, State, move
 from orchd.jobs.warm import WarmPool
 from orchd.registry.local import Local
@@ -281,6 +282,8 @@ class Jobs:
                     "spec": entry.job.spec,
                     "workdir": str(workdir),
                     "threads": self._config.threads,
+                    "sandbox": self._config.sandbox,
+                    "memory_mb": self._config.memory_mb,
                 }
             )
             return await self._listen(entry, worker)
@@ -309,6 +312,8 @@ class Jobs:
                     self._progress(entry, message)
                 case {"event": "log", "text": str(text)}:
                     self._write_log(entry.job.id, text.encode() + b"\n")
+                case {"event": "sandbox", "sandbox": dict(told)}:
+                    self._confined(entry, told)
                 case {"event": "result", "result": result}:
                     return result
                 case {"event": "error"}:
@@ -318,6 +323,13 @@ class Jobs:
                     raise worker.lost(status)
         await worker.wait()
         raise worker.lost()
+
+    def _confined(self, entry: Entry, told: dict[str, Any]) -> None:
+        found = msgspec.convert(told, Sandbox)
+        entry.job = msgspec.structs.replace(entry.job, sandbox=found)
+        if found.open:
+            self._write_log(entry.job.id, f"sandbox: {found.words}\n".encode())
+            log.warning("job %s could reach %s: %s", entry.job.id, ", ".join(found.open), found.words)
 
     async def _work_locally(self, entry: Entry, work: LocalWork) -> msgspec.Struct:
         context = LocalContext(

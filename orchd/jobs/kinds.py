@@ -11,9 +11,17 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from orchd.jobs.sandbox.report import Sockets
+
 
 class Kind(NamedTuple):
     """`function`, `spec` and `result` are "module:name"; `warm` says that a process with torch loaded is worth it.
+
+    `nice` is how far its process is behind others; somebody waits for the answers of one with 0.
+
+    `sockets` are those that it can't do without: "own" where it listens on a Unix socket in its folder and connects to
+    none, "unix" where it connects to that one as well (which can't be told from others), "loopback" where its processes
+    talk to each other over a `lo` of theirs.
 
     With `resumes` the same spec goes on where an earlier process stopped; it is the command that has it done by hand.
     """
@@ -23,6 +31,8 @@ class Kind(NamedTuple):
     result: str
     warm: bool = False
     resumes: str = ""
+    nice: int = 10
+    sockets: Sockets = "none"
 
 
 Kinds = Mapping[str, Kind]
@@ -83,11 +93,14 @@ KINDS: Kinds = {
         "orchd.serve.specs:BuildSpec",
         "orchd.serve.specs:BuildResult",
         warm=True,
+        sockets="unix",
     ),
     "chat": Kind(
         "orchd.serve.embedded_worker:run",
         "orchd.serve.specs:ChatSpec",
         "orchd.serve.specs:ChatEnd",
+        nice=0,
+        sockets="own",
     ),
 }
 

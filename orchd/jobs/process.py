@@ -20,7 +20,8 @@ import trio
 
 from orchd.errors import WorkerLost
 
-COMMAND = (sys.executable, "-m", "orchd.worker")
+COMMAND = (sys.executable, "-P", "-m", "orchd.worker")
+"""`-P`: the daemon's current folder, which may be a home, is not on the worker's path."""
 LINE_BYTES = 8 * 1024 * 1024
 """A longer line from a worker is a fault of the worker."""
 

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from orchd.errors import AmbiguousId, JobUnknown
+from orchd.jobs.sandbox.report import Sandbox
 from orchd.jobs.states import ErrorInfo, Job, State
 from orchd.registry.local import Local, put
 from orchd.registry.local_rows import JobRow
@@ -22,6 +23,7 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
     note: Any = None
     resumable: bool = False
     crashes: int = 0
+    sandbox: Sandbox | None = None
 
 
 class JobRows:
@@ -37,7 +39,9 @@ class JobRows:
             kind=job.kind,
             state=job.state.value,
             title=job.title,
-            spec=_json(Stored(spec=job.spec, note=job.note, resumable=resumable, crashes=job.crashes)),
+            spec=_json(
+                Stored(spec=job.spec, note=job.note, resumable=resumable, crashes=job.crashes, sandbox=job.sandbox)
+            ),
             result=None if job.result is None else _json(job.result),
             error=None if job.error is None else _json(job.error),
             created=job.created_ms,
@@ -100,5 +104,6 @@ def _job(row: tuple[Any, ...]) -> tuple[Job, bool]:
         started_ms=started,
         finished_ms=finished,
         crashes=stored.crashes,
+        sandbox=stored.sandbox,
     )
     return job, stored.resumable

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from orchd.errors import OrchdError, from_wire
+from orchd.jobs.sandbox.report import Sandbox
 
 
 class State(enum.StrEnum):
@@ -81,6 +82,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     `spec` is what the worker got, `note` what the daemon keeps beside it for the time when the worker is done;
     both are plain JSON. `result` is the final, public result. `crashes` counts how often the daemon died while it ran.
+    `sandbox` is what its last process was confined by.
     """
 
     id: str
@@ -96,6 +98,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     result: Any = None
     error: ErrorInfo | None = None
     crashes: int = 0
+    sandbox: Sandbox | None = None
 
 
 def move(job: Job, state: State, now_ms: int, **changes: Any) -> Job:

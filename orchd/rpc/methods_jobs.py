@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from orchd.errors import ParamsInvalid, did_you_mean
 from orchd.jobs.events import KINDS, Event, EventLog
 from orchd.jobs.jobs import Jobs
+from orchd.jobs.sandbox.report import Sandbox
 from orchd.jobs.states import ErrorInfo, Job, Progress, State
 from orchd.rpc.connection import Session
 from orchd.rpc.table import Params, Result, method
@@ -27,7 +28,7 @@ class Node(Protocol):
 
 
 class JobRow(Result, frozen=True, kw_only=True):
-    """A job as clients see it."""
+    """A job as clients see it. `sandbox` is what its process found closed when it began; None before that."""
 
     id: str
     kind: str
@@ -39,6 +40,7 @@ class JobRow(Result, frozen=True, kw_only=True):
     progress: Progress | None
     result: Any
     error: ErrorInfo | None
+    sandbox: Sandbox | None
 
     @classmethod
     def of(cls, job: Job) -> JobRow:
@@ -53,6 +55,7 @@ class JobRow(Result, frozen=True, kw_only=True):
             progress=job.progress,
             result=job.result,
             error=job.error,
+            sandbox=job.sandbox,
         )
 
 

@@ -225,4 +225,11 @@ async def job_report(node: Node, p: JobParams) -> Report:
 
 def _head(job: Job) -> report.Head:
     error = job.error.message if job.error is not None else ""
-    return report.Head(id=job.id, title=job.title, state=job.state.value, started_ms=job.started_ms, error=error)
+    return report.Head(
+        id=job.id,
+        title=job.title,
+        state=job.state.value,
+        started_ms=job.started_ms,
+        error=error,
+        sandbox=job.sandbox.words if job.sandbox is not None else "",
+    )

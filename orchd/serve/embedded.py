@@ -26,6 +26,7 @@ from orchd.serve.wire import (
     Ask,
     Broken,
     Command,
+    Confined,
     Event,
     Failure,
     Load,
@@ -52,6 +53,7 @@ class EmbeddedRuntime:
     """Answers with GGUF files by name. `run` it in a nursery; everything else may then be called from any task.
 
     `folder` is where the worker lives (its current folder; nothing stays in it). `start` makes the worker process.
+    `sandbox` is the setting of this name; files outside the spec's `models` can't be served in it.
     """
 
     def __init__(
@@ -60,12 +62,14 @@ class EmbeddedRuntime:
         *,
         threads: int = 1,
         spec: ChatSpec | None = None,
+        sandbox: str = "auto",
         idle_seconds: float = IDLE_SECONDS,
         start: StartWorker | None = None,
     ) -> None:
         self._folder = folder
         self._threads = threads
         self._spec = spec or ChatSpec()
+        self._sandbox = sandbox
         self._idle_seconds = idle_seconds
         self._start = start or self._start_process
         self._paths: dict[str, Path] = {}
@@ -202,6 +206,7 @@ class EmbeddedRuntime:
             "spec": msgspec.to_builtins(self._spec),
             "workdir": str(self._folder),
             "threads": self._threads,
+            "sandbox": self._sandbox,
         }
 
     async def _start_process(self, nursery: trio.Nursery) -> WorkerProcess:
@@ -410,6 +415,9 @@ class _Session:
             case Broken():
                 for number in list(self._open):
                     self._deliver(number, _error(event))
+            case Confined():
+                level = logging.WARNING if event.sandbox.open else logging.DEBUG
+                log.log(level, "chat worker: %s", event.sandbox.words)
             case _:
                 pass
 

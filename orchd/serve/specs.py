@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from orchd.importers.conversation import Message
+from orchd.jobs.sandbox import Readable
 
 QUANTIZE_NAMES = ("F32", "F16", "Q8_0")
 
@@ -29,7 +30,7 @@ class AdapterPath(msgspec.Struct, frozen=True, kw_only=True):
     """An adapter's id (`adp_…`) and the PEFT folder where it lies."""
 
     id: str
-    path: str
+    path: Readable
 
 
 class BuildSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,7 +40,7 @@ class BuildSpec(msgspec.Struct, frozen=True, kw_only=True):
     empty stands for DEFAULT_PROMPTS.
     """
 
-    base: str
+    base: Readable
     adapter: AdapterPath | None
     name: str
     quantize: str = "F16"
@@ -94,8 +95,11 @@ class BuildResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChatSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """`context` (tokens, 0: what the model was trained with, at most CONTEXT_LIMIT) and `parallel` answers a model."""
+    """`models` is the folder of the files to answer with, `context` in tokens (0: what the model was trained with, at
+    most CONTEXT_LIMIT), `parallel` the answers that a model makes at once.
+    """
 
+    models: Readable = ""
     context: int = 0
     parallel: int = 4
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from orchd.importers.conversation import Message
+from orchd.jobs.sandbox.report import Sandbox
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True, tag="ask", tag_field="do"):
@@ -70,6 +71,12 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag="ready", tag_field="e
     """The process is up (sent by `orchd.worker`)."""
 
 
+class Confined(msgspec.Struct, frozen=True, kw_only=True, tag="sandbox", tag_field="event"):
+    """What the process is confined by (sent by `orchd.worker`)."""
+
+    sandbox: Sandbox
+
+
 class Log(msgspec.Struct, frozen=True, kw_only=True, tag="log", tag_field="event"):
     text: str
 
@@ -87,4 +94,4 @@ class Broken(msgspec.Struct, frozen=True, kw_only=True, tag="error", tag_field="
     field: str | None = None
 
 
-Event = Text | Reply | Failure | Ready | Log | Ended | Broken
+Event = Text | Reply | Failure | Ready | Confined | Log | Ended | Broken

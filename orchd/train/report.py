@@ -38,13 +38,14 @@ Curve = list[tuple[float, float]]
 
 
 class Head(NamedTuple):
-    """Of the job: `error` says what it failed of, else it is empty."""
+    """Of the job: `error` says what it failed of, else it is empty; `sandbox` what it was confined by."""
 
     id: str
     title: str
     state: str
     started_ms: int | None
     error: str
+    sandbox: str = ""
 
 
 def page(head: Head, spec: TrainSpec, points: Sequence[Point], result: Any) -> str:
@@ -66,7 +67,7 @@ def page(head: Head, spec: TrainSpec, points: Sequence[Point], result: Any) -> s
 def _about(head: Head, points: Sequence[Point], result: Any) -> list[tuple[str, str]]:
     began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(head.started_ms / 1000)) if head.started_ms else ""
     steps = [point for point in points if isinstance(point, StepPoint)]
-    rows = [("job", head.id), ("state", head.state), ("began", began), ("error", head.error)]
+    rows = [("job", head.id), ("state", head.state), ("began", began), ("error", head.error), ("sandbox", head.sandbox)]
     rows += [("steps done", str(steps[-1].step)), ("most memory", f"{steps[-1].memory / 1e6:,.0f} MB")] if steps else []
     if result is not None:
         diagnosis = result["diagnosis"]

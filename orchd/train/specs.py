@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from orchd.jobs.sandbox import Readable, Writable
 from orchd.train.answers import LabelScore
 
 RSLORA_ALPHA: Final = 8.0
@@ -57,10 +58,10 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     ``gradient_checkpointing``: layers are computed twice to save memory; "auto" does so where that is short.
     """
 
-    base: str
-    dataset: str
-    run: str = ""
-    initial: str | None = None
+    base: Readable
+    dataset: Readable
+    run: Writable = ""
+    initial: Readable | None = None
     rank: int = 16
     alpha: float | None = None
     rslora: bool = False
@@ -197,16 +198,16 @@ class AdapterPath(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     name: str = ""
-    path: str
+    path: Readable
 
 
 class EvaluateSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Score the base and any number of adapters on one part of a data set, beside the base each; with ``compare``, the
     later ones beside the first adapter too. Without ``answers`` only losses are measured."""
 
-    base: str
+    base: Readable
     adapters: tuple[AdapterPath, ...]
-    dataset: str
+    dataset: Readable
     split: str = "test"
     include_base: bool = True
     answers: bool = True

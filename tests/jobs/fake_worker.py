@@ -14,6 +14,7 @@ from orchd import worker
 from orchd.errors import AdapterConfigRefused
 from orchd.jobs.context import JobContext
 from orchd.jobs.kinds import Kind
+from orchd.jobs.sandbox import Readable
 
 HERE = "tests.jobs.fake_worker"
 COMMAND = (sys.executable, "-m", HERE)
@@ -21,7 +22,7 @@ COMMAND = (sys.executable, "-m", HERE)
 
 class CountSpec(msgspec.Struct, frozen=True, kw_only=True):
     steps: int = 3
-    marker: str | None = None
+    marker: Readable | None = None
 
 
 class CountResult(msgspec.Struct, frozen=True, kw_only=True):

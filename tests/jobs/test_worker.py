@@ -113,7 +113,7 @@ async def test_a_deaf_worker_is_killed_after_the_grace(tmp_path: Path) -> None:
 
 async def test_a_killed_worker_is_lost_with_its_last_words(tmp_path: Path) -> None:
     messages, process = await run_kind(tmp_path, "die")
-    assert [m["event"] for m in messages] == ["ready"]
+    assert [m["event"] for m in messages] == ["ready", "sandbox"]
     assert await process.wait() == -signal.SIGKILL
     lost = process.lost()
     assert isinstance(lost, WorkerLost)

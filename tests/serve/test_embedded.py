@@ -15,6 +15,7 @@ from orchd.errors import AnswerInterrupted, DeploymentUnknown, ModelNotLoaded, P
 from orchd.importers.conversation import Message
 from orchd.jobs.process import WorkerProcess
 from orchd.serve.embedded import EmbeddedRuntime, StartWorker
+from orchd.serve.specs import ChatSpec
 
 QUESTION = (Message("user", "copy: cat sun key"),)
 LONG = 1900  # tokens: a fifth of a second
@@ -25,7 +26,8 @@ async def running(
     folder: Path, idle_seconds: float = 60.0, start: StartWorker | None = None
 ) -> AsyncIterator[EmbeddedRuntime]:
     (folder / "chat").mkdir()
-    runtime = EmbeddedRuntime(folder / "chat", idle_seconds=idle_seconds, start=start)
+    spec = ChatSpec(models=str(folder.parent))
+    runtime = EmbeddedRuntime(folder / "chat", spec=spec, idle_seconds=idle_seconds, start=start)
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
             await nursery.start(runtime.run)
@@ -154,7 +156,7 @@ async def test_nothing_listens(tmp_path: Path, merged: Path) -> None:
         await runtime.put("mine", merged)
         assert runtime.worker_pid is not None
         assert not sockets(runtime.worker_pid) & listening_on_tcp()
-        assert os.listdir(tmp_path / "chat") == []
+        assert os.listdir(tmp_path / "chat") == ["tmp"]
 
 
 def cut(path: Path, target: Path) -> Path:

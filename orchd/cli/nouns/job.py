@@ -54,12 +54,30 @@ def human_row(job: dict[str, Any]) -> str:
             ("waits", (job["progress"] or {}).get("figures", {}).get("waits")),
             ("asked for", when(job["created_ms"])),
             ("took", _took(job)),
+            ("sandbox", _sandbox(job.get("sandbox"))),
             ("result", "" if told else outline(job["result"])),
             ("error", error and f"{error['message']} [E{error['code']}]\n{error['hint']}"),
             ("log", error and "\n".join(error["log"])),
         ]
     )
     return f"{about}\n\n{told}" if told else about
+
+
+def _sandbox(found: dict[str, Any] | None) -> str:
+    """What the job's process could not reach, and by which means; first what it could."""
+    if not found:
+        return ""
+    closed = {
+        "the network": found["no_network"],
+        "other programs' sockets": found["no_sockets"],
+        "other files": found["only_own_files"],
+    }
+    reached = ", ".join(name for name, is_closed in closed.items() if not is_closed)
+    means = [
+        f"{'' if one['in_force'] else 'not in force: '}{one['name']}: {one['detail']}" for one in found["mechanisms"]
+    ]
+    head = f"OPEN: {reached}" if reached else "no network, no sockets, only its own files"
+    return "\n".join([head, *means])
 
 
 def _told(job: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from orchd.importers.read import Reading
+from orchd.jobs.sandbox import Readable
 from orchd.train.datasets.privacy import Finding
 from orchd.train.datasets.store import DatasetInfo
 
@@ -19,7 +20,7 @@ class ImportSpec(msgspec.Struct, frozen=True, kw_only=True):
     ``secrets`` says what is done where keys (``keys_only`` False: or personal data) are found; ``ask`` refuses keys.
     """
 
-    source: str
+    source: Readable
     name: str
     reading: Reading = Reading()
     split: Literal["auto", "train", "test"] = "auto"
@@ -42,7 +43,7 @@ class ImportResult(msgspec.Struct, frozen=True, kw_only=True):
 class ValidateSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Read ``source`` as an import would, and keep nothing. ``list``: name up to so many conversations."""
 
-    source: str
+    source: Readable
     reading: Reading = Reading()
     keys_only: bool = False
     list: int = 0
@@ -96,7 +97,7 @@ class PrepareSpec(msgspec.Struct, frozen=True, kw_only=True):
     ``search`` choose rows.
     """
 
-    dataset: str
+    dataset: Readable
     name: str
     made_from: str
     cap: int = 0
@@ -117,8 +118,8 @@ class PrepareSpec(msgspec.Struct, frozen=True, kw_only=True):
 class PreviewSpec(msgspec.Struct, frozen=True, kw_only=True):
     """The first ``limit`` rows of each part of a data set (a folder), as the model of ``base`` (a folder) sees them."""
 
-    base: str
-    dataset: str
+    base: Readable
+    dataset: Readable
     limit: int = 3
 
 
@@ -153,8 +154,8 @@ class Preview(msgspec.Struct, frozen=True, kw_only=True):
 class StatsSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Measure a data set (a folder) in the tokens of ``base`` (a folder)."""
 
-    base: str
-    dataset: str
+    base: Readable
+    dataset: Readable
 
 
 class Cut(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,50 @@
+"""Memory and priority: a job may be slow, and may fail; the machine stays usable."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import sys
+from pathlib import Path
+
+SHARE = 0.9
+"""Of the machine's memory, or of the container's, that a job may fill unless the settings name another limit."""
+
+FIRST_TO_GO = "500"
+"""Of 1000: where memory runs out all the same, the kernel ends the worker and not the daemon."""
+
+CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def automatic_bytes() -> int:
+    """What a job may fill when nobody said how much; 0 where the size of the memory is not known."""
+    try:
+        whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return 0
+    for name in CGROUP_LIMITS:
+        with contextlib.suppress(OSError, ValueError):
+            whole = min(whole, int(Path(name).read_text(encoding="ascii")))
+    return int(whole * SHARE)
+
+
+def limit_memory(size: int) -> str:
+    """At most `size` bytes of memory of its own, mapped files not counted: more is a MemoryError.
+
+    Raises OSError where the system has no such limit: macOS has the call and doesn't keep to it.
+    """
+    if sys.platform != "linux":
+        raise OSError(0, f"{sys.platform} has no limit that holds")
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    size = size if hard == resource.RLIM_INFINITY else min(size, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (size, size))
+    return f"{size / 1e9:.1f} GB"
+
+
+def lower_priority(nice: int) -> str:
+    """Be behind everything else, at the processor and at the disk (whose priority follows), and dump no memory."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(FIRST_TO_GO, encoding="ascii")
+    return f"nice {os.nice(nice)}"
