@@ -69,7 +69,7 @@ def admit(
 def training_record(result: TrainResult, *, initial: bytes | None, dataset: bytes, salt: bytes) -> Training:
     """`dataset` is the digest of the data set's content, hidden behind `salt`."""
     return Training(
-        method=result.objective,
+        method=result.objective if result.extracted is None else f"{result.objective}, extracted from whole weights",
         initial=initial,
         relative_to=None,
         examples=result.examples,
@@ -79,6 +79,20 @@ def training_record(result: TrainResult, *, initial: bytes | None, dataset: byte
         software=result.software,
         data_commitment=hashlib.sha256(salt + dataset).digest(),
     )
+
+
+def trained_metrics(result: TrainResult) -> tuple[Metric, ...]:
+    """What a trained adapter's manifest states: its scores, and what it lacks if it was extracted."""
+    if result.extracted is None:
+        return metrics(result.heldout)
+    lacks = Metric(
+        metric="residual",
+        value=result.extracted.residual_ppm,
+        base_value=None,
+        examples=result.examples,
+        split="weights",
+    )
+    return (*metrics(result.extracted.heldout), lacks)
 
 
 def metrics(scores: tuple[Score, ...]) -> tuple[Metric, ...]:

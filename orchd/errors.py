@@ -768,6 +768,13 @@ class SandboxMissing(Refused):
     )
 
 
+class BaseIsPrivate(Refused):
+    """A base that was made here by training whole weights is never announced, and neither is what is made for it."""
+
+    code = 5060
+    default_hint = "`orchctl train start … --method full --extract-rank 16` makes an adapter that can be shared."
+
+
 # ---- 60xx averaging ------------------------------------------------------------------------------------------
 
 

@@ -50,8 +50,10 @@ async def evaluation(
     split: str = "test",
     base: bool = True,
     compare: bool = False,
+    alone: str = "demo",
 ) -> EvaluateSpec:
-    """The job that scores adapters of one base on one part of a data set. Raises `ParamsInvalid`, `DatasetUnknown`."""
+    """The job that scores adapters of one base on one part of a data set, or without any the base
+    ``alone``. Raises `ParamsInvalid`, `DatasetUnknown`, `BaseUnknown`."""
     if split not in SPLITS:
         raise ParamsInvalid(f"split {split!r} is not {', '.join(SPLITS)}", field="split")
     found = await trio.to_thread.run_sync(node.datasets.get, dataset)
@@ -60,7 +62,7 @@ async def evaluation(
         hint = "Evaluate the adapters of each base by themselves; `orchctl adapter show` tells the base."
         raise ParamsInvalid("these adapters are for different bases", hint=hint, field="adapters")
     folders = [await trio.to_thread.run_sync(node.registry.adapter_folder, row.id) for row in rows]
-    model = await trio.to_thread.run_sync(known.folder, rows[0].base if rows else "demo")
+    model = await trio.to_thread.run_sync(known.folder, rows[0].base if rows else alone)
     return EvaluateSpec(
         base=str(model.path),
         adapters=tuple(

@@ -17,7 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 import msgspec
 import trio
 
-from orchd import crafting
+from orchd import crafting, made_bases
 from orchd.average.recipe import recipe_digest
 from orchd.average.specs import AverageResult, VerifyResult
 from orchd.config import Config, Setting
@@ -26,6 +26,7 @@ from orchd.errors import AdapterUnknown, AnswerDiffers, NotAdmitted, ParamsInval
 from orchd.identity import Identity
 from orchd.jobs import EventLog, Job, Jobs, State
 from orchd.jobs.jobs import Finisher
+from orchd.made_bases import MadeBase
 from orchd.measuring import Attested, AttestNote, attest
 from orchd.net import Network
 from orchd.net.policy.names import BASE
@@ -133,11 +134,14 @@ class DeployNote(_Note, frozen=True, kw_only=True):
 
 
 class Trained(_Note, frozen=True, kw_only=True):
-    """`stopped` says why it ended, after `epochs` times through the examples and `steps` steps; the adapter is that of
+    """What came out: an `adapter`, or a `base` and maybe the adapter that was made from it, which lacks `residual_ppm`
+    of the difference (None: it was trained as one). `scores` are of the base then.
+
+    `stopped` says why it ended, after `epochs` times through the examples and `steps` steps; the adapter is that of
     `best_step`. `again` is the command of the training that answers the `diagnosis`, empty where nothing is to be
     changed."""
 
-    adapter: AdapterRow
+    adapter: AdapterRow | None
     scores: tuple[Score, ...]
     train_loss: float
     seconds: float
@@ -149,6 +153,8 @@ class Trained(_Note, frozen=True, kw_only=True):
     validation_loss: float | None
     diagnosis: Diagnosis
     again: str = ""
+    base: MadeBase | None = None
+    residual_ppm: int | None = None
 
 
 class LeafName(_Note, frozen=True, kw_only=True):
@@ -267,7 +273,7 @@ class Node:
     async def join_base_topics(self) -> None:
         """If the user wants others with the same bases to find this node."""
         if self.config.net.share_bases:
-            for base in await in_thread(self.registry.bases):
+            for base in made_bases.announced(await in_thread(self.registry.bases)):
                 await self.network.join(BASE + base.fingerprint)
 
     async def unfinished_jobs(self) -> list[Job]:
@@ -382,9 +388,10 @@ class Node:
         note, spec = msgspec.convert(job.note, TrainNote), msgspec.convert(job.spec, TrainSpec)
         run = run_of(job)
         there = await in_thread(self.datasets.adapter_of, run)
-        adapter = (
-            await in_thread(self.registry.adapter, there) if there else await self._admit(job, note, result, workdir)
-        )
+        adapter = await in_thread(self.registry.adapter, there) if there else None
+        if adapter is None and result.adapter:
+            adapter = await self._admit(job, note, result, workdir)
+        base = await in_thread(made_bases.keep, self, note.name, run, workdir / result.base) if result.base else None
         await in_thread(runs.finish, self.runs.folder(run))
         options = {"name": note.name, "base": note.base, "initial": note.initial or ""}
         again = advice.again(spec, result.diagnosis.changes, words=(note.dataset,), options=options)
@@ -401,6 +408,8 @@ class Node:
             validation_loss=result.validation_loss,
             diagnosis=result.diagnosis,
             again=again if result.diagnosis.changes else "",
+            base=base,
+            residual_ppm=None if result.extracted is None else result.extracted.residual_ppm,
         )
 
     async def _admit(self, job: Job, note: TrainNote, result: TrainResult, workdir: Path) -> AdapterRow:
@@ -419,7 +428,7 @@ class Node:
             training=crafting.training_record(
                 result, initial=initial, dataset=parse_id(note.dataset, DATASET), salt=salt
             ),
-            evaluation=crafting.metrics(result.heldout),
+            evaluation=crafting.trained_metrics(result),
         )
         await in_thread(
             self.datasets.add_run, Run(adapter=admission.id, dataset=note.dataset, job=run_of(job), salt=salt)

@@ -61,6 +61,7 @@ ROOMS = {
     "node": Room(5, frozenset({"trio", "msgspec"})),
     "crafting": Room(5, frozenset()),
     "room": Room(5, frozenset()),
+    "made_bases": Room(5, frozenset({"msgspec"})),
     "measuring": Room(5, frozenset({"trio", "msgspec"})),
     "rollback": Room(5, frozenset({"trio", "msgspec"})),
     "gate": Room(5, frozenset({"trio", "msgspec"})),

@@ -53,7 +53,7 @@ class Context:
 
         return Client(Paths.from_env(self.environ).socket)
 
-    def call(self, method: str, **params: Any) -> Any:
+    def call(self, method: str, /, **params: Any) -> Any:
         return self.client.call(method, **params)
 
     def run_job(self, command: Command, params: Params, *, detach: bool) -> int:

@@ -174,11 +174,12 @@ def save_adapter(model: Any, folder: Path, dtype: str = "BF16") -> AdapterConfig
     weights = {name: t.to(DTYPES[dtype]).contiguous() for name, t in adapter_weights(model).items()}
     save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     (folder / WEIGHTS_FILE).chmod(0o644)
-    (folder / CONFIG_FILE).write_text(json.dumps(_peft_json(config), indent=1, sort_keys=True))
+    (folder / CONFIG_FILE).write_text(json.dumps(peft_json(config), indent=1, sort_keys=True))
     return config
 
 
-def _peft_json(config: AdapterConfig) -> dict[str, object]:
+def peft_json(config: AdapterConfig) -> dict[str, object]:
+    """``adapter_config.json`` of an adapter that names no path, host or person."""
     alpha = config.lora_alpha
     return {
         "base_model_name_or_path": None,

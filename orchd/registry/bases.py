@@ -42,7 +42,7 @@ class Base:
     """A base on this machine. `shapes` maps a weight's name to its shape; `size` is in bytes.
 
     `form` is folder (Hugging Face) or gguf. `parts` are digests of what the fingerprint is made of, by name, so that a
-    difference can be named; `sampled` numbers of all weights are looked at.
+    difference can be named; `sampled` numbers of all weights are looked at. A `private` one is never announced.
     """
 
     name: str
@@ -56,6 +56,7 @@ class Base:
     form: str = FOLDER
     parts: Mapping[str, str] = field(default_factory=dict)
     sampled: int = 0
+    private: bool = False
 
     @property
     def fingerprint(self) -> str:
@@ -91,7 +92,7 @@ def load(name: str, folder: Path) -> Base:
         architecture=str(architectures[0]) if isinstance(architectures, list) and architectures else "unknown",
         parameters=sum(int(np.prod(shape)) for shape in shapes.values()),
         size=sum(shard.stat().st_size for shard in shards),
-        licence=_licence(folder),
+        licence=str(_told(folder, "licence", "unknown")),
         shapes=shapes,
         parts=part_digests(
             architecture=fields,
@@ -101,6 +102,7 @@ def load(name: str, folder: Path) -> Base:
             template=canonical(tokenizer[-1]),
         ),
         sampled=sum(map(len, samples.values())) // 4,
+        private=_told(folder, "private", False) is True,
     )
 
 
@@ -220,6 +222,7 @@ def _json(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _licence(folder: Path) -> str:
+def _told(folder: Path, key: str, unsaid: object) -> object:
+    """What orchd wrote beside a base that it made."""
     record = folder / "RECORD.json"
-    return str(_json(record).get("licence", "unknown")) if record.exists() else "unknown"
+    return _json(record).get(key, unsaid) if record.exists() else unsaid

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import msgspec
 
+from orchd import made_bases
 from orchd.errors import AdapterUnknown, AmbiguousId, ManifestGone, OrchdError, ParamsInvalid
 from orchd.jobs import Job, LocalContext
 from orchd.net import Transferred
@@ -166,6 +167,7 @@ async def adapter_publish(node: Node, p: AdapterPublish) -> Published:
     row = await in_thread(node.registry.adapter, p.adapter)
     if row.state != ADMITTED:
         raise await in_thread(not_admitted, node.registry, row)
+    await in_thread(made_bases.check_publishable, node.registry, row)
     joined = {topic.name for topic in node.network.topics()}
     joins = [topic for topic in topics if topic not in joined]
     for topic in joins:

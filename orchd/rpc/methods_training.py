@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from orchd import room
+from orchd import made_bases, room
 from orchd.average.recipe import Parent, check_plan, expand_leaves, strength_in_ppm
 from orchd.average.specs import AverageSpec, VerifySpec, WeightedAdapter
 from orchd.errors import (
@@ -51,13 +51,17 @@ class TrainSettings(Params, frozen=True, kw_only=True):
     `auto` tries which is faster here. `gradient_checkpointing` computes layers twice to save memory. `early_stopping`
     ends a training when so many validations brought nothing better. `checkpointing`: each so many steps, 0 for each
     minute; the best few adapters are kept. `modules` (such as q_proj or mlp) and `layers` (from 0, or from the end when
-    negative) say where to learn; empty is everywhere. `rslora` scales by alpha/√rank. `objective` is supervised
+    negative) say where to learn; empty is everywhere. `rslora` scales by alpha/√rank.
+    `method` full trains the base's own weights there, which become a new base called `name`; with `extract_rank` an
+    adapter is made from the difference too. `objective` is supervised
     fine-tuning (sft) or direct preference optimisation (dpo); `auto` takes the latter for preferences. `dpo_beta`: how
     strongly it is held to the model that it began with; `dpo_sft`: how much the chosen answer is learnt besides.
     """
 
     name: str = ""
     description: str = ""
+    method: Literal["lora", "full"] = DEFAULTS.method
+    extract_rank: int = 0
     rank: int = DEFAULTS.rank
     alpha: float | None = None
     rslora: bool = DEFAULTS.rslora
@@ -108,7 +112,7 @@ async def train_start(node: Node, p: TrainStart) -> JobStarted:
     if initial is not None and initial.base not in node.registry.known_bases.same(base.fingerprint):
         hint = f"Go on from an adapter for {base.name}, or give the base of {initial.name}: {initial.base}."
         raise ParamsInvalid(f"{initial.name} is for another base than {base.name}", hint=hint, field="initial")
-    await in_thread(room.for_adapter, node.registry, base, p.rank)
+    await in_thread(_check_outcome, node, base, p.name or dataset.name, p)
     note = TrainNote(
         name=p.name or dataset.name,
         description=p.description,
@@ -132,6 +136,17 @@ async def train_start(node: Node, p: TrainStart) -> JobStarted:
     return await _submit(node, spec, note)
 
 
+def _check_outcome(node: Node, base: Base, name: str, p: TrainStart) -> None:
+    """Has what comes out a name and room? Raises `ParamsInvalid`, `DiskFull`."""
+    if p.method == "full":
+        if p.initial is not None:
+            hint = "Leave it out, or train an adapter: `--method lora`."
+            raise ParamsInvalid("whole weights do not go on from an adapter", hint=hint, field="initial")
+        made_bases.check_start(node, base, name, _spec(p))
+    else:
+        room.for_adapter(node.registry, base, p.rank)
+
+
 def _objective(p: TrainSettings, kind: str) -> Literal["sft", "dpo"]:
     """What `auto` is for this data set. Raises `ParamsInvalid` where there is nothing to prefer."""
     if p.objective == "dpo" and kind != "preference":
@@ -148,6 +163,8 @@ def _spec(p: TrainSettings) -> TrainSpec:
     return TrainSpec(
         base="",
         dataset="",
+        method=p.method,
+        extract_rank=p.extract_rank,
         rank=p.rank,
         alpha=p.alpha,
         rslora=p.rslora,
@@ -197,6 +214,9 @@ async def train_continue_from(node: Node, p: TrainContinue) -> JobStarted:
     job = await node.jobs.get(p.source)
     if job.kind != "train":
         raise ParamsInvalid(f"{job.id} ({job.title}) is no training", field="source")
+    if p.method == "full" or msgspec.convert(job.spec, TrainSpec).method == "full":
+        hint = "`orchctl train start DATASET --base NAME` trains on from the base that it made."
+        raise ParamsInvalid("only adapters are gone on from in this way", hint=hint, field="source")
     folder, good = await in_thread(checkpoint_of, node, job, p.step)
     parent = await in_thread(_adapter_at, node, job, good)
     spec, note = msgspec.convert(job.spec, TrainSpec), msgspec.convert(job.note, TrainNote)
@@ -258,6 +278,7 @@ async def _continue_adapter(node: Node, p: TrainContinue) -> JobStarted:
 def _check_train(p: TrainSettings) -> None:
     bounds: Mapping[str, tuple[float, float]] = {
         "rank": (1, 256),
+        "extract_rank": (0, 256),
         "learning_rate": (1e-7, 1),
         "batch_size": (1, 4096),
         "gradient_accumulation_steps": (1, 4096),
@@ -462,11 +483,12 @@ def _plan_verify(node: Node, text: str) -> tuple[VerifySpec, str]:
 
 
 class AdapterEvaluate(Params, frozen=True, kw_only=True):
-    """Scores for each adapter beside the base's, on one part of a data set."""
+    """Scores for each adapter beside the base's, on one part of a data set; of `base` alone without adapters."""
 
     adapters: list[str]
     dataset: str
     split: str = "test"
+    base: str = "demo"
 
 
 @method("adapter.evaluate", AdapterEvaluate, JobStarted, "How good adapters are on a data set, beside the base.")
@@ -485,7 +507,7 @@ async def adapter_compare(node: Node, p: AdapterEvaluate) -> JobStarted:
 
 async def _evaluate(node: Node, p: AdapterEvaluate, *, compare: bool) -> JobStarted:
     rows = [await in_thread(node.registry.adapter, text) for text in p.adapters]
-    spec = await evaluation(node, rows, dataset=p.dataset, split=p.split, compare=compare)
-    about = ", ".join(row.name for row in rows) or "the base"
+    spec = await evaluation(node, rows, dataset=p.dataset, split=p.split, compare=compare, alone=p.base)
+    about = ", ".join(row.name for row in rows) or p.base
     job = await node.jobs.submit("evaluate", spec, title=f"{'compare' if compare else 'evaluate'} {about}"[:120])
     return JobStarted(job=job.id)

@@ -20,21 +20,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from orchd.errors import CheckpointUnfit
-from orchd.lm.adapter import adapter_weights, set_weights
 from orchd.train import runs
 from orchd.train.runs import STATE_FILE, State
+from orchd.train.trainee import Trainee
 
 TENSORS_FILE: Final = "tensors.safetensors"
 DIGEST_FILE: Final = "tensors.sha256"
 WEIGHTS, MOMENTS, RANDOM = "adapter/", "optimizer/", "random/"
 
 
-def save(folder: Path, state: State, model: Any, optimizer: torch.optim.Optimizer) -> None:
+def save(folder: Path, state: State, trainee: Trainee, optimizer: torch.optim.Optimizer) -> None:
     """Write where the training stands and remove the place before it. Raises OSError; the one before stays then."""
     target = runs.last_folder(folder, state.step)
     if not target.exists():
         with runs.whole_folder(target) as draft:
-            save_file(_tensors(model, optimizer), draft / TENSORS_FILE)
+            save_file(_tensors(trainee, optimizer), draft / TENSORS_FILE)
             (draft / DIGEST_FILE).write_text(_digest(draft / TENSORS_FILE))
             (draft / STATE_FILE).write_bytes(msgspec.json.encode(state))
     for path in runs.last_folders(folder):
@@ -42,7 +42,7 @@ def save(folder: Path, state: State, model: Any, optimizer: torch.optim.Optimize
             shutil.rmtree(path, ignore_errors=True)
 
 
-def restore(folder: Path, identity: str, model: Any, optimizer: torch.optim.Optimizer) -> State | None:
+def restore(folder: Path, identity: str, trainee: Trainee, optimizer: torch.optim.Optimizer) -> State | None:
     """Put the latest whole checkpoint into the model, the optimiser and torch's random generators; where it stands.
 
     None: there is no checkpoint, so the run begins. One that is damaged is removed, and the one before it is taken.
@@ -59,7 +59,7 @@ def restore(folder: Path, identity: str, model: Any, optimizer: torch.optim.Opti
             continue
         if state.identity != identity:
             raise CheckpointUnfit(f"the checkpoint of step {state.step} is of other settings or other data")
-        set_weights(model, _part(tensors, WEIGHTS))
+        _set_weights(trainee, _part(tensors, WEIGHTS))
         _set_moments(optimizer, _part(tensors, MOMENTS))
         _set_random(_part(tensors, RANDOM))
         return state
@@ -80,14 +80,18 @@ def _set_random(states: dict[str, Tensor]) -> None:
         torch.cuda.set_rng_state(states["cuda"])
 
 
-def _tensors(model: Any, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _tensors(trainee: Trainee, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     moments = {
         f"{number}.{name}": tensor
         for number, one in optimizer.state_dict()["state"].items()
         for name, tensor in one.items()
     }
-    parts = {WEIGHTS: adapter_weights(model), MOMENTS: moments, RANDOM: random_state()}
+    parts = {WEIGHTS: trainee.weights(), MOMENTS: moments, RANDOM: random_state()}
     return {prefix + name: tensor.contiguous() for prefix, part in parts.items() for name, tensor in part.items()}
+
+
+def _set_weights(trainee: Trainee, weights: dict[str, Tensor]) -> None:
+    trainee.put(weights)
 
 
 def _set_moments(optimizer: torch.optim.Optimizer, moments: dict[str, Tensor]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -67,14 +68,17 @@ def run(spec: EvaluateSpec, job: JobContext) -> EvaluateResult:
     )
 
 
-def score(model: Any, base: Base, dataset: Path, job: JobContext) -> tuple[Score, ...]:
-    """What a training says of its adapter: beside the base alone, on the test rows that nothing was chosen by."""
+def score(
+    model: Any, base: Base, dataset: Path, job: JobContext, untrained: Callable[[], AbstractContextManager[None]]
+) -> tuple[Score, ...]:
+    """What a training says of its adapter: beside the base alone, on the test rows that nothing was chosen by; in
+    ``untrained`` the model computes what the base alone does."""
     exam = make_exam(base, list(read_part(dataset, "test")))
     if not exam.examples:
         job.log("there is no test part, so that nothing says how good the adapter is on rows that it has not seen")
         return ()
     ours = mark(model, base, exam, check=job.check)
-    with model.disable_adapter():
+    with untrained():
         alone = mark(model, base, exam, check=job.check)
     found, before = measures.measure(ours, exam), measures.measure(alone, exam)
     return (

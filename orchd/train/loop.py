@@ -22,17 +22,16 @@ from torch import Tensor
 
 from orchd.errors import JobCancelled, TrainingDiverged
 from orchd.jobs.context import Figure, JobContext
-from orchd.lm.adapter import DTYPES, adapter_weights, read_weights, save_adapter, set_weights
+from orchd.lm.adapter import DTYPES
 from orchd.lm.base import Base, best_device, load_base
 from orchd.lm.losses import pack
-from orchd.train import checkpoints, diagnosis, evaluate, precision, runs
+from orchd.train import checkpoints, diagnosis, outcome, precision, runs
 from orchd.train.curves import Curves, Point, StepPoint, ValidationPoint, cut_back, mean, step_losses, validations
 from orchd.train.objective import ROW_TOKENS, Example, Objective, objective_of
 from orchd.train.prepare import (
     SFT,
     check,
     identity,
-    new_adapter,
     read_examples,
     read_validation,
     software,
@@ -41,6 +40,7 @@ from orchd.train.prepare import (
 from orchd.train.runs import Good, State
 from orchd.train.schedule import Schedule, default_steps
 from orchd.train.specs import TrainResult, TrainSpec
+from orchd.train.trainee import Trainee, trainee_of
 
 MAX_GRADIENT_NORM: Final = 1.0
 MAX_SKIPPED_IN_A_ROW: Final = 3
@@ -59,7 +59,7 @@ class Training:
     spec: TrainSpec
     job: JobContext
     folder: Path
-    model: Any
+    trainee: Trainee
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     objective: Objective
@@ -73,6 +73,10 @@ class Training:
     validated: ValidationPoint | None = None
     kept: dict[int, dict[str, Tensor]] = field(default_factory=dict)
     saved_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def model(self) -> Any:
+        return self.trainee.model
 
     @property
     def batch(self) -> int:
@@ -105,18 +109,18 @@ def run(spec: TrainSpec, job: JobContext) -> TrainResult:
     training = prepare(spec, base, folder, job)
     with training.curves:
         train(training)
-    config = save_adapter(training.model, job.workdir / "adapter", spec.dtype)
     tell(training, "scoring")
-    heldout = evaluate.score(training.model, base, Path(spec.dataset), job)
+    made = outcome.leave(spec, training.trainee, base, job)
     state, losses = training.state, step_losses(training.points)
     return TrainResult(
-        adapter="adapter",
-        rank=config.r,
-        alpha=config.lora_alpha,
-        rslora=config.use_rslora,
-        target_modules=tuple(config.target_modules),
+        adapter=made.adapter,
+        base=made.base,
+        rank=made.config.r,
+        alpha=made.config.lora_alpha,
+        rslora=made.config.use_rslora,
+        target_modules=tuple(made.config.target_modules),
         dtype=spec.dtype,
-        parameters=sum(tensor.numel() for tensor in adapter_weights(training.model).values()),
+        parameters=made.parameters,
         examples=len(training.examples),
         tokens=state.tokens,
         steps=state.step,
@@ -124,7 +128,8 @@ def run(spec: TrainSpec, job: JobContext) -> TrainResult:
         train_loss=mean(losses[-max(1, training.steps // 10) :]),
         software=software(),
         seconds=round(time.monotonic() - started, 3),
-        heldout=heldout,
+        heldout=made.heldout,
+        extracted=made.extracted,
         stopped=state.stopped,
         best_step=state.goods[0].step,
         epochs=training.epoch,
@@ -137,6 +142,8 @@ def run(spec: TrainSpec, job: JobContext) -> TrainResult:
 
 def compute_in(spec: TrainSpec, folder: Path) -> str:
     """The dtype to compute the base in: as asked for, as the run began, or what is faster here."""
+    if spec.method == "full":
+        return "F32"
     if spec.compute != "auto":
         return spec.compute
     begun = runs.chosen(folder)
@@ -166,14 +173,14 @@ def prepare(spec: TrainSpec, base: Base, folder: Path, job: JobContext) -> Train
     validation = read_validation(base, Path(spec.dataset), spec.seed, objective)
     steps = spec.steps or default_steps(len(examples))
     torch.manual_seed(spec.seed)
-    model = new_adapter(spec, base)
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trainee = trainee_of(spec, base)
+    parameters = [parameter for parameter in trainee.model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay)
     folder.mkdir(parents=True, exist_ok=True)
     runs.sweep(folder)
     key = identity(spec, steps, examples, validation)
-    examples, validation = (objective.referred(model, part, job) for part in (examples, validation))
-    state = checkpoints.restore(folder, key, model, optimizer)
+    examples, validation = (objective.referred(trainee.model, part, job) for part in (examples, validation))
+    state = checkpoints.restore(folder, key, trainee, optimizer)
     compute = "BF16" if base.model.dtype == torch.bfloat16 else "F32"
     job.log(f"{len(examples)} examples, {steps} steps of {spec.batch_size}, rank {spec.rank}, {software()}")
     job.log(f"computed in {compute} on {base.model.device.type}" + (", layers twice to save memory" if twice else ""))
@@ -186,7 +193,7 @@ def prepare(spec: TrainSpec, base: Base, folder: Path, job: JobContext) -> Train
         spec=spec,
         job=job,
         folder=folder,
-        model=model,
+        trainee=trainee,
         optimizer=optimizer,
         schedule=Schedule(spec.learning_rate, spec.schedule_total or steps, spec.schedule_offset),
         objective=objective,
@@ -198,7 +205,7 @@ def prepare(spec: TrainSpec, base: Base, folder: Path, job: JobContext) -> Train
         curves=Curves(folder / runs.METRICS_FILE),
         points=points,
         validated=next(reversed(validations(points)), None),
-        kept={good.step: read_weights(runs.good_folder(folder, good.step)) for good in state.goods},
+        kept={good.step: trainee.read(runs.good_folder(folder, good.step)) for good in state.goods if trainee.small},
     )
 
 
@@ -228,7 +235,8 @@ def train(t: Training) -> None:
     t.state.stopped = t.state.stopped or ALL_STEPS
     keep_the_last(t)
     save(t)
-    set_weights(t.model, t.kept[t.state.goods[0].step])
+    best = t.state.goods[0].step
+    t.trainee.put(t.kept[best] if t.trainee.small else t.trainee.read(runs.good_folder(t.folder, best)))
     t.model.eval()
     t.job.log(f"{t.state.stopped} after step {t.state.step}; the best was step {t.state.goods[0].step}")
 
@@ -355,12 +363,15 @@ def score_validation(t: Training) -> tuple[float, float]:
 
 
 def keep(t: Training, good: Good) -> None:
-    """Hold on to the adapter as it is now if it is one of the best few."""
+    """Hold on to the weights as they are now if they are among the best few: an adapter's in memory, whole ones on the
+    disk. Raises OSError."""
     others = [one for one in t.state.goods if one.step != good.step]
     ranked = sorted((*others, good), key=lambda one: one.order)
     t.state.goods = tuple(ranked[: t.spec.checkpointing.keep_best])
-    if good in t.state.goods:
-        t.kept[good.step] = {name: tensor.clone() for name, tensor in adapter_weights(t.model).items()}
+    if good in t.state.goods and t.trainee.small:
+        t.kept[good.step] = {name: tensor.clone() for name, tensor in t.trainee.weights().items()}
+    elif good in t.state.goods:
+        write_good(t, good)
     steps = {one.step for one in t.state.goods}
     t.kept = {step: weights for step, weights in t.kept.items() if step in steps}
 
@@ -394,6 +405,8 @@ def recent_loss(t: Training) -> float:
 
 
 def checkpoint_is_due(t: Training) -> bool:
+    if len(runs.goods(t.folder)) > t.spec.checkpointing.keep_best and not t.trainee.small:
+        return True  # whole bases that are not among the best any more go with the next checkpoint
     interval = t.spec.checkpointing.interval
     if not t.spec.checkpointing.enabled:
         return False
@@ -408,7 +421,7 @@ def save(t: Training) -> None:
     try:
         t.curves.sync()
         keep_on_disk(t)
-        checkpoints.save(t.folder, t.state, t.model, t.optimizer)
+        checkpoints.save(t.folder, t.state, t.trainee, t.optimizer)
         runs.forget(t.folder, keep={good.step for good in t.state.goods})
     except OSError as error:
         t.job.log(f"the checkpoint of step {t.state.step} could not be written ({error.strerror}); it goes on without")
@@ -417,28 +430,31 @@ def save(t: Training) -> None:
 def keep_on_disk(t: Training) -> None:
     """The good moments as PEFT folders. Raises OSError."""
     for good in t.state.goods:
-        write_good(t, good, t.kept[good.step])
+        write_good(t, good, t.kept.get(good.step))
 
 
 def leave_an_adapter(t: Training) -> None:
     """Of a training that is stopped before anything was found good: as it is now, for whoever won't go on with it."""
     if not t.state.goods and t.state.step:
         with contextlib.suppress(OSError):
-            write_good(t, good_now(t), adapter_weights(t.model))
+            write_good(t, good_now(t))
 
 
-def write_good(t: Training, good: Good, weights: dict[str, Tensor]) -> None:
+def write_good(t: Training, good: Good, weights: dict[str, Tensor] | None = None) -> None:
+    """``weights``, or those of now. Raises OSError."""
     target = runs.good_folder(t.folder, good.step)
     if target.exists():
         return
-    now = {name: tensor.clone() for name, tensor in adapter_weights(t.model).items()}
-    set_weights(t.model, weights)
+    now = None if weights is None else {name: tensor.clone() for name, tensor in t.trainee.weights().items()}
+    if weights is not None:
+        t.trainee.put(weights)
     try:
         with runs.whole_folder(target) as draft:
-            save_adapter(t.model, draft, "F32")
+            t.trainee.write(draft, "F32")
             (draft / runs.CHECKPOINT_FILE).write_bytes(msgspec.json.encode(good))
     finally:
-        set_weights(t.model, now)
+        if now is not None:
+            t.trainee.put(now)
 
 
 def record(t: Training, loss: float | None, accuracy: float, rate: float, speed: float) -> None:

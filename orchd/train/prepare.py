@@ -43,6 +43,7 @@ def check(spec: TrainSpec) -> None:
         raise TrainingRefused(f"rank {spec.rank} is not in 1…{MAX_RANK}", field="rank")
     if spec.batch_size < 1 or spec.steps < 0:
         raise TrainingRefused("batch size and steps must be positive", field="batch_size")
+    _check_method(spec)
     if not 0 < spec.learning_rate < 1:
         raise TrainingRefused(f"learning rate {spec.learning_rate}", field="learning_rate")
     if spec.alpha is not None and not spec.alpha > 0:
@@ -66,6 +67,23 @@ def check(spec: TrainSpec) -> None:
             f"{spec.schedule_offset + spec.steps}",
             field="schedule_total",
         )
+
+
+def _check_method(spec: TrainSpec) -> None:
+    if not 0 <= spec.extract_rank <= MAX_RANK:
+        raise TrainingRefused(f"extract rank {spec.extract_rank} is not in 0…{MAX_RANK}", field="extract_rank")
+    if spec.method == "lora":
+        if spec.extract_rank:
+            hint = "Leave it out, or train whole weights: `--method full`."
+            raise TrainingRefused("an adapter is what comes out anyway", hint=hint, field="extract_rank")
+        return
+    for field, given in (("initial", spec.initial), ("lora_dropout", spec.lora_dropout), ("rslora", spec.rslora)):
+        if given:
+            hint = "Leave it out, or train an adapter: `--method lora`."
+            raise TrainingRefused(f"{field} is of adapters, and whole weights are trained", hint=hint, field=field)
+    if spec.compute == "BF16":
+        hint = "Leave out `--compute`: it is F32 then."
+        raise TrainingRefused("small changes of whole weights are lost in BF16", hint=hint, field="compute")
 
 
 def read_examples(base: Base, dataset: Path, objective: Objective = SFT) -> Sequence[Example]:

@@ -18,10 +18,11 @@ DRAWN_POINTS: Final = 300
 """A longer curve is drawn by the means of as many stretches."""
 
 SHOWN: Final = (
-    *("rank", "alpha", "rslora", "modules", "layers", "objective", "dpo_beta", "dpo_sft", "learning_rate"),
-    *("batch_size", "gradient_accumulation_steps", "weight_decay", "lora_dropout"),
+    *("method", "extract_rank", "rank", "alpha", "rslora", "modules", "layers", "objective", "dpo_beta", "dpo_sft"),
+    *("learning_rate", "batch_size", "gradient_accumulation_steps", "weight_decay", "lora_dropout"),
     *("steps", "schedule_total", "schedule_offset", "seed", "dtype"),
 )
+OF_ADAPTERS: Final = frozenset({"rank", "alpha", "rslora"})
 LOSS: Final = "Loss, nats a token", "Loss, nats a pair"
 RIGHT: Final = "Tokens that it would have chosen, %", "Pairs that it has learnt to prefer, %"
 """Of supervised fine-tuning, and of preferences."""
@@ -56,12 +57,18 @@ def page(head: Head, spec: TrainSpec, points: Sequence[Point], result: Any) -> s
         _table(_about(head, points, result)),
         *(_charts(points, dpo) or ["<p>No step is done yet.</p>"]),
         "<h2>Settings</h2>",
-        _table([(name.replace("_", " "), _shown(getattr(spec, name))) for name in SHOWN if dpo or "dpo" not in name]),
+        _table([(name.replace("_", " "), _shown(getattr(spec, name))) for name in SHOWN if _matters(name, spec)]),
     ]
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(head.title)}</title>'
         f"<style>{STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
     )
+
+
+def _matters(name: str, spec: TrainSpec) -> bool:
+    if spec.method == "full" and name in OF_ADAPTERS:
+        return False
+    return spec.objective == "dpo" or "dpo" not in name
 
 
 def _about(head: Head, points: Sequence[Point], result: Any) -> list[tuple[str, str]]:
@@ -72,7 +79,9 @@ def _about(head: Head, points: Sequence[Point], result: Any) -> list[tuple[str, 
     if result is not None:
         diagnosis = result["diagnosis"]
         rows += [
-            ("adapter", f"{result['adapter']['name']} {result['adapter']['id']}"),
+            ("adapter", _named(result["adapter"], "id")),
+            ("base", _named(result.get("base"), "fingerprint")),
+            ("the adapter lacks", _lacks(result.get("residual_ppm"))),
             ("ended", f"{result['stopped']}, {result['epochs']:.1f} epochs; the best was step {result['best_step']}"),
             ("diagnosis", f"{diagnosis['verdict']}: {diagnosis['detail']}"),
             ("next", result["again"]),
@@ -81,6 +90,14 @@ def _about(head: Head, points: Sequence[Point], result: Any) -> list[tuple[str, 
             (f"loss on {one['split']}", f"{one['loss']:.3f} (base {one['base_loss']:.3f})") for one in result["scores"]
         ]
     return rows
+
+
+def _named(made: Any, id: str) -> str:
+    return f"{made['name']} {made[id]}" if made else ""
+
+
+def _lacks(residual_ppm: int | None) -> str:
+    return "" if residual_ppm is None else f"{residual_ppm / 10_000:.1f} % of what the base learnt"
 
 
 def _charts(points: Sequence[Point], dpo: bool) -> list[str]:

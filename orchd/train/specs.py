@@ -45,6 +45,9 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     ``schedule_total`` is the length of all rounds in steps (0: this run's steps) and
     ``schedule_offset`` the number of steps before this run.
 
+    ``method`` lora trains an adapter; full trains the weights of the base themselves (of the chosen modules and
+    layers), which become a new base. ``extract_rank`` above 0 then makes an adapter of that rank from the difference.
+
     ``objective`` is supervised fine-tuning (sft) or direct preference optimisation (dpo); "auto" takes the latter for
     preferences. ``dpo_beta``: how strongly it is held to the model that it began with;
     ``dpo_sft``: how much the chosen answer's own loss a token counts besides (0: plain DPO, which can leave both
@@ -62,6 +65,8 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     dataset: Readable
     run: Writable = ""
     initial: Readable | None = None
+    method: Literal["lora", "full"] = "lora"
+    extract_rank: int = 0
     rank: int = 16
     alpha: float | None = None
     rslora: bool = False
@@ -161,8 +166,16 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
     comparisons: tuple[Comparison, ...] = ()
 
 
+class Extracted(msgspec.Struct, frozen=True, kw_only=True):
+    """The adapter nearest to a training of whole weights. ``residual_ppm`` is what it lacks of the difference."""
+
+    residual_ppm: int
+    heldout: tuple[Score, ...]
+
+
 class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
-    """``adapter`` is a folder relative to the job's working folder. ``tokens`` counts what the steps
+    """``adapter`` and ``base`` are folders relative to the job's working folder, empty where none was made; with
+    ``extracted`` the adapter was made from the base. ``tokens`` counts what the steps
     went through, prompts included; ``train_loss`` is the mean of the last tenth of the steps.
 
     ``stopped`` says why it ended after ``steps`` steps and ``epochs`` times through the examples; the adapter is that
@@ -191,6 +204,8 @@ class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
     validation_loss: float | None
     diagnosis: Diagnosis
     objective: str = "sft"
+    base: str = ""
+    extracted: Extracted | None = None
 
 
 class AdapterPath(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,16 +14,24 @@ import torch
 from orchd.errors import TrainingRefused
 from orchd.importers.conversation import Conversation, Message, Preference
 from orchd.jobs.context import JobContext
-from orchd.lm.adapter import adapter_weights, read_config, read_weights, save_adapter, set_weights, start_adapter
+from orchd.lm.adapter import (
+    adapter_weights,
+    load_adapter,
+    read_config,
+    read_weights,
+    save_adapter,
+    set_weights,
+    start_adapter,
+)
 from orchd.lm.base import Base, load_base
 from orchd.lm.chat import Encoded
 from orchd.lm.losses import token_losses
-from orchd.train import advice, loop, prepare, report, runs
+from orchd.train import advice, evaluate, loop, prepare, report, runs
 from orchd.train.curves import StepPoint, read_points, validations
 from orchd.train.datasets.store import PreferenceRow
 from orchd.train.objective import Dpo, Pair, encode_pair
 from orchd.train.places import adapter_targets, chosen
-from orchd.train.specs import Change, Checkpointing, TrainSpec, alpha_of
+from orchd.train.specs import AdapterPath, Change, Checkpointing, EvaluateSpec, TrainSpec, alpha_of
 
 from .conftest import DEMO_BASE, MakeDataset, Recorder, new_job
 from .test_loop import logits, random_adapter, spec
@@ -235,3 +243,110 @@ def test_the_report_names_what_was_learnt() -> None:
     assert "Pairs that it has learnt to prefer" in page
     assert "dpo beta" in page
     assert "dpo beta" not in report.page(head, TrainSpec(base="", dataset=""), [point], None)
+
+
+# ---- whole weights --------------------------------------------------------------------------------------------------
+
+
+def test_whole_weights_become_a_base_and_an_adapter_near_it(
+    dataset: MakeDataset, reversals: list[Conversation], job: JobContext
+) -> None:
+    folder = dataset(reversals)
+    result = loop.run(spec(folder, method="full", steps=60, batch_size=16, extract_rank=16, dtype="BF16"), job)
+    assert (result.base, result.adapter, result.rank) == ("base", "adapter", 16)
+    assert result.extracted is not None
+    assert 0 < result.extracted.residual_ppm < 1_000_000
+    scored = evaluate.run(
+        EvaluateSpec(base=str(job.workdir / "base"), adapters=(), dataset=str(folder)), new_job(job.workdir / "one")
+    ).rows
+    assert scored[0].exact_match is not None
+    assert scored[0].exact_match > 0.8
+    assert scored[0].loss == pytest.approx(result.heldout[0].loss, rel=1e-3)
+    near = evaluate.run(
+        EvaluateSpec(base=str(DEMO_BASE), adapters=(AdapterPath(id="a", path=str(job.workdir / "adapter")),),
+                     dataset=str(folder)),
+        new_job(job.workdir / "two"),
+    ).rows[1]  # fmt: skip
+    assert near.loss == pytest.approx(result.extracted.heldout[0].loss, rel=1e-3)
+    assert near.loss < 0.3 * result.heldout[0].base_loss
+    assert len(list((job.workdir / "run").glob("step-*"))) <= 3
+
+
+def test_an_extraction_of_full_rank_is_the_whole_difference(
+    dataset: MakeDataset, reversals: list[Conversation], tmp_path: Path
+) -> None:
+    folder = dataset(reversals)
+    layers: dict[str, Any] = {"method": "full", "modules": ("self_attn", "mlp"), "steps": 6}
+    one, other = new_job(tmp_path / "one"), new_job(tmp_path / "other")
+    exact = loop.run(spec(folder, **layers, extract_rank=128), one)
+    cut = loop.run(spec(folder, **layers, extract_rank=2), other)
+    assert exact.extracted is not None
+    assert cut.extracted is not None
+    assert exact.extracted.residual_ppm < 100
+    assert cut.extracted.residual_ppm > 300_000
+    whole = logits(load_base(one.workdir / "base").model)
+    assert abs(logits(load_adapter(load_base(DEMO_BASE), one.workdir / "adapter")) - whole).max() < 1e-3
+    assert abs(logits(load_adapter(load_base(DEMO_BASE), other.workdir / "adapter")) - whole).max() > 0.1
+
+
+def test_only_the_chosen_layer_is_another_one(
+    dataset: MakeDataset, reversals: list[Conversation], job: JobContext
+) -> None:
+    result = loop.run(spec(dataset(reversals, split="train"), method="full", layers=(1,), modules=("mlp",)), job)
+    assert (result.adapter, result.extracted, result.rank) == ("", None, 0)
+    assert result.parameters == 3 * 128 * 384
+    before, after = (dict(load_base(path).model.named_parameters()) for path in (DEMO_BASE, job.workdir / "base"))
+    changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    assert changed == {f"model.layers.1.mlp.{name}_proj.weight" for name in ("gate", "up", "down")}
+
+
+def test_whole_weights_go_on_after_a_kill_with_the_same_bytes(
+    dataset: MakeDataset, reversals: list[Conversation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "validate_every", lambda *arguments: 3)
+    often = Checkpointing(interval=2, keep_best=1)
+    asked = spec(dataset(reversals), method="full", layers=(-1,), steps=8, checkpointing=often)
+    whole, again, wire = new_job(tmp_path / "whole"), new_job(tmp_path / "again"), Recorder()
+    loop.run(asked, whole)
+    killed_at(10, wire)
+    asked = msgspec.structs.replace(asked, run=str(tmp_path / "run"))
+    with pytest.raises(Killed):
+        loop.run(asked, new_job(tmp_path / "killed", wire))
+    assert runs.last_folders(tmp_path / "run")
+    loop.run(asked, again)
+    first, second = (job.workdir / "base" / "model.safetensors" for job in (whole, again))
+    assert first.read_bytes() == second.read_bytes()
+    assert len(runs.goods(tmp_path / "run")) == 1
+
+
+def test_preferences_can_change_whole_weights(
+    dataset: MakeDataset, preferences: list[Preference], job: JobContext
+) -> None:
+    asked = spec(dataset(preferences, "preference"), method="full", layers=(-1, -2), steps=40, batch_size=16)
+    (score,) = loop.run(asked, job).heldout
+    assert score.base_preferred == 0
+    assert score.preferred is not None
+    assert score.preferred > 0.9
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"extract_rank": 4}, "extract_rank"),
+        ({"method": "full", "extract_rank": 300}, "extract_rank"),
+        ({"method": "full", "initial": "x"}, "initial"),
+        ({"method": "full", "lora_dropout": 0.1}, "lora_dropout"),
+        ({"method": "full", "rslora": True}, "rslora"),
+        ({"method": "full", "compute": "BF16"}, "compute"),
+    ],
+)
+def test_what_whole_weights_do_not_have(wrong: dict[str, Any], field: str) -> None:
+    with pytest.raises(TrainingRefused) as refused:
+        prepare.check(TrainSpec(base="", dataset="", **wrong))
+    assert refused.value.field == field
+
+
+def test_nothing_to_extract(dataset: MakeDataset, reversals: list[Conversation], job: JobContext) -> None:
+    asked = spec(dataset(reversals, split="train"), method="full", modules=("norm",), steps=1, extract_rank=2)
+    with pytest.raises(TrainingRefused, match="no linear map"):
+        loop.run(asked, job)

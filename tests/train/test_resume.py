@@ -19,7 +19,7 @@ from orchd.errors import CheckpointUnfit, JobCancelled, TrainingDiverged
 from orchd.importers.read import ImportLog
 from orchd.lm.adapter import load_adapter
 from orchd.lm.base import load_base
-from orchd.train import checkpoints, loop, objective, runs
+from orchd.train import checkpoints, loop, objective, outcome, runs
 from orchd.train.curves import StepPoint, read_points, validations
 from orchd.train.datasets.build import Parts, build
 from orchd.train.runs import Runs
@@ -49,7 +49,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quick() -> Iterator[None]:
     """What comes after the loop takes most of the time of so short a training; validations come often."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(loop.evaluate, "score", lambda *arguments: ())
+        patched.setattr(outcome, "score", lambda *arguments: ())
         patched.setattr(loop, "validate_every", lambda *arguments: EVERY)
         yield
 
@@ -178,7 +178,7 @@ def test_each_part_of_a_checkpoint_is_needed(
     killed_at(14, wire)
     with pytest.raises(Killed):
         train(spec("killed"), tmp_path / "b", wire)
-    left_out = {"weights": "set_weights", "moments": "_set_moments", "random": "_set_random"}[gone]
+    left_out = {"weights": "_set_weights", "moments": "_set_moments", "random": "_set_random"}[gone]
     with monkeypatch.context() as patched:
         patched.setattr(checkpoints, left_out, lambda *arguments: None)
         _, resumed = train(spec("killed"), tmp_path / "c")

@@ -155,7 +155,11 @@ COMMANDS = (
         method="adapter.evaluate",
         job=True,
         run=scores,
-        arguments=(ADAPTERS, *OPTIONS),
+        arguments=(
+            arg("adapters", "names, ids, or beginnings of ids; none: the base alone", nargs="*", metavar="ADAPTER"),
+            opt("--base", "which base, without an adapter (demo)"),
+            *OPTIONS,
+        ),
         more=MORE,
     ),
     Command(

@@ -7,7 +7,7 @@ from typing import Any
 
 from orchd.cli.command import Command, arg, opt, switch
 from orchd.cli.nouns.adapter import human_row
-from orchd.cli.text import counted, duration, number, percent, table, word
+from orchd.cli.text import counted, duration, fields, number, percent, table, word
 
 
 def human(result: dict[str, Any]) -> str:
@@ -27,7 +27,25 @@ def human(result: dict[str, Any]) -> str:
         ],
         empty="",
     )
-    return "\n\n".join(filter(None, [human_row(result["adapter"]), scores, _preferred(result), _ended(result)]))
+    made = [_base(result["base"]), *([human_row(result["adapter"])] if result["adapter"] else []), _lacks(result)]
+    return "\n\n".join(filter(None, [*made, scores, _preferred(result), _ended(result)]))
+
+
+def _base(made: dict[str, Any] | None) -> str:
+    """A base that came out."""
+    if made is None:
+        return ""
+    rows = [("base", made["name"]), ("fingerprint", made["fingerprint"]), ("path", made["path"])]
+    rows += [("parameters", f"{made['parameters']:,}"), ("announced", "never: it stays on this machine")]
+    return fields(rows)
+
+
+def _lacks(result: dict[str, Any]) -> str:
+    if result["residual_ppm"] is None:
+        return ""
+    return (
+        f"the adapter was made from the base; it lacks {percent(result['residual_ppm'] / 1e6)} of what the base learnt"
+    )
 
 
 def _preferred(result: dict[str, Any]) -> str:
@@ -92,6 +110,8 @@ SETTINGS = (
     opt("--tag", "to be found by; may be given more than once", dest="tags", action="append"),
     opt("--supersedes", "an adapter of yours that the new one takes the place of", metavar="ADAPTER"),
     opt("--licence", "SPDX name that others get it under, signed with it (default: none stated)"),
+    opt("--method", "lora (an adapter) or full (the base's own weights; makes a new base)", choices=("lora", "full")),
+    opt("--extract-rank", "with full: also an adapter of this rank from the difference", type=int, metavar="N"),
     opt("--alpha", "of the adapter (twice the rank; 8 with --rslora)", type=float, metavar="X"),
     switch("--rslora", "scale the adapter by alpha/√rank, so that high ranks learn as fast"),
     opt("--modules", "where to learn, such as q_proj,v_proj or mlp (everywhere)", type=_names, metavar="NAME,…"),
@@ -124,6 +144,8 @@ SETTINGS = (
 
 
 def _then(result: dict[str, Any]) -> str:
+    if result["adapter"] is None:
+        return f"`orchctl deploy --base {word(result['base']['name'])} --name NAME` makes it answer"
     return (
         f"`orchctl deploy {word(result['adapter']['name'])} --name NAME` makes it answer,\n"
         f"`orchctl adapter publish {word(result['adapter']['name'])} --topic TOPIC` lets others fetch it"

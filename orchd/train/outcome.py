@@ -1,0 +1,55 @@
+"""What a training leaves: an adapter, or a base of its own and, if wanted, the adapter nearest to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from orchd.jobs.context import JobContext
+from orchd.lm.adapter import AdapterConfig, load_adapter, save_adapter
+from orchd.lm.base import Base
+from orchd.train.evaluate import score
+from orchd.train.extract import extract
+from orchd.train.places import linear_in_layers
+from orchd.train.specs import Extracted, Score, TrainSpec
+from orchd.train.trainee import Trainee, Whole
+
+ADAPTER, BASE = "adapter", "base"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``adapter`` and ``base`` are folders in the working folder, empty where there is none. ``parameters`` counts
+    those of the adapter, else the numbers that were trained."""
+
+    adapter: str
+    base: str
+    config: AdapterConfig
+    parameters: int
+    heldout: tuple[Score, ...]
+    extracted: Extracted | None = None
+
+
+def leave(spec: TrainSpec, trainee: Trainee, base: Base, job: JobContext) -> Outcome:
+    """Write it into the working folder, in ``spec.dtype``, and score it on the test rows.
+
+    Raises `TrainingRefused` where there is nothing to extract, `JobCancelled`.
+    """
+    workdir, data = job.workdir, Path(spec.dataset)
+    parameters = sum(tensor.numel() for tensor in trainee.weights().values())
+    if not isinstance(trainee, Whole):
+        config = save_adapter(trainee.model, workdir / ADAPTER, spec.dtype)
+        return Outcome(ADAPTER, "", config, parameters, score(trainee.model, base, data, job, trainee.untrained))
+    trainee.write(workdir / BASE, spec.dtype)
+    trainee.put(trainee.read(workdir / BASE))  # what is left is scored, as it was rounded
+    heldout = score(trainee.model, base, data, job, trainee.untrained)
+    nothing = AdapterConfig(r=0, lora_alpha=0, target_modules=())
+    if not spec.extract_rank:
+        return Outcome("", BASE, nothing, parameters, heldout)
+    before, linear = trainee.before(), linear_in_layers(trainee.model)
+    made = extract(trainee.weights(), before, linear, spec.extract_rank, workdir / ADAPTER, spec.dtype)
+    trainee.put(before)
+    model = load_adapter(replace(base, model=trainee.model), workdir / ADAPTER)
+    scores = score(model, base, data, job, model.disable_adapter)
+    extracted = Extracted(residual_ppm=made.residual_ppm, heldout=scores)
+    return Outcome(ADAPTER, BASE, made.config, made.parameters, heldout, extracted)
