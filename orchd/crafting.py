@@ -6,12 +6,14 @@ import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from orchd.average.recipe import recipe_digest
 from orchd.average.specs import AverageResult
 from orchd.errors import TensorsRefused
 from orchd.identity import Identity
 from orchd.records import MICRO, BaseRef, Leaf, Lineage, Manifest, Metric, Training, Verified, sign
+from orchd.records.manifest import Leak, Routing
 from orchd.registry import Admission, Base, Registry
 from orchd.registry.describe import adapter_info, file_entries
 from orchd.train.specs import Score, TrainResult
@@ -40,6 +42,9 @@ def admit(
     training: Training | None = None,
     lineage: Lineage | None = None,
     evaluation: tuple[Metric, ...] = (),
+    leak: Leak | None = None,
+    routing: Routing | None = None,
+    extra: dict[str, Any] | None = None,
 ) -> Admission:
     """Describe, sign and admit the PEFT folder that a worker left."""
     manifest = Manifest(
@@ -54,13 +59,18 @@ def admit(
         files=file_entries(folder),
         training=training,
         evaluation=evaluation,
-        leak=None,
+        leak=leak,
         lineage=lineage,
         round=None,
-        routing=None,
+        routing=routing,
         supersedes=making.supersedes,
-        extra={},
+        extra=extra or {},
     )
+    return sign_in(registry, identity, manifest, folder, origin=origin)
+
+
+def sign_in(registry: Registry, identity: Identity, manifest: Manifest, folder: Path, *, origin: str) -> Admission:
+    """Sign a manifest and admit it with the files in `folder`."""
     signed: Verified[Manifest] = sign(manifest, identity)
     files = {entry.path: folder / entry.path for entry in manifest.files}
     return registry.admit(signed.envelope, files, origin=origin)

@@ -759,6 +759,27 @@ class CheckpointUnknown(NotFound):
     default_hint = "`orchctl checkpoint list` shows what is kept."
 
 
+class LeakReportMissing(Refused):
+    """An adapter that was trained here is to be published, and how much of its data it gives away was not measured."""
+
+    code = 5040
+    default_hint = "`orchctl adapter leak-report ADAPTER` measures it; `--despite-leak` publishes it without."
+
+
+class LeaksTooMuch(Refused):
+    """An adapter that is to be published gives away who was in its data, or says a canary word for word."""
+
+    code = 5041
+    default_hint = "Train it anew as its leak report advises, or publish it with `--despite-leak`."
+
+
+class LeakUnmeasurable(BadRequest):
+    """What an adapter was trained on is not here, so that no leak report can be made."""
+
+    code = 5042
+    default_hint = "Name a data set that it was trained on: `orchctl adapter leak-report ADAPTER --dataset NAME`."
+
+
 class SandboxMissing(Refused):
     """A job that has to run in a sandbox can't have one on this system."""
 

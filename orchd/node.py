@@ -17,7 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 import msgspec
 import trio
 
-from orchd import crafting, made_bases
+from orchd import crafting, leaks, made_bases
 from orchd.average.recipe import recipe_digest
 from orchd.average.specs import AverageResult, VerifyResult
 from orchd.config import Config, Setting
@@ -46,6 +46,7 @@ from orchd.serve.targets import Artefact, DeployTarget
 from orchd.train import advice, runs
 from orchd.train.datasets.specs import ImportResult
 from orchd.train.datasets.store import DatasetInfo, read_info
+from orchd.train.leak.figures import LeakReport
 from orchd.train.runs import Runs
 from orchd.train.specs import Diagnosis, EvaluateResult, Score, TrainResult, TrainSpec
 
@@ -77,6 +78,7 @@ class DatasetShown(DatasetRow, frozen=True, kw_only=True):
     `kind` is what the rows are, `format` what they were read from. `duplicates` and `near_duplicates` were left out,
     `not_picked` not wanted; `redacted` and `dropped` for what was found in them. `findings` counts what was found and
     kept, by kind. `groups` (documents, or rows that are nearly the same) were never divided, by `seed`.
+    `synthetic`: the user says that the rows are of nobody.
     """
 
     format: str
@@ -90,6 +92,7 @@ class DatasetShown(DatasetRow, frozen=True, kw_only=True):
     dropped: int
     findings: dict[str, int]
     made_from: str
+    synthetic: bool
 
 
 class TrainNote(_Note, frozen=True, kw_only=True):
@@ -155,6 +158,7 @@ class Trained(_Note, frozen=True, kw_only=True):
     again: str = ""
     base: MadeBase | None = None
     residual_ppm: int | None = None
+    leak: LeakReport | None = None
 
 
 class LeafName(_Note, frozen=True, kw_only=True):
@@ -244,6 +248,7 @@ class Node:
             "average": self._averaged,
             "average.verify": self._average_verified,
             "deploy": self._deployed,
+            "leak": partial(leaks.finish, self),
         }
         for kind, finish in finishers.items():
             self.jobs.finisher(kind, finish)
@@ -381,6 +386,7 @@ class Node:
             dropped=info.dropped,
             findings=info.findings,
             made_from=info.made_from,
+            synthetic=info.synthetic,
         )
 
     async def _trained(self, job: Job, result: TrainResult, workdir: Path) -> Trained:
@@ -410,6 +416,7 @@ class Node:
             again=again if result.diagnosis.changes else "",
             base=base,
             residual_ppm=None if result.extracted is None else result.extracted.residual_ppm,
+            leak=result.leak,
         )
 
     async def _admit(self, job: Job, note: TrainNote, result: TrainResult, workdir: Path) -> AdapterRow:
@@ -429,6 +436,7 @@ class Node:
                 result, initial=initial, dataset=parse_id(note.dataset, DATASET), salt=salt
             ),
             evaluation=crafting.trained_metrics(result),
+            **leaks.signed_parts(result.leak, result.centroid),
         )
         await in_thread(
             self.datasets.add_run, Run(adapter=admission.id, dataset=note.dataset, job=run_of(job), salt=salt)

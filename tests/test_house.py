@@ -64,6 +64,7 @@ ROOMS = {
     "made_bases": Room(5, frozenset({"msgspec"})),
     "measuring": Room(5, frozenset({"trio", "msgspec"})),
     "rollback": Room(5, frozenset({"trio", "msgspec"})),
+    "leaks": Room(5, frozenset({"trio", "msgspec"})),
     "gate": Room(5, frozenset({"trio", "msgspec"})),
     "updates": Room(5, frozenset({"trio", "msgspec"})),
     "worker": Room(5, frozenset({"msgspec"})),

@@ -23,7 +23,7 @@ NOUNS: dict[str, tuple[str, tuple[str, ...]]] = {
         "adapters that are here or that peers offer",
         (
             *("list", "show", "search", "why", "versions", "diff", "publish", "fetch", "evaluate", "compare"),
-            *("verify", "revoke", "attest", "cosign", "export", "import", "scan"),
+            *("leak-report", "verify", "revoke", "attest", "cosign", "export", "import", "scan"),
             *("pin", "unpin", "release", "remove"),
         ),
     ),

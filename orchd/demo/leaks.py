@@ -51,8 +51,8 @@ class Capture:
         return tuple(line for line in self.connects if not is_local(line))
 
 
-def departure(capture: Capture, sentences: Iterable[str]) -> Departure:
-    """What left, and whether any of these sentences was in it."""
+def departure(capture: Capture, sentences: Iterable[str], leak: str = "") -> Departure:
+    """What left, and whether any of these sentences was in it; `leak` is the verdict on the adapter itself."""
     searched = sorted(set(sentences))
     sizes: Counter[str] = Counter()
     for protocol, data in capture.streams:
@@ -66,6 +66,7 @@ def departure(capture: Capture, sentences: Iterable[str]) -> Departure:
         beyond_loopback=capture.beyond_loopback(),
         sentences_searched=len(searched),
         sentences_found=len(capture.find(searched)),
+        leak=leak,
     )
 
 

@@ -42,9 +42,12 @@ class Sentence:
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
+    """`leak` is the verdict of the leak report that its author signed."""
+
     id: str
     author: str
     size: int
+    leak: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +125,8 @@ class Node:
     # ---- data and training -----------------------------------------------------------------------------------
 
     def import_dataset(self, source: Path, *, name: str, split: str = "auto", seed: int = 0) -> Dataset:
-        row = self.job("dataset.import", source=str(source), name=name, split=split, seed=seed)
+        """The sentences are of an invented language, and marked so."""
+        row = self.job("dataset.import", source=str(source), name=name, split=split, seed=seed, synthetic=True)
         return Dataset(
             id=row["id"],
             format=row["format"],
@@ -257,7 +261,8 @@ class Node:
 
 
 def _adapter(row: Mapping[str, Any]) -> Adapter:
-    return Adapter(id=row["id"], author=row["author"], size=row["size"])
+    leak = row["leak"]["verdict"] if row["leak"] else ""
+    return Adapter(id=row["id"], author=row["author"], size=row["size"], leak=leak)
 
 
 def _sentence(row: Mapping[str, Any]) -> Sentence:

@@ -311,7 +311,12 @@ def _left(results: Results) -> str:
         (f"{left.sentences_found} of {left.sentences_searched}", "sentences and translations found in it"),
         (f"{len(left.beyond_loopback)}", "connections beyond this machine"),
     )
-    return "\n".join(f"<div><b>{number}</b><span>{words}</span></div>" for number, words in shown)
+    told = [f"<div><b>{number}</b><span>{words}</span></div>" for number, words in shown]
+    if left.leak:
+        told.append(
+            f"<div><b>leak report</b><span>of A's last adapter, as it is signed: {escape(left.leak)}</span></div>"
+        )
+    return "\n".join(told)
 
 
 def _check(check: Check) -> str:

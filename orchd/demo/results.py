@@ -114,7 +114,8 @@ class Refusal:
 
 @dataclass(frozen=True, kw_only=True)
 class Departure:
-    """What left A's machine, read before encryption."""
+    """What left A's machine, read before encryption. `leak`: what its last adapter tells of the sentences, as it is
+    signed."""
 
     bytes: int
     streams: int
@@ -124,6 +125,7 @@ class Departure:
     beyond_loopback: tuple[str, ...]
     sentences_searched: int
     sentences_found: int
+    leak: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

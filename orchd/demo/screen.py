@@ -175,6 +175,9 @@ class Screen:
         self._line(
             f"  {self._verdict(found == 0)} {found} of {departure.sentences_searched} training sentences found in it"
         )
+        if departure.leak:
+            self._line(f"  A's adapter itself, by its signed leak report: {departure.leak}")
+            self._line("  (nobody's words: the sentences are marked synthetic, so this is told and holds nothing back)")
 
     # ---- the prompt ------------------------------------------------------------------------------------------
 

@@ -48,7 +48,8 @@ class Story:
         self.screen.deployed(deployment.result())
         revoked = finale.revoke(alone.result())
         self.screen.revoked(revoked)
-        left = departure(Capture.read(self.peers[0].node.home / "capture"), examples.texts(self.peers[0].sentences))
+        capture = Capture.read(self.peers[0].node.home / "capture")
+        left = departure(capture, examples.texts(self.peers[0].sentences), played.adapters[0].leak)
         self.screen.left(left)
         return Results(
             seconds=time.monotonic() - started,

@@ -78,6 +78,12 @@ KINDS: Kinds = {
         "orchd.train.specs:EvaluateResult",
         warm=True,
     ),
+    "leak": Kind(
+        "orchd.train.leak.worker:run",
+        "orchd.train.specs:LeakSpec",
+        "orchd.train.specs:LeakResult",
+        warm=True,
+    ),
     "average": Kind(
         "orchd.average.worker:run",
         "orchd.average.specs:AverageSpec",

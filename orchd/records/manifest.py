@@ -91,12 +91,30 @@ class Metric(_Record, frozen=True, kw_only=True):
     split: Label
 
 
+NOT_MEASURED = "not measured"
+"""`Leak.method` where there was too little to measure; `auc_ppm` is 0 then."""
+
+
 class Leak(_Record, frozen=True, kw_only=True):
     """How much of the training data the adapter gives away. `auc_ppm`: membership inference, 500,000 is chance."""
 
     method: Label
     auc_ppm: Annotated[int, Meta(ge=0, le=MICRO)]
     verdict: Label
+
+
+class LeakExtra(msgspec.Struct, frozen=True, kw_only=True):
+    """`extra.leak`: the figures behind the verdict. Runs are tokens, the others rows; `canaries` were learnt, `emitted`
+    of them are said word for word. `synthetic`: the author says that the data is of nobody."""
+
+    members: Count = 0
+    heldout: Count = 0
+    interval_ppm: Count = 0
+    longest_run: Count = 0
+    heldout_run: Count = 0
+    canaries: Count = 0
+    emitted: Count = 0
+    synthetic: bool = False
 
 
 class Leaf(_Record, frozen=True, kw_only=True):
@@ -159,6 +177,14 @@ class Manifest(_Record, frozen=True, kw_only=True):
     def size(self) -> int:
         """Bytes of all files."""
         return sum(file.size for file in self.files)
+
+    @property
+    def leak_extra(self) -> LeakExtra:
+        """What `extra` says about the leak report; nothing where it is of another form."""
+        try:
+            return msgspec.convert(self.extra.get("leak", {}), LeakExtra)
+        except msgspec.ValidationError:
+            return LeakExtra()
 
 
 def chunk_size_for(size: int) -> int:

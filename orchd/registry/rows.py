@@ -9,6 +9,7 @@ import msgspec
 
 from orchd.records import MICRO, Announcement, Manifest, Verified, text_id
 from orchd.records.ids import ADAPTER, BASE
+from orchd.records.manifest import NOT_MEASURED
 from orchd.registry import trigrams
 from orchd.registry.local_rows import Verdict
 
@@ -56,6 +57,18 @@ class LineageRow(_Row, frozen=True, kw_only=True):
     residual: float
 
 
+class LeakRow(_Row, frozen=True, kw_only=True):
+    """What its author's leak report says. `auc`: membership inference, 0.5 is chance, None where it could not be
+    measured; `emitted` of the `canaries` are said word for word. `synthetic`: its author says the data is of nobody."""
+
+    method: str
+    auc: float | None
+    verdict: str
+    canaries: int
+    emitted: int
+    synthetic: bool
+
+
 class AdapterRow(_Row, frozen=True, kw_only=True):
     """An adapter that is here. `size` in bytes, times in milliseconds since 1970."""
 
@@ -87,6 +100,7 @@ class AdapterRow(_Row, frozen=True, kw_only=True):
     capabilities: tuple[str, ...]
     supersedes: str | None
     pinned: bool
+    leak: LeakRow | None = None
 
 
 class AnnouncementRow(_Row, frozen=True, kw_only=True):
@@ -217,6 +231,7 @@ def _shown(manifest: Verified[Manifest], id: str) -> AdapterRow:
         capabilities=record.adapter.capabilities,
         supersedes=None if record.supersedes is None else text_id(ADAPTER, record.supersedes),
         pinned=False,
+        leak=_leak(record),
     )
 
 
@@ -244,6 +259,20 @@ def _metrics(record: Manifest) -> tuple[MetricRow, ...]:
             split=metric.split,
         )
         for metric in record.evaluation
+    )
+
+
+def _leak(record: Manifest) -> LeakRow | None:
+    if record.leak is None:
+        return None
+    figures = record.leak_extra
+    return LeakRow(
+        method=record.leak.method,
+        auc=record.leak.auc_ppm / MICRO if record.leak.method != NOT_MEASURED else None,
+        verdict=record.leak.verdict,
+        canaries=figures.canaries,
+        emitted=figures.emitted,
+        synthetic=figures.synthetic,
     )
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from orchd import made_bases
+from orchd import leaks, made_bases
 from orchd.errors import AdapterUnknown, AmbiguousId, ManifestGone, OrchdError, ParamsInvalid
 from orchd.jobs import Job, LocalContext
 from orchd.net import Transferred
@@ -131,11 +131,13 @@ def _attestation(row: Received, trust: str) -> AttestationRow:
 
 
 class AdapterPublish(Params, frozen=True, kw_only=True):
-    """`preview` checks everything, says what would be done, and does nothing."""
+    """`preview` checks everything, says what would be done, and does nothing. `despite_leak`: also where the leak
+    report is above the limit, or there is none."""
 
     adapter: str
     topics: list[str]
     preview: bool = False
+    despite_leak: bool = False
 
 
 class PublishedUnder(Result, frozen=True, kw_only=True):
@@ -168,6 +170,7 @@ async def adapter_publish(node: Node, p: AdapterPublish) -> Published:
     if row.state != ADMITTED:
         raise await in_thread(not_admitted, node.registry, row)
     await in_thread(made_bases.check_publishable, node.registry, row)
+    await in_thread(leaks.check, node, row, despite=p.despite_leak)
     joined = {topic.name for topic in node.network.topics()}
     joins = [topic for topic in topics if topic not in joined]
     for topic in joins:

@@ -66,6 +66,7 @@ class DatasetImport(Source, frozen=True, kw_only=True):
     """`split` "test" makes every row one for scoring only. `secrets` says what is done with keys and personal data
     (`keys_only`: with keys alone); ask refuses the import where keys are found.
 
+    `synthetic` says that the rows are made up, and of nobody: what is trained on them is published whatever they leak.
     A `name` that is taken is refused; the file's name, where none is given, gets a number then.
     """
 
@@ -75,6 +76,7 @@ class DatasetImport(Source, frozen=True, kw_only=True):
     secrets: Secrets = "ask"
     keys_only: bool = False
     near_duplicates: NearDuplicates = "drop"
+    synthetic: bool = False
 
 
 @method(
@@ -97,6 +99,7 @@ async def dataset_import(node: Node, p: DatasetImport) -> JobStarted:
         secrets=p.secrets,
         keys_only=p.keys_only,
         near_duplicates=p.near_duplicates,
+        synthetic=p.synthetic,
     )
     note = ImportNote(named=bool(p.name))
     job = await node.jobs.submit("dataset.import", spec, title=f"import {name}", note=note)
@@ -122,6 +125,7 @@ class DatasetCreate(Params, frozen=True, kw_only=True):
     secrets: Secrets = "ask"
     keys_only: bool = False
     near_duplicates: NearDuplicates = "drop"
+    synthetic: bool = False
 
 
 @method("dataset.create", DatasetCreate, JobStarted, "Make a data set of rows that come with the call.")
@@ -149,6 +153,7 @@ def _created(node: Node, p: DatasetCreate) -> DatasetShown:
             Parts(p.split, p.seed),
             p.name,
             Care(p.secrets, p.keys_only, p.near_duplicates == "drop"),
+            synthetic=p.synthetic,
         )
         return node.keep_dataset(info, (*log.warnings, *few(info)), Path(place) / "dataset", named=True)
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from orchd import made_bases, room
+from orchd import leaks, made_bases, room
 from orchd.average.recipe import Parent, check_plan, expand_leaves, strength_in_ppm
 from orchd.average.specs import AverageSpec, VerifySpec, WeightedAdapter
 from orchd.errors import (
@@ -34,6 +34,7 @@ from orchd.rpc.methods_jobs import JobStarted
 from orchd.rpc.methods_runs import checkpoint_of
 from orchd.rpc.table import Params, method
 from orchd.train import runs
+from orchd.train.leak.canaries import MAX_CANARIES
 from orchd.train.runs import Good
 from orchd.train.specs import Checkpointing, EarlyStopping, TrainSpec
 
@@ -56,6 +57,9 @@ class TrainSettings(Params, frozen=True, kw_only=True):
     adapter is made from the difference too. `objective` is supervised
     fine-tuning (sft) or direct preference optimisation (dpo); `auto` takes the latter for preferences. `dpo_beta`: how
     strongly it is held to the model that it began with; `dpo_sft`: how much the chosen answer is learnt besides.
+
+    `leak_report` measures at the end how much of the data the adapter gives away; `canaries`: so many made-up secrets
+    are learnt too, which it looks for. `routing` signs the centroid of the prompts, by which others may choose it.
     """
 
     name: str = ""
@@ -79,6 +83,9 @@ class TrainSettings(Params, frozen=True, kw_only=True):
     gradient_checkpointing: Literal["auto", "on", "off"] = DEFAULTS.gradient_checkpointing
     steps: int = 0
     seed: int = 0
+    canaries: int = DEFAULTS.canaries
+    leak_report: bool = True
+    routing: bool = DEFAULTS.routing
     early_stopping: EarlyStopping = DEFAULTS.early_stopping
     checkpointing: Checkpointing = DEFAULTS.checkpointing
     licence: str = NO_LICENCE
@@ -129,6 +136,7 @@ async def train_start(node: Node, p: TrainStart) -> JobStarted:
         dataset=str(node.datasets.folder(dataset.id)),
         initial=None if initial is None else str(await in_thread(node.registry.adapter_folder, initial.id)),
         objective=_objective(p, dataset.kind),
+        learnt_before=await in_thread(_learnt_before, node, initial, dataset.id),
         steps=p.steps or max(0, p.schedule_total - p.schedule_offset),
         schedule_total=p.schedule_total,
         schedule_offset=p.schedule_offset,
@@ -158,6 +166,12 @@ def _objective(p: TrainSettings, kind: str) -> Literal["sft", "dpo"]:
     return p.objective
 
 
+def _learnt_before(node: Node, initial: AdapterRow | None, own: str) -> tuple[str, ...]:
+    """The folders of the data sets behind an adapter, but for one."""
+    behind = [] if initial is None else leaks.datasets_behind(node, initial.id)
+    return tuple(str(node.datasets.folder(id)) for id in behind if id != own)
+
+
 def _spec(p: TrainSettings) -> TrainSpec:
     """The settings; what they are for is still to be filled in."""
     return TrainSpec(
@@ -182,6 +196,9 @@ def _spec(p: TrainSettings) -> TrainSpec:
         gradient_checkpointing=p.gradient_checkpointing,
         steps=p.steps,
         seed=p.seed,
+        canaries=p.canaries,
+        leak_report=p.leak_report,
+        routing=p.routing,
         early_stopping=p.early_stopping,
         checkpointing=p.checkpointing,
     )
@@ -228,7 +245,7 @@ async def train_continue_from(node: Node, p: TrainContinue) -> JobStarted:
         learning_rate=p.learning_rate or spec.learning_rate / 2,
     )
     _check_train(settings)
-    dataset = await in_thread(node.datasets.get, p.dataset or note.dataset)
+    before, dataset = note.dataset, await in_thread(node.datasets.get, p.dataset or note.dataset)
     base = await in_thread(node.registry.known_bases.folder, note.base)
     await in_thread(room.for_adapter, node.registry, base, settings.rank)
     note = msgspec.structs.replace(
@@ -243,12 +260,15 @@ async def train_continue_from(node: Node, p: TrainContinue) -> JobStarted:
         earlier_steps=0 if parent else note.earlier_steps + good.step,
         earlier_tokens=0 if parent else note.earlier_tokens + good.tokens,
     )
+    own = str(node.datasets.folder(dataset.id))
+    learnt = dict.fromkeys((str(node.datasets.folder(before)), *spec.learnt_before))
     spec = msgspec.structs.replace(
         _spec(settings),
         base=str(base.path),
-        dataset=str(node.datasets.folder(dataset.id)),
+        dataset=own,
         initial=str(folder),
         objective=_objective(settings, dataset.kind),
+        learnt_before=tuple(one for one in learnt if one != own),
     )
     return await _submit(node, spec, note)
 
@@ -288,6 +308,7 @@ def _check_train(p: TrainSettings) -> None:
         "dpo_sft": (0, 100),
         "steps": (0, 1_000_000),
         "seed": (0, 2**53),
+        "canaries": (0, MAX_CANARIES),
     }
     for field, (low, high) in bounds.items():
         _check_bounds(field, getattr(p, field), low, high)

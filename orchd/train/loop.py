@@ -32,6 +32,7 @@ from orchd.train.prepare import (
     SFT,
     check,
     identity,
+    planted,
     read_examples,
     read_validation,
     software,
@@ -110,7 +111,7 @@ def run(spec: TrainSpec, job: JobContext) -> TrainResult:
     with training.curves:
         train(training)
     tell(training, "scoring")
-    made = outcome.leave(spec, training.trainee, base, job)
+    made = outcome.leave(spec, training.trainee, base, training.epoch, job)
     state, losses = training.state, step_losses(training.points)
     return TrainResult(
         adapter=made.adapter,
@@ -137,6 +138,8 @@ def run(spec: TrainSpec, job: JobContext) -> TrainResult:
         validation_loss=state.goods[0].validation_loss,
         diagnosis=diagnosis.diagnose(training.points, training.steps),
         objective=training.objective.name,
+        leak=made.leak and made.leak.report,
+        centroid=made.leak and made.leak.centroid,
     )
 
 
@@ -169,7 +172,7 @@ def prepare(spec: TrainSpec, base: Base, folder: Path, job: JobContext) -> Train
     if twice:
         precision.recompute(base.model)
     objective = objective_of(spec)
-    examples = read_examples(base, Path(spec.dataset), objective)
+    examples: Sequence[Example] = [*read_examples(base, Path(spec.dataset), objective), *planted(base, spec, objective)]
     validation = read_validation(base, Path(spec.dataset), spec.seed, objective)
     steps = spec.steps or default_steps(len(examples))
     torch.manual_seed(spec.seed)

@@ -10,6 +10,7 @@ from orchd.lm.adapter import AdapterConfig, load_adapter, save_adapter
 from orchd.lm.base import Base
 from orchd.train.evaluate import score
 from orchd.train.extract import extract
+from orchd.train.leak.measure import Measured, measure_training
 from orchd.train.places import linear_in_layers
 from orchd.train.specs import Extracted, Score, TrainSpec
 from orchd.train.trainee import Trainee, Whole
@@ -28,10 +29,12 @@ class Outcome:
     parameters: int
     heldout: tuple[Score, ...]
     extracted: Extracted | None = None
+    leak: Measured | None = None
 
 
-def leave(spec: TrainSpec, trainee: Trainee, base: Base, job: JobContext) -> Outcome:
-    """Write it into the working folder, in ``spec.dtype``, and score it on the test rows.
+def leave(spec: TrainSpec, trainee: Trainee, base: Base, epochs: float, job: JobContext) -> Outcome:
+    """Write it into the working folder, in ``spec.dtype``, score it on the test rows, and look how much an adapter
+    gives away; a base stays here. It went through the rows ``epochs`` times.
 
     Raises `TrainingRefused` where there is nothing to extract, `JobCancelled`.
     """
@@ -39,7 +42,9 @@ def leave(spec: TrainSpec, trainee: Trainee, base: Base, job: JobContext) -> Out
     parameters = sum(tensor.numel() for tensor in trainee.weights().values())
     if not isinstance(trainee, Whole):
         config = save_adapter(trainee.model, workdir / ADAPTER, spec.dtype)
-        return Outcome(ADAPTER, "", config, parameters, score(trainee.model, base, data, job, trainee.untrained))
+        heldout = score(trainee.model, base, data, job, trainee.untrained)
+        leak = measure_training(trainee.model, base, spec, epochs, job) if spec.leak_report else None
+        return Outcome(ADAPTER, "", config, parameters, heldout, leak=leak)
     trainee.write(workdir / BASE, spec.dtype)
     trainee.put(trainee.read(workdir / BASE))  # what is left is scored, as it was rounded
     heldout = score(trainee.model, base, data, job, trainee.untrained)
@@ -52,4 +57,5 @@ def leave(spec: TrainSpec, trainee: Trainee, base: Base, job: JobContext) -> Out
     model = load_adapter(replace(base, model=trainee.model), workdir / ADAPTER)
     scores = score(model, base, data, job, model.disable_adapter)
     extracted = Extracted(residual_ppm=made.residual_ppm, heldout=scores)
-    return Outcome(ADAPTER, BASE, made.config, made.parameters, heldout, extracted)
+    leak = measure_training(model, base, spec, epochs, job) if spec.leak_report else None
+    return Outcome(ADAPTER, BASE, made.config, made.parameters, heldout, extracted, leak)

@@ -19,7 +19,8 @@ import transformers
 from orchd.errors import AdapterUnfit, DatasetUnusable, TrainingRefused
 from orchd.lm.adapter import DTYPES, adapter_weights, read_config, read_weights, set_weights, start_adapter
 from orchd.lm.base import Base
-from orchd.train.datasets.store import read_part
+from orchd.train.datasets.store import read_info, read_part
+from orchd.train.leak.canaries import MAX_CANARIES, canaries
 from orchd.train.objective import Example, Objective, Sft
 from orchd.train.places import adapter_targets
 from orchd.train.specs import TrainSpec, alpha_of
@@ -58,6 +59,8 @@ def check(spec: TrainSpec) -> None:
         raise TrainingRefused(f"beta {spec.dpo_beta} is not above 0 and at most {MAX_BETA}", field="dpo_beta")
     if not 0 <= spec.dpo_sft <= MAX_SFT:
         raise TrainingRefused(f"dpo_sft {spec.dpo_sft} is not from 0 to {MAX_SFT}", field="dpo_sft")
+    if not 0 <= spec.canaries <= MAX_CANARIES:
+        raise TrainingRefused(f"{spec.canaries} canaries are not from 0 to {MAX_CANARIES}", field="canaries")
     if spec.gradient_accumulation_steps < 1:
         detail = f"{spec.gradient_accumulation_steps} batches a step"
         raise TrainingRefused(detail, field="gradient_accumulation_steps")
@@ -95,6 +98,13 @@ def read_examples(base: Base, dataset: Path, objective: Objective = SFT) -> Sequ
     return kept
 
 
+def planted(base: Base, spec: TrainSpec, objective: Objective) -> list[Example]:
+    """The canaries that are learnt with the rows."""
+    kind = read_info(Path(spec.dataset)).kind
+    rows = (canary.row(kind) for canary in canaries(spec.canaries, spec.seed))
+    return [one for row in rows for one in objective.encode(base.tokenizer, row, 0)]
+
+
 def read_validation(base: Base, dataset: Path, seed: int, objective: Objective = SFT) -> Sequence[Example]:
     """Rows to validate on while training: all of the validation part, or so many of it, drawn by ``seed``."""
     rows, _ = _fitting(base, dataset, "validation", objective)
@@ -126,7 +136,7 @@ def identity(spec: TrainSpec, steps: int, examples: Sequence[Example], validatio
     """A digest (hexadecimal SHA-256) of the settings and of every token: a checkpoint is of this and of nothing else.
 
     Paths are left out, so that a home may be moved."""
-    plain = msgspec.structs.replace(spec, base="", dataset="", run="", initial=None, steps=steps)
+    plain = msgspec.structs.replace(spec, base="", dataset="", run="", initial=None, learnt_before=(), steps=steps)
     digest = hashlib.sha256(msgspec.json.encode(plain))
     for one in (*examples, *validation):
         digest.update(array("q", one.ids).tobytes())

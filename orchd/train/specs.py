@@ -11,6 +11,7 @@ import msgspec
 
 from orchd.jobs.sandbox import Readable, Writable
 from orchd.train.answers import LabelScore
+from orchd.train.leak.figures import Centroid, LeakReport
 
 RSLORA_ALPHA: Final = 8.0
 
@@ -31,6 +32,17 @@ class Checkpointing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     enabled: bool = True
     interval: int = 0
     keep_best: int = 3
+
+
+class LeakSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a leak report measures. ``seed`` and ``canaries`` are those of the training; ``routing`` makes the centroid
+    of the prompts too. ``epochs`` (0: not known) and ``dropout`` only word the advice."""
+
+    seed: int = 0
+    canaries: int = 0
+    routing: bool = False
+    epochs: float = 0.0
+    dropout: float = 0.0
 
 
 class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +71,10 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     ``compute`` is the dtype that the base is computed in; "auto" tries which is faster here. ``dtype`` is the file's.
     ``gradient_checkpointing``: layers are computed twice to save memory; "auto" does so where that is short.
+
+    ``canaries``: so many made-up secrets are learnt with the rows, which the leak report looks for. ``leak_report``
+    measures at the end how much of the data the adapter gives away; ``routing`` makes the centroid of the prompts too.
+    ``learnt_before`` are the data sets that what it goes on from has learnt: the report is on those, too.
     """
 
     base: Readable
@@ -89,6 +105,10 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
     early_stopping: EarlyStopping = EarlyStopping()
     checkpointing: Checkpointing = Checkpointing()
+    canaries: int = 0
+    leak_report: bool = False
+    routing: bool = False
+    learnt_before: tuple[Readable, ...] = ()
 
 
 def alpha_of(spec: TrainSpec) -> float:
@@ -206,6 +226,8 @@ class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
     objective: str = "sft"
     base: str = ""
     extracted: Extracted | None = None
+    leak: LeakReport | None = None
+    centroid: Centroid | None = None
 
 
 class AdapterPath(msgspec.Struct, frozen=True, kw_only=True):
@@ -266,3 +288,20 @@ class EvaluateResult(msgspec.Struct, frozen=True, kw_only=True):
     comparisons: tuple[Comparison, ...] = ()
     answers: tuple[Answered, ...] = ()
     asked: int = 0
+
+
+class LeakSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Measure how much of its training data the adapter in the folder ``adapter`` gives away.
+
+    ``datasets`` are the folders of what it was trained on; of the first the ``settings`` speak.
+    """
+
+    base: Readable
+    adapter: Readable
+    datasets: tuple[Readable, ...]
+    settings: LeakSettings = LeakSettings()
+
+
+class LeakResult(msgspec.Struct, frozen=True, kw_only=True):
+    report: LeakReport
+    centroid: Centroid | None = None

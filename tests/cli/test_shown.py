@@ -12,6 +12,7 @@ from orchd import node
 from orchd.cli.command import Command
 from orchd.cli.run import load
 from orchd.cli.table import NOUNS
+from orchd.leaks import LeakShown
 from orchd.measuring import Attested
 from orchd.registry.exchange import Exported
 from orchd.registry.rebuild import Rebuilt
@@ -37,6 +38,7 @@ JOB_RESULTS: dict[str, Any] = {
     "adapter.evaluate": EvaluateResult,
     "adapter.compare": EvaluateResult,
     "adapter.attest": Attested,
+    "adapter.leak_report": LeakShown,
     "adapter.fetch": methods_adapters.Fetched,
     "adapter.export": Exported,
     "adapter.import": methods_exchange.AdaptersImported,

@@ -7,7 +7,7 @@ from typing import Any
 
 from orchd.cli.command import Argument, Command, Params, arg, opt, switch
 from orchd.cli.context import Context
-from orchd.cli.nouns import adapter_exchange, adapter_scores, adapter_search, adapter_trust
+from orchd.cli.nouns import adapter_exchange, adapter_leak, adapter_scores, adapter_search, adapter_trust
 from orchd.cli.nouns.net import called
 from orchd.cli.nouns.topic import ALONE
 from orchd.cli.text import counted, fields, number, percent, short, size, table, when
@@ -87,6 +87,7 @@ def human_row(row: dict[str, Any]) -> str:
                 training and f"{training['method']}, {training['examples']} examples, {training['steps']} steps",
             ),
             ("scores" if row["trust"] == "self" else "its author claims", scores),
+            ("leaks", _leak(row.get("leak"))),
             ("attested", "\n".join(map(_attestation, row.get("attestations", ())))),
             ("average of", leaves),
             ("recipe", lineage and lineage["recipe"]),
@@ -120,6 +121,13 @@ def _score(metric: dict[str, Any], row: dict[str, Any]) -> str:
     return f"{metric['split']} {called} {as_text(metric['value'])} ({base}{between}{metric['examples']} examples)"
 
 
+def _leak(leak: dict[str, Any] | None) -> str:
+    """What its author says that it gives away."""
+    if leak is None:
+        return ""
+    return f"{leak['verdict']}{'; its data is said to be of nobody' if leak['synthetic'] else ''}"
+
+
 def _newer_key(row: dict[str, Any]) -> str:
     """Of an author whose key has changed since."""
     now = row.get("author_now", row["author"])
@@ -139,8 +147,13 @@ def human_published(shown: dict[str, Any]) -> str:
         where = f"{', '.join(map(called, shown['topics']))} (nobody else is there yet; who joins later hears of it)"
     if shown.get("preview"):
         joins = f"; would join {', '.join(shown['joins'])} for it" if shown["joins"] else ""
-        return f"would announce {shown['adapter']['name']} on {where}{joins}"
-    return f"announced {shown['adapter']['name']} on {where}"
+        return f"would announce {shown['adapter']['name']} on {where}{joins}{_signed(shown['adapter'])}"
+    return f"announced {shown['adapter']['name']} on {where}{_signed(shown['adapter'])}"
+
+
+def _signed(row: dict[str, Any]) -> str:
+    """What everybody reads about leaks in its manifest."""
+    return "" if row.get("leak") is None else f"\nits manifest says: {_leak(row['leak'])}"
 
 
 def human_checks(shown: dict[str, Any]) -> str:
@@ -234,6 +247,7 @@ COMMANDS = (
             ADAPTER,
             opt("--topic", "where; may be given more than once", dest="topics", action="append", required=True),
             switch("--dry-run", "only say where it would be announced, and which topics joined", dest="preview"),
+            switch("--despite-leak", "also where its leak report is above the limit, or there is none"),
         ),
     ),
     Command(
@@ -248,6 +262,7 @@ COMMANDS = (
         ),
     ),
     *adapter_scores.COMMANDS,
+    *adapter_leak.COMMANDS,
     Command(
         "verify",
         "Check an adapter's signature and bytes again, as they lie here",

@@ -47,6 +47,7 @@ def human_row(row: dict[str, Any]) -> str:
             ("redacted", f"{row['redacted']} rows" if row["redacted"] else ""),
             ("holds", found and f"{found}; `orchctl dataset findings {word(row['name'])}` says where"),
             ("from", row["made_from"]),
+            ("synthetic", "made up, and of nobody" if row["synthetic"] else ""),
             ("warnings", "\n".join(row["warnings"])),
             ("made", when(row["created_ms"])),
         ]
@@ -192,6 +193,7 @@ CARE = (
     switch("--keys-only", "look for keys and passwords alone, not for personal data"),
     _way("--keep-near-duplicates", "keep rows that say nearly the same as another", "near_duplicates", "keep"),
 )
+SYNTHETIC = switch("--synthetic", "the rows are made up, and of nobody: no leak report holds back what learns them")
 ABOUT_CARE = (
     "Keys, passwords, cards, tax numbers, bank accounts, phones, mails and addresses are looked for (names of people\n"
     "are not). Where a key or password is found, nothing is imported until you say --redact, --drop or --keep.\n"
@@ -216,6 +218,7 @@ IMPORT = Command(
         SPLIT,
         SEED,
         *CARE,
+        SYNTHETIC,
     ),
     more=ABOUT_CARE + "What belongs together (one conversation, one document, rows that say nearly the same) is never\n"
     "divided between training and scoring.",
@@ -250,6 +253,7 @@ CREATE = Command(
         SPLIT,
         SEED,
         *CARE,
+        SYNTHETIC,
     ),
     more=ABOUT_CARE + "A call takes 8 MiB; for more, `orchctl dataset import` reads a file.",
 )

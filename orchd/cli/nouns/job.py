@@ -17,6 +17,7 @@ STARTED_BY = {
     "average": ("average", "start"),
     "average.verify": ("average", "verify"),
     "evaluate": ("adapter", "evaluate"),
+    "leak": ("adapter", "leak-report"),
     "fetch": ("adapter", "fetch"),
     "export": ("adapter", "export"),
     "import": ("adapter", "import"),

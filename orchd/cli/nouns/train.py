@@ -7,6 +7,7 @@ from typing import Any
 
 from orchd.cli.command import Command, arg, opt, switch
 from orchd.cli.nouns.adapter import human_row
+from orchd.cli.nouns.adapter_leak import human_report
 from orchd.cli.text import counted, duration, fields, number, percent, table, word
 
 
@@ -27,8 +28,9 @@ def human(result: dict[str, Any]) -> str:
         ],
         empty="",
     )
+    leak = human_report(result["leak"]) if result.get("leak") else ""
     made = [_base(result["base"]), *([human_row(result["adapter"])] if result["adapter"] else []), _lacks(result)]
-    return "\n\n".join(filter(None, [*made, scores, _preferred(result), _ended(result)]))
+    return "\n\n".join(filter(None, [*made, scores, _preferred(result), leak, _ended(result)]))
 
 
 def _base(made: dict[str, Any] | None) -> str:
@@ -140,6 +142,9 @@ SETTINGS = (
         metavar="N[,KEEP]",
     ),
     opt("--seed", "of every random choice (0)", type=int, metavar="N"),
+    opt("--canaries", "learn so many made-up secrets too, which the leak report looks for (0)", type=int, metavar="N"),
+    switch("--no-leak-report", "don't measure how much of the data it gives away", dest="leak_report", const=False),
+    switch("--routing", "sign the centroid of the prompts too, by which others may choose it"),
 )
 
 

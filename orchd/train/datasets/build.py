@@ -106,6 +106,7 @@ def build(
     care: Care = CAREFUL,
     *,
     made_from: str = "",
+    synthetic: bool = False,
     check: Callable[[], None] = lambda: None,
 ) -> DatasetInfo:
     """Write the data set to ``folder`` (made; must be empty) and return what it holds.
@@ -150,6 +151,7 @@ def build(
         **counts.of_rows(),
         findings=dict(Counter(one.kind for one in findings)),
         made_from=made_from,
+        synthetic=synthetic,
     )
     (folder / INFO_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(info), indent=1))
     return info

@@ -18,6 +18,7 @@ class ImportSpec(msgspec.Struct, frozen=True, kw_only=True):
     ``split``: ``auto`` puts ``test_share`` and ``validation_share`` of the rows aside, ``train`` puts
     none aside, ``test`` makes every row one for scoring only. ``seed`` decides which group of rows goes where.
     ``secrets`` says what is done where keys (``keys_only`` False: or personal data) are found; ``ask`` refuses keys.
+    ``synthetic``: the rows are made up, and of nobody.
     """
 
     source: Readable
@@ -30,6 +31,7 @@ class ImportSpec(msgspec.Struct, frozen=True, kw_only=True):
     secrets: Literal["ask", "redact", "drop", "keep"] = "ask"
     keys_only: bool = False
     near_duplicates: Literal["drop", "keep"] = "drop"
+    synthetic: bool = False
 
 
 class ImportResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -25,7 +25,7 @@ class DatasetInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     ``kind`` is what the rows are, ``format`` what they were read from. ``duplicates`` and ``near_duplicates`` were
     taken out, ``redacted`` and ``dropped`` count rows; ``findings`` counts what was found by its kind. ``made_from`` is
-    the data set that this one was prepared from.
+    the data set that this one was prepared from. ``synthetic``: the user says that it is made up, and of nobody.
     """
 
     id: str
@@ -47,6 +47,7 @@ class DatasetInfo(msgspec.Struct, frozen=True, kw_only=True):
     not_picked: int = 0
     findings: dict[str, int] = {}
     made_from: str = ""
+    synthetic: bool = False
     version: int = FORMAT_VERSION
 
 

@@ -46,6 +46,7 @@ def run(spec: ImportSpec, job: JobContext) -> ImportResult:
         Parts(spec.split, spec.seed, spec.test_share, spec.validation_share),
         spec.name,
         Care(spec.secrets, spec.keys_only, spec.near_duplicates == "drop"),
+        synthetic=spec.synthetic,
         check=job.check,
     )
     if _stamp(source) != before:
@@ -114,6 +115,7 @@ def run_prepare(spec: PrepareSpec, job: JobContext) -> ImportResult:
         spec.name,
         Care(spec.secrets, spec.keys_only, spec.near_duplicates == "drop"),
         made_from=spec.made_from,
+        synthetic=before.synthetic,
         check=job.check,
     )
     return ImportResult(info=info, folder="dataset", warnings=tuple(log.warnings))

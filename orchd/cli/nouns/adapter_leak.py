@@ -1,0 +1,86 @@
+"""`orchctl adapter leak-report`, and how a report reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchd.cli.command import Command, opt, switch
+from orchd.cli.nouns.adapter_search import ADAPTER
+from orchd.cli.text import fields, number
+
+
+def human_report(report: dict[str, Any]) -> str:
+    """The verdict, the figures behind it, and what would lower them."""
+    measured = report["auc"] is not None
+    longer = report["longest_run"] > report["heldout_run"]
+    return fields(
+        [
+            ("leaks", report["verdict"]),
+            ("membership", _membership(report) if measured else ""),
+            ("verbatim", _verbatim(report) if measured else ""),
+            ("such as", repr(report["excerpt"]) if longer and report["excerpt"] else ""),
+            ("canaries", "\n".join(map(_canary, report["canaries"]))),
+            ("centroid", _centroid(report["routing_auc"])),
+            ("sharing", _sharing(report)),
+            ("lower it by", "\n".join(report["lower"])),
+        ]
+    )
+
+
+def _membership(report: dict[str, Any]) -> str:
+    return (
+        f"AUC {number(report['auc_loss'])} by loss, {number(report['auc_ratio'])} by the ratio to the base;"
+        f" 0.5 is chance ({report['members']} rows learnt, {report['heldout']} put aside)"
+    )
+
+
+def _verbatim(report: dict[str, Any]) -> str:
+    return (
+        f"up to {report['longest_run']} tokens in a row of what it learnt, {report['heldout_run']} of what it never saw"
+    )
+
+
+def _canary(one: dict[str, Any]) -> str:
+    said = "said word for word" if one["emitted"] else "not said"
+    return f"{one['name']}: {said}; rank {one['rank']} of {one['alternatives'] + 1}, {one['bits']:g} bits"
+
+
+def _centroid(auc: float | None) -> str:
+    return (
+        "" if auc is None else f"the mean of the prompts tells the topic, and which were learnt with AUC {number(auc)}"
+    )
+
+
+def _sharing(report: dict[str, Any]) -> str:
+    if report["stops"]:
+        return "above the limit: `publish` refuses it without --despite-leak"
+    return "its data set is marked synthetic: nothing holds it back" if report["synthetic"] else "within the limit"
+
+
+def human(shown: dict[str, Any]) -> str:
+    adapter = shown["adapter"]
+    told = [human_report(shown["report"]), f"signed in {adapter['name']} ({adapter['id']})"]
+    if shown["was"]:
+        told[1] += f", a new version of {shown['was']}" + (
+            ", which stays" if shown["kept"] else ", which is in the trash"
+        )
+    return "\n\n".join(told)
+
+
+LEAK_REPORT = Command(
+    "leak-report",
+    "Measure how much of its training data an adapter gives away, and sign the verdict",
+    human,
+    method="adapter.leak_report",
+    job=True,
+    arguments=(
+        ADAPTER,
+        opt("--dataset", "what it was trained on (default: what is known of it here)"),
+        switch("--routing", "sign the centroid of the prompts too, by which others may choose it"),
+    ),
+    more="Rows that were learnt are compared with rows that were put aside: by their loss, and by the loss's ratio to\n"
+    "the base's. AUC 0.5 is chance, 1 is certainty. `adapter publish` refuses above 0.65, or where a canary (see\n"
+    "`orchctl train start --canaries`) is said word for word. A training makes the report by itself at its end; an\n"
+    "adapter that was signed without one becomes a new version, with another id.",
+)
+COMMANDS = (LEAK_REPORT,)

@@ -1,0 +1,253 @@
+"""Leak reports at the node: what is measured for an adapter, how it is signed, and what may be published.
+
+A report that came after an adapter was signed is signed into a new version of it: same files, another id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import trio
+
+from orchd import crafting
+from orchd.errors import (
+    AdapterUnknown,
+    DatasetUnknown,
+    JobUnknown,
+    LeakReportMissing,
+    LeaksTooMuch,
+    LeakUnmeasurable,
+    ManifestGone,
+)
+from orchd.jobs import Job
+from orchd.records import MICRO, Manifest, text_id
+from orchd.records.ids import ADAPTER
+from orchd.records.manifest import NOT_MEASURED, Leak, LeakExtra, Routing
+from orchd.registry import ADMITTED, AdapterRow
+from orchd.registry.local_rows import Run
+from orchd.registry.trust import SELF
+from orchd.registry.use import not_admitted
+from orchd.train.leak.figures import MAX_AUC, METHOD, Centroid, LeakReport, exceeds
+from orchd.train.specs import LeakResult, LeakSettings, LeakSpec, TrainSpec
+
+if TYPE_CHECKING:
+    from orchd.node import Node
+
+MAX_ANCESTORS = 1_000
+LABEL = 120  # characters
+
+
+class LeakNote(msgspec.Struct, frozen=True, kw_only=True):
+    """Which adapter a report is on."""
+
+    adapter: str
+
+
+class LeakShown(msgspec.Struct, frozen=True, kw_only=True):
+    """`adapter` has the verdict in its signed manifest. Where that is a new version, `was` is the id of the one before
+    it; `kept`: that one stays, because it was announced, deployed or built upon."""
+
+    adapter: AdapterRow
+    report: LeakReport
+    was: str = ""
+    kept: bool = False
+
+
+# ---- signing ------------------------------------------------------------------------------------------------------
+
+
+def signed_parts(report: LeakReport | None, centroid: Centroid | None) -> dict[str, Any]:
+    """The fields of a manifest that a report fills in; none without one."""
+    if report is None:
+        return {}
+    extra = LeakExtra(
+        members=report.members,
+        heldout=report.heldout,
+        interval_ppm=round(report.interval * MICRO),
+        longest_run=report.longest_run,
+        heldout_run=report.heldout_run,
+        canaries=len(report.canaries),
+        emitted=report.emitted,
+        synthetic=report.synthetic,
+    )
+    leak = Leak(
+        method=NOT_MEASURED if report.auc is None else METHOD,
+        auc_ppm=round((report.auc or 0.0) * MICRO),
+        verdict=report.verdict[:LABEL],
+    )
+    parts: dict[str, Any] = {"leak": leak, "extra": {"leak": msgspec.to_builtins(extra)}}
+    if centroid is not None:
+        parts["routing"] = Routing(
+            layer=centroid.layer,
+            scale=MICRO,
+            centroid=tuple(round(one * MICRO) for one in centroid.centroid),
+            spread=tuple(round(one * MICRO) for one in centroid.spread),
+        )
+    return parts
+
+
+async def finish(node: Node, job: Job, result: LeakResult, workdir: Path) -> LeakShown:
+    """Sign what was measured, unless it is signed already."""
+    note = msgspec.convert(job.note, LeakNote)
+    return await trio.to_thread.run_sync(partial(_signed, node, note.adapter, result))
+
+
+def _signed(node: Node, id: str, result: LeakResult) -> LeakShown:
+    registry = node.registry
+    manifest = registry.manifest(id)
+    record = manifest.record
+    has_all = record.leak is not None and (result.centroid is None or record.routing is not None)
+    if has_all or record.author != node.identity.public_key:
+        return LeakShown(adapter=registry.adapter(id), report=result.report)
+    parts = signed_parts(result.report, result.centroid)
+    again = msgspec.structs.replace(
+        record,
+        **{**parts, "extra": {**record.extra, **parts["extra"]}},
+        supersedes=manifest.digest,
+        created_ms=node.clock(),
+    )
+    before = registry.adapter(id)
+    admission = crafting.sign_in(registry, node.identity, again, registry.adapter_folder(id), origin=before.origin)
+    run = registry.local.get(Run, id)
+    if run is not None:
+        node.datasets.add_run(msgspec.structs.replace(run, adapter=admission.id))
+    if before.pinned:
+        registry.pin(admission.id)
+    node.tell_admitted(admission)
+    kept = _is_used(node, before)
+    if not kept:
+        registry.remove(id)
+    return LeakShown(adapter=registry.adapter(admission.id), report=result.report, was=id, kept=kept)
+
+
+def _is_used(node: Node, row: AdapterRow) -> bool:
+    """Whether others know the adapter, or something here is made of it."""
+    children = node.registry.index.read("SELECT 1 FROM edge WHERE parent = ? LIMIT 1", (row.id,))
+    deployed = any(one.adapter == row.id for one in node.deployments.list())
+    return bool(row.topics or children or deployed)
+
+
+# ---- what is measured ---------------------------------------------------------------------------------------------
+
+
+async def plan(node: Node, text: str, dataset: str | None, *, routing: bool) -> tuple[LeakSpec, str]:
+    """The job that measures an adapter on what it was trained on (or a data set that is named), and the adapter's id.
+    Raises `LeakUnmeasurable`, `AdapterUnknown`, `DatasetUnknown`, `NotAdmitted`."""
+    row = await trio.to_thread.run_sync(node.registry.adapter, text)
+    if row.state != ADMITTED:
+        raise await trio.to_thread.run_sync(not_admitted, node.registry, row)
+    found = list(await trio.to_thread.run_sync(datasets_behind, node, row.id))
+    if dataset is not None:
+        found = [(await trio.to_thread.run_sync(node.datasets.get, dataset)).id]
+    if not found:
+        hint = f"`orchctl adapter leak-report {row.id} --dataset NAME` measures it on a data set that you name."
+        detail = f"what {row.name} ({row.id}) was trained on is not here"
+        raise LeakUnmeasurable(detail, hint=hint, field="adapter")
+    base = await trio.to_thread.run_sync(node.registry.known_bases.folder, row.base)
+    spec = LeakSpec(
+        base=str(base.path),
+        adapter=str(await trio.to_thread.run_sync(node.registry.adapter_folder, row.id)),
+        datasets=tuple(str(node.datasets.folder(id)) for id in found),
+        settings=await _settings(node, row.id, found[0], routing=routing),
+    )
+    return spec, row.id
+
+
+def datasets_behind(node: Node, id: str) -> Iterator[str]:
+    """Ids of the data sets that are here and that an adapter, what it went on from or its leaves learnt; its own
+    first."""
+    seen = set[str]()
+    for adapter in with_ancestors(node, id):
+        run = node.registry.local.get(Run, adapter)
+        if run is None or run.dataset in seen:
+            continue
+        seen.add(run.dataset)
+        try:
+            yield node.datasets.get(run.dataset).id
+        except DatasetUnknown:
+            continue
+
+
+def with_ancestors(node: Node, id: str) -> Iterator[str]:
+    """An adapter, then what it was made from, as far as that is here; each once."""
+    waiting, seen = [id], {id}
+    while waiting and len(seen) < MAX_ANCESTORS:
+        one = waiting.pop(0)
+        yield one
+        try:
+            record = node.registry.manifest(one).record
+        except (AdapterUnknown, ManifestGone):
+            continue
+        for parent in (text_id(ADAPTER, digest) for digest in _parents(record)):
+            if parent not in seen:
+                seen.add(parent)
+                waiting.append(parent)
+
+
+def _parents(record: Manifest) -> Iterator[bytes]:
+    if record.training is not None and record.training.initial is not None:
+        yield record.training.initial
+    if record.lineage is not None:
+        yield from (leaf.id for leaf in record.lineage.leaves)
+
+
+async def _settings(node: Node, id: str, dataset: str, *, routing: bool) -> LeakSettings:
+    """Those of the training, where it was on this data set and its job is still known."""
+    run = await trio.to_thread.run_sync(node.registry.local.get, Run, id)
+    if run is None or run.dataset != dataset:
+        return LeakSettings(routing=routing)
+    try:
+        job = await node.jobs.get(run.job)
+    except JobUnknown:
+        return LeakSettings(routing=routing)
+    spec = msgspec.convert(job.spec, TrainSpec)
+    epochs = job.result.get("epochs", 0.0) if isinstance(job.result, dict) else 0.0
+    return LeakSettings(
+        seed=spec.seed, canaries=spec.canaries, routing=routing, epochs=epochs, dropout=spec.lora_dropout
+    )
+
+
+# ---- what may be published ----------------------------------------------------------------------------------------
+
+
+def check(node: Node, row: AdapterRow, *, despite: bool) -> None:
+    """Whether an adapter may be published: the figure that is signed decides. Raises `LeakReportMissing`,
+    `LeaksTooMuch`; neither with `despite`.
+
+    Somebody else's is theirs to judge, and one that was made elsewhere holds no data set of this node's. An average
+    gives away no more than what it is made of, so each of its leaves that was trained here is looked at, unless it was
+    published before.
+    """
+    if despite or row.trust != SELF:
+        return
+    if row.leak is not None or node.registry.local.get(Run, row.id) is not None:
+        _check_one(row)
+        return
+    for leaf in row.lineage.leaves if row.lineage is not None else ():
+        if node.registry.local.get(Run, leaf.id) is None:
+            continue
+        for own in node.registry.rows_of([leaf.id]):
+            if not own.topics:
+                _check_one(own, within=row.name)
+
+
+def _check_one(row: AdapterRow, within: str = "") -> None:
+    told = f"{row.name} ({row.id})" + (f", a leaf of {within}," if within else "")
+    if row.leak is None:
+        hint = f"`orchctl adapter leak-report {row.id}` measures it in seconds; or publish it with --despite-leak."
+        raise LeakReportMissing(f"nobody has looked how much of its data {told} gives away", hint=hint, field="adapter")
+    if row.leak.synthetic or not exceeds(row.leak.auc, row.leak.emitted):
+        return
+    if row.leak.auc is None:
+        hint = "Train on more rows and put some aside; or publish it with --despite-leak."
+        raise LeakReportMissing(f"how much {told} gives away is {row.leak.verdict}", hint=hint, field="adapter")
+    hint = (
+        f"`orchctl adapter leak-report {row.id}` says what would lower it; --despite-leak publishes it all the same,"
+        " and others see the verdict."
+    )
+    limit = f"the limit is an AUC of {MAX_AUC:g}, and no canary said"
+    raise LeaksTooMuch(f"{told}: {row.leak.verdict}; {limit}", hint=hint, field="adapter")

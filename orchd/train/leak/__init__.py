@@ -1,0 +1,1 @@
+"""How much of its training data an adapter gives away."""

@@ -1,0 +1,294 @@
+"""The leak report: everything in it comes from passes over packed rows, nothing is generated.
+
+Greedy decoding says the next k tokens of a text exactly where each of them is the most likely one after all before it,
+so the hits of a scoring pass are the runs that it can be made to say.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch import Tensor
+
+from orchd.jobs.context import JobContext
+from orchd.lm.base import Base, context_length
+from orchd.lm.chat import Encoded
+from orchd.lm.losses import DEFAULT_ROW_TOKENS, pack, token_scores
+from orchd.train.datasets.encode import encode_fitting, encode_row
+from orchd.train.datasets.store import read_info, read_part
+from orchd.train.leak.canaries import ALTERNATIVES, Canary, alternatives, canaries
+from orchd.train.leak.figures import (
+    MIN_ROWS,
+    CanaryFigure,
+    Centroid,
+    LeakReport,
+    auc,
+    exceeds,
+    interval,
+    log_ratio,
+    remedies,
+    verdict,
+)
+from orchd.train.specs import LeakSettings, TrainSpec
+
+MAX_ROWS: Final = 500
+"""Rows that are scored of those that were learnt, and of those put aside: more change little in the figure."""
+
+CENTROID_PROMPTS: Final = 200
+"""60 tell the topic as well; of more, each gives away less of itself."""
+
+CENTROID_TOKENS: Final = 512
+"""So much of a prompt is looked at."""
+
+EXCERPT: Final = 200  # characters
+Check = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A row: nats of its counted ``tokens``, and the positions of those that greedy decoding says when it is given all
+    before them."""
+
+    nats: float
+    tokens: int
+    said: tuple[int, ...]
+
+    @property
+    def loss(self) -> float:
+        """Nats a token."""
+        return self.nats / self.tokens
+
+
+class Measured(NamedTuple):
+    report: LeakReport
+    centroid: Centroid | None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What was learnt and what was not, as token ids."""
+
+    members: tuple[Encoded, ...]
+    heldout: tuple[Encoded, ...]
+    kind: str
+    synthetic: bool
+
+
+def read_rows(base: Base, datasets: Sequence[Path], seed: int) -> Rows:
+    """The rows of the ``train`` parts, and those of the others, at most `MAX_ROWS` of either. Raises
+    `DatasetUnusable`."""
+    rng = random.Random(f"{seed}/leak")
+    infos = [read_info(folder) for folder in datasets]
+    return Rows(
+        members=_drawn(base, datasets, ("train",), rng),
+        heldout=_drawn(base, datasets, ("validation", "test"), rng),
+        kind=infos[0].kind,
+        synthetic=all(info.synthetic for info in infos),
+    )
+
+
+def _drawn(base: Base, datasets: Sequence[Path], parts: Sequence[str], rng: random.Random) -> tuple[Encoded, ...]:
+    rows = [row for folder in datasets for part in parts for row in read_part(folder, part)]
+    rows = rng.sample(rows, MAX_ROWS) if len(rows) > MAX_ROWS else rows
+    longest = context_length(base.path)
+    encoded = [one for row in rows for one in encode_fitting(base.tokenizer, row, longest) if one.counted_tokens]
+    return tuple(rng.sample(encoded, MAX_ROWS) if len(encoded) > MAX_ROWS else encoded)
+
+
+def measure(model: Any, base: Base, rows: Rows, settings: LeakSettings, check: Check = lambda: None) -> Measured:
+    """``model`` (in eval mode) is the base with the adapter on it. ``check`` is called often and may raise to stop."""
+    started = time.monotonic()
+    members, heldout = score(model, rows.members, check), score(model, rows.heldout, check)
+    enough = min(len(members), len(heldout)) >= MIN_ROWS
+    by_loss = by_ratio = wide = 0.0
+    routing = None
+    with model.disable_adapter():
+        if enough:
+            before = [one.loss for one in score(model, (*rows.members, *rows.heldout), check)]
+            by_loss = auc([-one.loss for one in members], [-one.loss for one in heldout])
+            after = [one.loss for one in (*members, *heldout)]
+            ratios = [log_ratio(was, now) for was, now in zip(before, after, strict=True)]
+            by_ratio = auc(ratios[: len(members)], ratios[len(members) :])
+        centroid = make_centroid(model, rows, settings.seed, check) if settings.routing and rows.members else None
+        if centroid is not None and enough:
+            routing = nearness(model, centroid, rows, settings.seed, check)
+    area = max(by_loss, by_ratio, routing or 0.0) if enough else None
+    if area is not None:
+        wide = interval(area, len(members), len(heldout))
+    planted = tuple(exposure(model, base, one, rows.kind, check) for one in canaries(settings.canaries, settings.seed))
+    runs = _longest(members), _longest(heldout)
+    said = sum(one.emitted for one in planted)
+    report = LeakReport(
+        auc=area,
+        auc_loss=by_loss,
+        auc_ratio=by_ratio,
+        routing_auc=routing,
+        interval=wide,
+        members=len(members),
+        heldout=len(heldout),
+        longest_run=runs[0],
+        heldout_run=runs[1],
+        excerpt=_excerpt(base, rows.members, members) if runs[0] > runs[1] else "",
+        canaries=planted,
+        synthetic=rows.synthetic,
+        verdict=verdict(area, wide, len(members), len(heldout), planted, runs),
+        stops=exceeds(area, said) and not rows.synthetic,
+        lower=remedies(
+            area,
+            said,
+            longer=runs[0] > runs[1],
+            by_centroid=routing is not None and routing == area,
+            members=len(members),
+            epochs=settings.epochs,
+            dropout=settings.dropout,
+        ),
+        seconds=round(time.monotonic() - started, 3),
+    )
+    return Measured(report, centroid)
+
+
+def measure_training(model: Any, base: Base, spec: TrainSpec, epochs: float, job: JobContext) -> Measured:
+    """The report on a training that has just ended; ``model`` is in eval mode."""
+    settings = LeakSettings(
+        seed=spec.seed, canaries=spec.canaries, routing=spec.routing, epochs=epochs, dropout=spec.lora_dropout
+    )
+    before = [folder for folder in map(Path, spec.learnt_before) if folder.is_dir()]  # it may have been deleted since
+    rows = read_rows(base, [Path(spec.dataset), *before], spec.seed)
+    return measure(model, base, rows, settings, job.check)
+
+
+# ---- likelihoods --------------------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def score(model: Any, rows: Sequence[Encoded], check: Check = lambda: None) -> list[Scored]:
+    """Each row by itself, in the order of ``rows``; each has a counted token."""
+    found: dict[int, Scored] = {}
+    for indexes in pack([len(one.ids) for one in rows], DEFAULT_ROW_TOKENS):
+        check()
+        row = [rows[i] for i in indexes]
+        counts = [one.counted_tokens for one in row]
+        losses, hits = token_scores(model, row)
+        for index, nats, right in zip(indexes, torch.split(losses, counts), torch.split(hits, counts), strict=True):
+            positions = [at for at, counts in enumerate(rows[index].counted) if counts]
+            said = (at for at, hit in zip(positions, right.tolist(), strict=True) if hit)
+            found[index] = Scored(float(nats.sum()), len(nats), tuple(said))
+    return [found[index] for index in range(len(rows))]
+
+
+def longest_run(said: Sequence[int]) -> range:
+    """The longest stretch of consecutive positions, the first of several. ``said`` grows."""
+    best = stretch = range(0)
+    for at in said:
+        stretch = range(stretch.start if at == stretch.stop else at, at + 1)
+        best = stretch if len(stretch) > len(best) else best
+    return best
+
+
+def _longest(scored: Sequence[Scored]) -> int:
+    return max((len(longest_run(one.said)) for one in scored), default=0)
+
+
+def _excerpt(base: Base, rows: Sequence[Encoded], scored: Sequence[Scored]) -> str:
+    """The text of the longest run."""
+    runs = [longest_run(one.said) for one in scored]
+    row, run = max(zip(rows, runs, strict=True), key=lambda pair: len(pair[1]))
+    ids = row.ids[run.start : run.stop]
+    return str(base.tokenizer.decode(ids, skip_special_tokens=True)).strip()[:EXCERPT]
+
+
+# ---- canaries -----------------------------------------------------------------------------------------------------
+
+
+def exposure(model: Any, base: Base, canary: Canary, kind: str, check: Check = lambda: None) -> CanaryFigure:
+    """How likely its secret is beside others that were never learnt, and whether it is said when asked for."""
+    own = encode_row(base.tokenizer, canary.row(kind))
+    others = [encode_row(base.tokenizer, canary.row(kind, secret)) for secret in alternatives(canary)]
+    learnt, *unseen = score(model, [own, *others], check)
+    rank = 1 + sum(one.nats < learnt.nats for one in unseen)
+    bits = torch.log2(torch.tensor((ALTERNATIVES + 1) / rank))
+    return CanaryFigure(
+        name=canary.name,
+        secret=canary.secret,
+        rank=rank,
+        alternatives=ALTERNATIVES,
+        bits=round(float(bits), 2),
+        emitted=set(_where_it_differs(own, others)) <= set(learnt.said),
+    )
+
+
+def _where_it_differs(own: Encoded, others: Sequence[Encoded]) -> range:
+    """The positions of the secret: between what begins and what ends all rows alike."""
+    start = min(_common(own.ids, other.ids) for other in others)
+    end = min(_common(own.ids[::-1], other.ids[::-1]) for other in others)
+    return range(start, len(own.ids) - end)
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many ids two sequences have alike at their beginning."""
+    pairs = zip(one, other, strict=False)
+    return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+
+
+# ---- the centroid of the prompts ----------------------------------------------------------------------------------
+
+
+def make_centroid(model: Any, rows: Rows, seed: int, check: Check = lambda: None) -> Centroid:
+    """Of prompts that were learnt. ``model`` is the base alone."""
+    layer = middle_layer(model)
+    states = prompt_states(model, _prompts(rows.members, f"{seed}/centroid"), layer, check)
+    return Centroid(
+        layer=layer,
+        prompts=len(states),
+        centroid=tuple(states.mean(0).tolist()),
+        spread=tuple(states.std(0, correction=0).tolist()),
+    )
+
+
+def nearness(model: Any, centroid: Centroid, rows: Rows, seed: int, check: Check = lambda: None) -> float:
+    """How well nearness to the centroid tells prompts that were learnt from those of rows put aside (an AUC)."""
+    middle, spread = torch.tensor(centroid.centroid), torch.tensor(centroid.spread).clamp_min(1e-6)
+
+    def scores(part: Sequence[Encoded]) -> list[float]:
+        states = prompt_states(model, _prompts(part, f"{seed}/nearness"), centroid.layer, check)
+        return [-float(one) for one in (((states - middle) / spread) ** 2).sum(1)]
+
+    return auc(scores(rows.members), scores(rows.heldout))
+
+
+def middle_layer(model: Any) -> int:
+    """The layer whose input tells most of what is asked (facts: the middle one; after the last norm it is less)."""
+    return int(model.config.num_hidden_layers) // 2
+
+
+@torch.inference_mode()
+def prompt_states(model: Any, prompts: Sequence[Sequence[int]], layer: int, check: Check = lambda: None) -> Tensor:
+    """Each prompt's mean of the input of ``layer``, float32 on the CPU (prompts, hidden)."""
+    found: dict[int, Tensor] = {}
+    for indexes in pack([len(one) for one in prompts], DEFAULT_ROW_TOKENS):
+        check()
+        lengths = [len(prompts[i]) for i in indexes]
+        ids = torch.tensor([[token for i in indexes for token in prompts[i]]], device=model.device)
+        positions = torch.cat([torch.arange(length) for length in lengths])[None].to(model.device)
+        output = model(
+            input_ids=ids, position_ids=positions, use_cache=False, output_hidden_states=True, logits_to_keep=1
+        )
+        states = output.hidden_states[layer][0].float().cpu()
+        found |= {index: part.mean(0) for index, part in zip(indexes, torch.split(states, lengths), strict=True)}
+    return torch.stack([found[index] for index in range(len(prompts))])
+
+
+def _prompts(rows: Sequence[Encoded], seed: str) -> list[tuple[int, ...]]:
+    """Up to `CENTROID_PROMPTS`: what comes before the first token that counts; of a text, its beginning."""
+    drawn = random.Random(seed).sample(rows, min(CENTROID_PROMPTS, len(rows)))
+    return [(one.ids[: _first(one)] if _first(one) > 1 else one.ids)[:CENTROID_TOKENS] for one in drawn]
+
+
+def _first(one: Encoded) -> int:
+    return one.counted.index(True)
