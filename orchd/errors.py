@@ -789,6 +789,48 @@ class SandboxMissing(Refused):
     )
 
 
+class BaseIncomplete(BadRequest):
+    """A base's files are not all there, or one of them is not whole."""
+
+    code = 5051
+    default_hint = "Let its download end, then add it again; `orchctl base add ORG/NAME` goes on where it stopped."
+
+
+class BaseHoldsPickles(Refused):
+    """A base has weights in a form that can run code when it is read."""
+
+    code = 5052
+    default_hint = "Use the base's safetensors files, and move the named file away; orchd never reads it."
+
+
+class HubUnreachable(OrchdError):
+    """The place that bases are downloaded from does not answer, or broke off."""
+
+    code = 5053
+    default_hint = "Look at the connection, then run the same command again: it goes on where it stopped."
+
+
+class HubRefused(OrchdError):
+    """The place that bases are downloaded from has no such base or file, or does not give it out now."""
+
+    code = 5054
+    default_hint = "Check the name; a private one needs a token: `--token-file FILE`, or HF_TOKEN for the daemon."
+
+
+class HubGated(Refused):
+    """The base's makers want their terms accepted before it is downloaded."""
+
+    code = 5055
+    default_hint = "Accept the terms on its page, signed in; then give a token of that account: `--token-file FILE`."
+
+
+class OllamaModelUnknown(NotFound):
+    """There is no such model in the Ollama models folder, or it is no base."""
+
+    code = 5056
+    default_hint = "`ollama list` shows what is there; OLLAMA_MODELS names the folder if it is not the usual one."
+
+
 class BaseIsPrivate(Refused):
     """A base that was made here by training whole weights is never announced, and neither is what is made for it."""
 

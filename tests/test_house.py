@@ -2,7 +2,7 @@
 
         6  cli demo
         5  daemon worker rpc …
-        4  net  train  average  serve  (none imports another)
+        4  net  hub  train  average  serve  (none imports another)
         3  jobs  importers  lm         (none imports another)
         2  registry
         1  records
@@ -54,6 +54,7 @@ ROOMS = {
     "importers": Room(3, frozenset({"msgspec"}), lowest_only=1),
     "lm": Room(3, TORCH | NUMERIC),
     "net": Room(4, frozenset({"libp2p", "multiaddr", "trio", "zeroconf", "msgspec", "cryptography"})),
+    "hub": Room(4, frozenset({"trio", "httpx", "msgspec"})),
     "train": Room(4, TORCH | NUMERIC),
     "average": Room(4, NUMERIC),
     "serve": Room(4, TORCH | NUMERIC | {"trio", "httpx", "gguf", "xllamacpp"}),

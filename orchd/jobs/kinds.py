@@ -84,6 +84,12 @@ KINDS: Kinds = {
         "orchd.train.specs:LeakResult",
         warm=True,
     ),
+    "base.unpack": Kind(
+        "orchd.train.unpack:run",
+        "orchd.train.specs:UnpackSpec",
+        "orchd.train.specs:UnpackResult",
+        warm=True,
+    ),
     "average": Kind(
         "orchd.average.worker:run",
         "orchd.average.specs:AverageSpec",

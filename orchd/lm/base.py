@@ -73,7 +73,8 @@ def load_tokenizer(path: Path | str) -> Any:
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise BaseUnusable(f"{folder.name}: {_first_line(error)}", field="base") from error
     if tokenizer.chat_template is None:
-        raise BaseUnusable(f"{folder.name}: its tokenizer has no chat template", field="base")
+        hint = "Choose an instruct model, which has one, or put its makers' chat_template.jinja into the folder."
+        raise BaseUnusable(f"{folder.name}: its tokenizer has no chat template", hint=hint, field="base")
     return tokenizer
 
 

@@ -3,6 +3,7 @@
 from orchd.rpc import (
     discover,
     methods_adapters,
+    methods_base_add,
     methods_bases,
     methods_data,
     methods_dataset_jobs,
@@ -24,6 +25,7 @@ from orchd.rpc.table import METHODS as TABLE
 MODULES = (
     discover,
     methods_adapters,
+    methods_base_add,
     methods_bases,
     methods_data,
     methods_dataset_jobs,

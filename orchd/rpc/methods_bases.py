@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from orchd.jobs import LocalContext
 from orchd.node import Node, in_thread
 from orchd.registry import Base
 from orchd.registry.exchange import judge_again
 from orchd.registry.known_bases import Absent, Part
-from orchd.rpc import places
-from orchd.rpc.methods_jobs import JobStarted
 from orchd.rpc.table import NoParams, Params, Result, method
 
 
@@ -49,15 +46,15 @@ async def base_list(node: Node, _: NoParams) -> Bases:
 
 def _list(node: Node) -> Bases:
     known = node.registry.known_bases
-    return Bases(bases=[_row(node, base) for base in known.all()], absent=known.absent())
+    return Bases(bases=[base_row(node, base) for base in known.all()], absent=known.absent())
 
 
 @method("base.show", BaseNamed, BaseRow, "One base, by name or fingerprint.")
 async def base_show(node: Node, p: BaseNamed) -> BaseRow:
-    return await in_thread(lambda: _row(node, node.registry.base(p.base)))
+    return await in_thread(lambda: base_row(node, node.registry.base(p.base)))
 
 
-def _row(node: Node, base: Base) -> BaseRow:
+def base_row(node: Node, base: Base) -> BaseRow:
     same = node.registry.known_bases.same(base.fingerprint)
     return BaseRow(
         name=base.name,
@@ -71,38 +68,6 @@ def _row(node: Node, base: Base) -> BaseRow:
         sampled=base.sampled,
         linked=tuple(sorted(same - {base.fingerprint})),
     )
-
-
-class BaseAdd(Params, frozen=True, kw_only=True):
-    """`path` is a Hugging Face folder or a GGUF file on this machine."""
-
-    path: str
-    name: str = ""
-
-
-class BaseAdded(Result, frozen=True, kw_only=True):
-    """`admitted` are adapters that were quarantined for want of this base, and are not any more."""
-
-    base: BaseRow
-    admitted: list[str]
-
-
-@method("base.add", BaseAdd, JobStarted, "Make a base model known: a Hugging Face folder or a GGUF file.")
-async def base_add(node: Node, p: BaseAdd) -> JobStarted:
-    path = places.absolute(p.path, "path")
-    await in_thread(places.folder, path, "path")
-    name = p.name or path.stem if path.suffix == ".gguf" else p.name or path.name
-
-    def add() -> BaseAdded:
-        base = node.registry.known_bases.add(name, path)
-        return BaseAdded(base=_row(node, base), admitted=judge_again(node.registry, base.fingerprint))
-
-    async def work(context: LocalContext) -> BaseAdded:
-        added = await in_thread(add)
-        await node.join_base_topics()
-        return added
-
-    return JobStarted(job=(await node.jobs.submit_local("base.add", f"add the base {name[:80]}", work)).id)
 
 
 class BaseRemoved(Result, frozen=True, kw_only=True):

@@ -305,3 +305,18 @@ class LeakSpec(msgspec.Struct, frozen=True, kw_only=True):
 class LeakResult(msgspec.Struct, frozen=True, kw_only=True):
     report: LeakReport
     centroid: Centroid | None = None
+
+
+class UnpackSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Make a folder of the file ``gguf``. ``licence`` and ``source`` are written into its record."""
+
+    gguf: Readable
+    licence: str
+    source: str
+
+
+class UnpackResult(msgspec.Struct, frozen=True, kw_only=True):
+    """``folder`` is relative to the job's working folder. ``has_template``: its tokenizer has a chat template."""
+
+    folder: str
+    has_template: bool

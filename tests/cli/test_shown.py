@@ -16,7 +16,7 @@ from orchd.leaks import LeakShown
 from orchd.measuring import Attested
 from orchd.registry.exchange import Exported
 from orchd.registry.rebuild import Rebuilt
-from orchd.rpc import methods_adapters, methods_bases, methods_exchange
+from orchd.rpc import methods_adapters, methods_base_add, methods_exchange
 from orchd.rpc.methods import TABLE
 from orchd.rpc.methods_registry import ScrubDone
 from orchd.train.datasets import export, specs
@@ -42,7 +42,7 @@ JOB_RESULTS: dict[str, Any] = {
     "adapter.fetch": methods_adapters.Fetched,
     "adapter.export": Exported,
     "adapter.import": methods_exchange.AdaptersImported,
-    "base.add": methods_bases.BaseAdded,
+    "base.add": methods_base_add.BaseAdded,
     "deploy.start": node.DeploymentRow,
     "registry.scrub": ScrubDone,
     "registry.rebuild": Rebuilt,

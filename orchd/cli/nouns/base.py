@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from typing import Any
 
-from orchd.cli.command import Command, Params, arg, opt
+from orchd.cli.command import Argument, Command, Params, arg, opt
 from orchd.cli.context import Context
-from orchd.cli.text import fields, short, size, table
-from orchd.errors import EXIT_REFUSED
+from orchd.cli.text import fields, printable, short, size, table
+from orchd.errors import EXIT_INTERRUPTED, EXIT_REFUSED
 
 BASE = arg("base", "its name or fingerprint")
 
@@ -48,7 +49,23 @@ def human_show(base: dict[str, Any]) -> str:
 
 
 def human_added(shown: dict[str, Any]) -> str:
-    return "\n".join([human_show(shown["base"]), *_let_out(shown)])
+    unpacked = [f"to train on: {shown['unpacked']}, made of it and linked to it"] if shown["unpacked"] else []
+    return "\n".join([human_show(shown["base"]), *unpacked, *map("note: {}".format, shown["notes"]), *_let_out(shown)])
+
+
+def human_offer(shown: dict[str, Any]) -> str:
+    offer = shown["offer"]
+    memory = f"{size(offer['memory'])} of weights in float32, half of that in bfloat16" if offer["memory"] else ""
+    about = [
+        ("source", offer["source"]),
+        ("size", f"{size(offer['size'])} in {offer['files']} files" if offer["download"] else size(offer["size"])),
+        ("to fetch", size(offer["download"]) if offer["download"] else "nothing"),
+        ("licence", offer["licence"]),
+        ("parameters", f"{offer['parameters']:,}" if offer["parameters"] else "not told"),
+        ("memory", memory or "not told"),
+        ("note", "\n".join(offer["notes"])),
+    ]
+    return fields(about)
 
 
 def human_linked(shown: dict[str, Any]) -> str:
@@ -74,23 +91,84 @@ def _sample(base: dict[str, Any]) -> str:
 
 
 def add(context: Context, options: argparse.Namespace, params: Params) -> int:
-    """The daemon has its own working directory, so it is told the whole path."""
-    params["path"] = os.path.abspath(os.path.expanduser(params["path"]))
+    """Say what it would be, then have it added. A download is asked for at a terminal."""
+    params["path"] = _source(params["path"])
+    if "token_file" in params:
+        params["token_file"] = os.path.abspath(os.path.expanduser(params["token_file"]))
+    looked = {name: params[name] for name in ("path", "token_file") if name in params}
+    offered = context.call("base.look", **looked)
+    if options.dry_run:
+        context.show(offered, human_offer)
+        return 0
+    context.note(printable(human_offer(offered)) + "\n")
+    offer = offered["offer"]
+    if offer["download"] and not options.yes and not context.agreed(f"{size(offer['download'])} will be fetched."):
+        return EXIT_INTERRUPTED
     return context.run_job(ADD, params, detach=options.detach)
 
 
+def look(context: Context, options: argparse.Namespace, params: Params) -> int:
+    options.dry_run = True
+    return add(context, options, params)
+
+
+def _source(text: str) -> str:
+    """The daemon has its own working directory, so it is told the whole path; ORG/NAME is the hub's, where nothing of
+    that name is here."""
+    if text.startswith(ELSEWHERE):
+        return text
+    path = os.path.abspath(os.path.expanduser(text))
+    return f"hf:{text}" if ON_THE_HUB.fullmatch(text) and not os.path.exists(path) else path
+
+
+ELSEWHERE = ("hf:", "ollama:")
+ON_THE_HUB = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(/[\w./+-]+\.gguf)?(@[\w./-]+)?")
+
 ADD = Command(
     "add",
-    "Make a base model known: a Hugging Face folder or a GGUF file",
+    "Make a base model known, and fetch it where it isn't here",
     human_added,
     method="base.add",
     job=True,
     run=add,
-    arguments=(arg("path", "the folder or file"), opt("--name", "how to call it (default: the folder's name)")),
+    more=(
+        "SOURCE is a Hugging Face folder or a GGUF file, ORG/NAME on the Hugging Face hub (ORG/NAME/FILE.gguf for one"
+        " file, @REVISION behind either), or ollama:NAME for a model that Ollama has here. Only safetensors and GGUF"
+        " are taken, never a pickle and never code. A download that was stopped goes on where it stopped. A GGUF file"
+        " is also unpacked into a folder, which can be trained on."
+    ),
+    arguments=(
+        arg("path", "folder, file, ORG/NAME or ollama:NAME", metavar="SOURCE"),
+        opt("--name", "how to call it (default: the source's own name)"),
+        opt("--token-file", "a file with your token of the hub (default: HF_TOKEN, or where `hf auth login` puts it)"),
+        Argument(
+            ("--no-unpack",),
+            {
+                "action": "store_const",
+                "const": False,
+                "default": None,
+                "dest": "unpack",
+                "help": "keep a GGUF file as it is",
+            },
+        ),
+        Argument(("--yes",), {"action": "store_true", "help": "do not ask before a download"}),
+        Argument(("--dry-run",), {"action": "store_true", "help": "say what it would be, and do nothing"}),
+    ),
 )
 
 COMMANDS = (
     Command("list", "The base models that this node has", human_list, method="base.list"),
+    Command(
+        "look",
+        "What a base would be: its size, licence and memory; nothing is fetched",
+        human_offer,
+        method="base.look",
+        run=look,
+        arguments=(
+            arg("path", "as for `base add`", metavar="SOURCE"),
+            opt("--token-file", "a file with your token of the hub"),
+        ),
+    ),
     Command("show", "One base", human_show, method="base.show", arguments=(BASE,)),
     ADD,
     Command(
