@@ -8,7 +8,7 @@ from __future__ import annotations
 NOUNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "status": ("what the daemon is doing", ()),
     "demo": ("the whole loop on this machine, in about three minutes", ()),
-    "base": ("base models", ("list", "show", "look", "add", "remove", "verify", "link")),
+    "base": ("base models", ("list", "look", "show", "add", "remove", "verify", "link")),
     "dataset": (
         "what to train on",
         (

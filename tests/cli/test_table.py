@@ -26,6 +26,7 @@ ELSEWHERE = {
     "job.report": {"out"},
     "adapter.evaluate": {"page"},
     "adapter.compare": {"page"},
+    "base.add": {"yes", "dry_run"},
 }
 """Parameters that a command makes itself, and arguments that aren't parameters."""
 
