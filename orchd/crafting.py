@@ -11,12 +11,13 @@ from typing import Any
 from orchd.average.recipe import recipe_digest
 from orchd.average.specs import AverageResult
 from orchd.errors import TensorsRefused
+from orchd.forgetting import RETENTION, RETENTION_KL, RETENTION_LOSS
 from orchd.identity import Identity
 from orchd.records import MICRO, BaseRef, Leaf, Lineage, Manifest, Metric, Training, Verified, sign
 from orchd.records.manifest import Leak, Routing
 from orchd.registry import Admission, Base, Registry
 from orchd.registry.describe import adapter_info, file_entries
-from orchd.train.specs import Score, TrainResult
+from orchd.train.specs import Forgetting, Score, TrainResult
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def training_record(result: TrainResult, *, initial: bytes | None, dataset: byte
 def trained_metrics(result: TrainResult) -> tuple[Metric, ...]:
     """What a trained adapter's manifest states: its scores, and what it lacks if it was extracted."""
     if result.extracted is None:
-        return metrics(result.heldout)
+        return metrics(result.heldout, result.forgetting)
     lacks = Metric(
         metric="residual",
         value=result.extracted.residual_ppm,
@@ -102,18 +103,22 @@ def trained_metrics(result: TrainResult) -> tuple[Metric, ...]:
         examples=result.examples,
         split="weights",
     )
-    return (*metrics(result.extracted.heldout), lacks)
+    return (*metrics(result.extracted.heldout, result.extracted.forgetting), lacks)
 
 
-def metrics(scores: tuple[Score, ...]) -> tuple[Metric, ...]:
-    """The adapter's figures beside the base's, as a manifest states them, and half of the 95 % interval of how much its
-    loss differs. Raises `TensorsRefused` for a loss that is no number."""
+def metrics(scores: tuple[Score, ...], forgetting: Forgetting | None = None) -> tuple[Metric, ...]:
+    """The adapter's figures beside the base's, as a manifest states them, half of the 95 % interval of how much its
+    loss differs, and what it forgot. Raises `TensorsRefused` for a loss that is no number."""
     found: list[Metric] = []
     for score in scores:
         for one in score.comparisons:
             found.append(_metric(one.metric, one.value, one.against_value, one.examples, score.split))
             if one.metric == "loss" and one.high is not None and one.low is not None:
                 found.append(_metric("loss_interval", (one.high - one.low) / 2, None, one.examples, score.split))
+    if forgetting is not None:
+        told, count = forgetting, forgetting.examples
+        found.append(_metric(RETENTION_LOSS, told.loss, told.base_loss, count, RETENTION))
+        found.append(_metric(RETENTION_KL, told.kl, None, count, RETENTION))
     return tuple(found)
 
 

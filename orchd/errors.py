@@ -759,6 +759,13 @@ class CheckpointUnknown(NotFound):
     default_hint = "`orchctl checkpoint list` shows what is kept."
 
 
+class ForgetsTooMuch(Refused):
+    """An adapter has unlearnt so much of what its base could do that publishing it stops."""
+
+    code = 5030
+    default_hint = "Train again with `--replay 0.3`, or publish it all the same with `--despite-forgetting`."
+
+
 class LeakReportMissing(Refused):
     """An adapter that was trained here is to be published, and how much of its data it gives away was not measured."""
 

@@ -51,6 +51,7 @@ async def evaluation(
     base: bool = True,
     compare: bool = False,
     alone: str = "demo",
+    forgetting: bool = False,
 ) -> EvaluateSpec:
     """The job that scores adapters of one base on one part of a data set, or without any the base
     ``alone``. Raises `ParamsInvalid`, `DatasetUnknown`, `BaseUnknown`."""
@@ -72,6 +73,8 @@ async def evaluation(
         split=split,
         include_base=base,
         compare=compare,
+        retention=await trio.to_thread.run_sync(node.retention.path, model.fingerprint) if forgetting else None,
+        fingerprint=model.fingerprint,
     )
 
 

@@ -47,8 +47,9 @@ from orchd.train import advice, runs
 from orchd.train.datasets.specs import ImportResult
 from orchd.train.datasets.store import DatasetInfo, read_info
 from orchd.train.leak.figures import LeakReport
+from orchd.train.retention_store import RetentionSets
 from orchd.train.runs import Runs
-from orchd.train.specs import Diagnosis, EvaluateResult, Score, TrainResult, TrainSpec
+from orchd.train.specs import Diagnosis, EvaluateResult, EvaluateSpec, Forgetting, Score, TrainResult, TrainSpec
 
 LOG = logging.getLogger("orchd.node")
 P = ParamSpec("P")
@@ -159,6 +160,7 @@ class Trained(_Note, frozen=True, kw_only=True):
     base: MadeBase | None = None
     residual_ppm: int | None = None
     leak: LeakReport | None = None
+    forgetting: Forgetting | None = None
 
 
 class LeafName(_Note, frozen=True, kw_only=True):
@@ -237,6 +239,7 @@ class Node:
     def __post_init__(self) -> None:
         self.datasets = Datasets(self.registry.local, self.paths.data / "datasets", self.clock)
         self.runs = Runs(self.paths.data / "runs")
+        self.retention = RetentionSets(self.paths.data / "retention")
         self.topics = Topics(self.registry.local, self.clock)
         self.deployments = Deployments(self.registry.local)
         self.rollbacks = Rollbacks(self)
@@ -398,6 +401,7 @@ class Node:
         if adapter is None and result.adapter:
             adapter = await self._admit(job, note, result, workdir)
         base = await in_thread(made_bases.keep, self, note.name, run, workdir / result.base) if result.base else None
+        await in_thread(self.retention.keep_made, self.registry.base(note.base).fingerprint, result.retention)
         await in_thread(runs.finish, self.runs.folder(run))
         options = {"name": note.name, "base": note.base, "initial": note.initial or ""}
         again = advice.again(spec, result.diagnosis.changes, words=(note.dataset,), options=options)
@@ -417,6 +421,7 @@ class Node:
             base=base,
             residual_ppm=None if result.extracted is None else result.extracted.residual_ppm,
             leak=result.leak,
+            forgetting=result.forgetting,
         )
 
     async def _admit(self, job: Job, note: TrainNote, result: TrainResult, workdir: Path) -> AdapterRow:
@@ -445,8 +450,10 @@ class Node:
         return admission.row
 
     async def _evaluated(self, job: Job, result: EvaluateResult, workdir: Path) -> EvaluateResult | Attested:
+        spec = msgspec.convert(job.spec, EvaluateSpec)
+        await in_thread(self.retention.keep_made, spec.fingerprint, result.retention)
         if job.note is None:
-            return result
+            return msgspec.structs.replace(result, retention="")
         return await attest(self, msgspec.convert(job.note, AttestNote), result)
 
     async def _averaged(self, job: Job, result: AverageResult, workdir: Path) -> Averaged:

@@ -64,6 +64,7 @@ ROOMS = {
     "room": Room(5, frozenset()),
     "made_bases": Room(5, frozenset({"msgspec"})),
     "measuring": Room(5, frozenset({"trio", "msgspec"})),
+    "forgetting": Room(5, frozenset({"msgspec"})),
     "rollback": Room(5, frozenset({"trio", "msgspec"})),
     "leaks": Room(5, frozenset({"trio", "msgspec"})),
     "gate": Room(5, frozenset({"trio", "msgspec"})),

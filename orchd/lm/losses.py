@@ -41,6 +41,14 @@ def token_losses(model: Any, row: Sequence[Encoded]) -> Tensor:
 def token_scores(model: Any, row: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
     """Of each counted token of one packed row, in order: its nats, float32, and whether the model would have chosen
     it, bool; both (counted tokens,)."""
+    logits, wanted = token_logits(model, row)
+    losses = torch.nn.functional.cross_entropy(logits.float(), wanted, reduction="none")
+    return losses, logits.detach().argmax(-1) == wanted
+
+
+def token_logits(model: Any, row: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
+    """Of each counted token of one packed row, in order: the logits before it, (counted tokens, vocabulary) in the
+    model's dtype, and the token itself, int64 (counted tokens,)."""
     ids = [token for one in row for token in one.ids]
     positions = [position for one in row for position in range(len(one.ids))]
     targets = [i for i, counts in enumerate(_flat(row)) if counts]
@@ -52,9 +60,7 @@ def token_scores(model: Any, row: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
         use_cache=False,
         logits_to_keep=where - 1,
     ).logits[0]
-    wanted = tokens[0, where]
-    losses = torch.nn.functional.cross_entropy(logits.float(), wanted, reduction="none")
-    return losses, logits.detach().argmax(-1) == wanted
+    return logits, tokens[0, where]
 
 
 @torch.inference_mode()

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import msgspec
 
-from orchd import leaks, made_bases
+from orchd import forgetting, leaks, made_bases
 from orchd.errors import AdapterUnknown, AmbiguousId, ManifestGone, OrchdError, ParamsInvalid
+from orchd.forgetting import Forgot
 from orchd.jobs import Job, LocalContext
 from orchd.net import Transferred
 from orchd.net.policy.names import separately
@@ -24,6 +25,7 @@ from orchd.rpc.methods_jobs import JobStarted
 from orchd.rpc.methods_network import check_join, check_topic, full_name, join
 from orchd.rpc.methods_training import AdapterNamed
 from orchd.rpc.table import Params, Result, method
+from orchd.train.retention_store import is_shipped
 
 MAX_TOPICS = 16
 MAX_LISTED = 500
@@ -132,10 +134,12 @@ def _attestation(row: Received, trust: str) -> AttestationRow:
 
 class AdapterPublish(Params, frozen=True, kw_only=True):
     """`preview` checks everything, says what would be done, and does nothing. `despite_leak`: also where the leak
-    report is above the limit, or there is none."""
+    report is above the limit, or there is none. `despite_forgetting`: also what has unlearnt much of what its base
+    knew."""
 
     adapter: str
     topics: list[str]
+    despite_forgetting: bool = False
     preview: bool = False
     despite_leak: bool = False
 
@@ -148,7 +152,7 @@ class PublishedUnder(Result, frozen=True, kw_only=True):
 class Published(Result, frozen=True, kw_only=True):
     """`members`: other nodes that are connected under any of the topics now, `under`: under each of them. Open topics
     share an announcement, and each private or LAN one has its own, which names no other. `joins`: topics that this
-    node was not in before."""
+    node was not in before. `forgot` is None where nobody has measured it."""
 
     adapter: AdapterRow
     announcements: list[str]
@@ -157,6 +161,7 @@ class Published(Result, frozen=True, kw_only=True):
     under: list[PublishedUnder]
     joins: list[str]
     preview: bool = False
+    forgot: Forgot | None = None
 
 
 @method(
@@ -171,6 +176,8 @@ async def adapter_publish(node: Node, p: AdapterPublish) -> Published:
         raise await in_thread(not_admitted, node.registry, row)
     await in_thread(made_bases.check_publishable, node.registry, row)
     await in_thread(leaks.check, node, row, despite=p.despite_leak)
+    demo = is_shipped(row.base)
+    told = forgetting.check(row, demo=demo, accepted=p.despite_forgetting)
     joined = {topic.name for topic in node.network.topics()}
     joins = [topic for topic in topics if topic not in joined]
     for topic in joins:
@@ -191,6 +198,7 @@ async def adapter_publish(node: Node, p: AdapterPublish) -> Published:
         under=[PublishedUnder(topic=topic, members=node.network.members([topic])) for topic in topics],
         joins=joins,
         preview=p.preview,
+        forgot=told,
     )
 
 

@@ -34,6 +34,7 @@ async def train_resume(node: Node, p: JobParams) -> JobStarted:
         base=str(base.path),
         dataset=str(node.datasets.folder(dataset.id)),
         run=str(node.runs.folder(run)),
+        retention=await in_thread(node.retention.path, base.fingerprint),
     )
     again = await node.jobs.submit("train", spec, title=job.title, note=note)
     return JobStarted(job=again.id)

@@ -79,6 +79,7 @@ class TrainSettings(Params, frozen=True, kw_only=True):
     gradient_accumulation_steps: int = DEFAULTS.gradient_accumulation_steps
     weight_decay: float = DEFAULTS.weight_decay
     lora_dropout: float = DEFAULTS.lora_dropout
+    replay: float = DEFAULTS.replay
     compute: Literal["auto", "F32", "BF16"] = DEFAULTS.compute
     gradient_checkpointing: Literal["auto", "on", "off"] = DEFAULTS.gradient_checkpointing
     steps: int = 0
@@ -192,6 +193,7 @@ def _spec(p: TrainSettings) -> TrainSpec:
         gradient_accumulation_steps=p.gradient_accumulation_steps,
         weight_decay=p.weight_decay,
         lora_dropout=p.lora_dropout,
+        replay=p.replay,
         compute=p.compute,
         gradient_checkpointing=p.gradient_checkpointing,
         steps=p.steps,
@@ -207,7 +209,9 @@ def _spec(p: TrainSettings) -> TrainSpec:
 async def _submit(node: Node, spec: TrainSpec, note: TrainNote) -> JobStarted:
     """A run of its own, called after its job."""
     id = node.jobs.next_id()
-    spec = msgspec.structs.replace(spec, run=str(node.runs.folder(id)))
+    fingerprint = (await in_thread(node.registry.base, note.base)).fingerprint
+    kept = await in_thread(node.retention.path, fingerprint)
+    spec = msgspec.structs.replace(spec, run=str(node.runs.folder(id)), retention=kept)
     job = await node.jobs.submit("train", spec, title=f"train {note.name}", note=note, id=id)
     return JobStarted(job=job.id)
 
@@ -304,6 +308,7 @@ def _check_train(p: TrainSettings) -> None:
         "gradient_accumulation_steps": (1, 4096),
         "weight_decay": (0, 0.99),
         "lora_dropout": (0, 0.99),
+        "replay": (0, 0.9),
         "dpo_beta": (1e-4, 10),
         "dpo_sft": (0, 100),
         "steps": (0, 1_000_000),
@@ -517,18 +522,28 @@ async def adapter_evaluate(node: Node, p: AdapterEvaluate) -> JobStarted:
     return await _evaluate(node, p, compare=False)
 
 
-@method("adapter.compare", AdapterEvaluate, JobStarted, "Adapters beside each other and the base, on the same rows.")
-async def adapter_compare(node: Node, p: AdapterEvaluate) -> JobStarted:
-    """Each later one beside the first."""
+class AdapterCompare(Params, frozen=True, kw_only=True):
+    """Two adapters or more; each later one stands beside the first, and all beside the base."""
+
+    adapters: list[str]
+    dataset: str
+    split: str = "test"
+
+
+@method("adapter.compare", AdapterCompare, JobStarted, "Adapters beside each other and the base, on the same rows.")
+async def adapter_compare(node: Node, p: AdapterCompare) -> JobStarted:
     if len(p.adapters) < 2:
         hint = "Name two adapters or more; `orchctl adapter evaluate` measures one beside the base."
         raise ParamsInvalid(f"{len(p.adapters)} adapter to compare", hint=hint, field="adapters")
-    return await _evaluate(node, p, compare=True)
+    asked = AdapterEvaluate(adapters=p.adapters, dataset=p.dataset, split=p.split)
+    return await _evaluate(node, asked, compare=True)
 
 
 async def _evaluate(node: Node, p: AdapterEvaluate, *, compare: bool) -> JobStarted:
     rows = [await in_thread(node.registry.adapter, text) for text in p.adapters]
-    spec = await evaluation(node, rows, dataset=p.dataset, split=p.split, compare=compare, alone=p.base)
+    spec = await evaluation(
+        node, rows, dataset=p.dataset, split=p.split, compare=compare, alone=p.base, forgetting=True
+    )
     about = ", ".join(row.name for row in rows) or p.base
     job = await node.jobs.submit("evaluate", spec, title=f"{'compare' if compare else 'evaluate'} {about}"[:120])
     return JobStarted(job=job.id)

@@ -12,7 +12,7 @@ from orchd.train.specs import Change, TrainSpec
 
 SETTINGS: Final = (
     *("rank", "alpha", "learning_rate", "batch_size", "steps", "seed"),
-    *("weight_decay", "lora_dropout", "gradient_accumulation_steps", "rslora", "modules", "layers"),
+    *("weight_decay", "lora_dropout", "gradient_accumulation_steps", "replay", "rslora", "modules", "layers"),
     *("objective", "dpo_beta", "dpo_sft", "method", "extract_rank"),
 )
 """Of `TrainSpec`, what `orchctl train start` has an option for, in that order."""

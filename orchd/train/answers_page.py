@@ -77,6 +77,8 @@ def _figures(rows: Sequence[EvaluationRow], names: Sequence[str]) -> str:
     if any(row.first_token_ms is not None for row in rows):
         lines.append(["<th>first token</th>", *(_td(row.first_token_ms, "{:.1f} ms") for row in rows)])
         lines.append(["<th>tokens a second</th>", *(_td(row.tokens_s, "{:,.1f}") for row in rows)])
+    if any(row.forgetting is not None for row in rows):
+        lines.append(["<th>loss on the base's own answers</th>", *(_forgot(row) for row in rows)])
     lines.append(["<th>memory so far</th>", *(_td(row.memory / 1e6, "{:,.0f} MB") for row in rows)])
     return _table(["", *names], lines)
 
@@ -88,6 +90,14 @@ def _cell(one: Measure | None) -> str:
         "" if one.low is None else f"<br><small>{_text(one.metric, one.low)} to {_text(one.metric, one.high)}</small>"
     )
     return f"<td>{_text(one.metric, one.value)}{between}</td>"
+
+
+def _forgot(row: EvaluationRow) -> str:
+    told = row.forgetting
+    if told is None:
+        return "<td></td>"
+    rise = f"{told.rise:+.3f} against the base's ({told.low:+.3f} to {told.high:+.3f}), divergence {told.kl:.3f}"
+    return f"<td>{told.loss:.3f}<br><small>{rise}</small></td>"
 
 
 def _td(value: float | None, form: str) -> str:

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from msgspec.structs import replace as replaced
 
 from orchd.errors import DatasetUnusable
 from orchd.jobs.context import JobContext
 from orchd.lm.adapter import load_adapter
 from orchd.lm.base import Base, best_device, load_base
-from orchd.train import measures, speed
+from orchd.train import measures, retention, speed
 from orchd.train.datasets.store import read_part
 from orchd.train.precision import most_memory
 from orchd.train.score import Exam, Mark, make_exam, mark
@@ -27,6 +28,7 @@ from orchd.train.specs import (
     EvaluateResult,
     EvaluateSpec,
     EvaluationRow,
+    Forgetting,
     Measure,
     Score,
 )
@@ -48,6 +50,8 @@ def run(spec: EvaluateSpec, job: JobContext) -> EvaluateResult:
     exam = make_exam(base, rows)
     if not exam.examples:
         raise DatasetUnusable(f"no row of the {spec.split} part fits this base", field="dataset")
+    path = None if spec.retention is None else retention.find(base, spec.retention, job.workdir, job.check)
+    kept = [] if path is None else retention.measured(base, path)
     marks: list[Mark] = []
     results: list[EvaluationRow] = []
     scored: list[AdapterPath | None] = [*([None] if spec.include_base else []), *spec.adapters]
@@ -55,7 +59,8 @@ def run(spec: EvaluateSpec, job: JobContext) -> EvaluateResult:
         job.progress(len(results), len(scored), "adapters")
         model = base.model if adapter is None else load_adapter(base, adapter.path)
         marks.append(mark(model, base, exam, spec.answers, job.check))
-        results.append(_row(adapter, marks[-1], exam, model, job))
+        forgot = retention.forgetting(model, kept, model.disable_adapter, job.check) if adapter else None
+        results.append(replaced(_row(adapter, marks[-1], exam, model, job), forgetting=forgot))
         if adapter is not None:
             base = replace(base, model=model.unload())
     job.progress(len(scored), len(scored), "adapters")
@@ -65,6 +70,7 @@ def run(spec: EvaluateSpec, job: JobContext) -> EvaluateResult:
         comparisons=_compared(scored, marks, exam, spec),
         answers=shown_answers(exam, marks),
         asked=len(exam.questions) if spec.answers else 0,
+        retention="" if path is None or str(path) == spec.retention else str(path),
     )
 
 
@@ -95,6 +101,24 @@ def score(
             comparisons=measures.compare(ours, alone, exam, adapter="", other=None),
         ),
     )
+
+
+def forgetting(
+    model: Any,
+    base: Base,
+    given: str | None,
+    folder: Path,
+    job: JobContext,
+    untrained: Callable[[], AbstractContextManager[None]],
+) -> tuple[Forgetting | None, str]:
+    """What a training says of what the base could do, and the file of a retention set that had to be made for it in
+    ``folder``. ``untrained`` as for `score`."""
+    if given is None:
+        return None, ""
+    with untrained():
+        path = retention.find(base, given, folder, job.check)
+    found = retention.forgetting(model, retention.measured(base, path), untrained, job.check)
+    return found, "" if str(path) == given else str(path)
 
 
 def _row(adapter: AdapterPath | None, scored: Mark, exam: Exam, model: Any, job: JobContext) -> EvaluationRow:

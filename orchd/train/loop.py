@@ -35,6 +35,7 @@ from orchd.train.prepare import (
     planted,
     read_examples,
     read_validation,
+    replay,
     software,
     validate_every,
 )
@@ -65,6 +66,7 @@ class Training:
     schedule: Schedule
     objective: Objective
     examples: Sequence[Example]
+    own: int
     validation: Sequence[Example]
     steps: int
     validate_every: int
@@ -111,7 +113,7 @@ def run(spec: TrainSpec, job: JobContext) -> TrainResult:
     with training.curves:
         train(training)
     tell(training, "scoring")
-    made = outcome.leave(spec, training.trainee, base, training.epoch, job)
+    made = outcome.leave(spec, training.trainee, base, folder, training.epoch, job)
     state, losses = training.state, step_losses(training.points)
     return TrainResult(
         adapter=made.adapter,
@@ -122,7 +124,7 @@ def run(spec: TrainSpec, job: JobContext) -> TrainResult:
         target_modules=tuple(made.config.target_modules),
         dtype=spec.dtype,
         parameters=made.parameters,
-        examples=len(training.examples),
+        examples=training.own,
         tokens=state.tokens,
         steps=state.step,
         seed=spec.seed,
@@ -140,6 +142,8 @@ def run(spec: TrainSpec, job: JobContext) -> TrainResult:
         objective=training.objective.name,
         leak=made.leak and made.leak.report,
         centroid=made.leak and made.leak.centroid,
+        forgetting=made.forgetting,
+        retention=made.retention,
     )
 
 
@@ -174,7 +178,8 @@ def prepare(spec: TrainSpec, base: Base, folder: Path, job: JobContext) -> Train
     objective = objective_of(spec)
     examples: Sequence[Example] = [*read_examples(base, Path(spec.dataset), objective), *planted(base, spec, objective)]
     validation = read_validation(base, Path(spec.dataset), spec.seed, objective)
-    steps = spec.steps or default_steps(len(examples))
+    own, steps = len(examples), spec.steps or round(default_steps(len(examples)) / (1 - spec.replay))
+    examples = replay(spec, base, examples, folder, job)
     torch.manual_seed(spec.seed)
     trainee = trainee_of(spec, base)
     parameters = [parameter for parameter in trainee.model.parameters() if parameter.requires_grad]
@@ -185,7 +190,7 @@ def prepare(spec: TrainSpec, base: Base, folder: Path, job: JobContext) -> Train
     examples, validation = (objective.referred(trainee.model, part, job) for part in (examples, validation))
     state = checkpoints.restore(folder, key, trainee, optimizer)
     compute = "BF16" if base.model.dtype == torch.bfloat16 else "F32"
-    job.log(f"{len(examples)} examples, {steps} steps of {spec.batch_size}, rank {spec.rank}, {software()}")
+    job.log(f"{own} examples, {steps} steps of {spec.batch_size}, rank {spec.rank}, {software()}")
     job.log(f"computed in {compute} on {base.model.device.type}" + (", layers twice to save memory" if twice else ""))
     if state is not None:
         job.log(f"going on after step {state.step}")
@@ -201,6 +206,7 @@ def prepare(spec: TrainSpec, base: Base, folder: Path, job: JobContext) -> Train
         schedule=Schedule(spec.learning_rate, spec.schedule_total or steps, spec.schedule_offset),
         objective=objective,
         examples=examples,
+        own=own,
         validation=validation,
         steps=steps,
         validate_every=validate_every(steps, batch, len(examples), len(validation)),

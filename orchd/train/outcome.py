@@ -8,11 +8,11 @@ from pathlib import Path
 from orchd.jobs.context import JobContext
 from orchd.lm.adapter import AdapterConfig, load_adapter, save_adapter
 from orchd.lm.base import Base
-from orchd.train.evaluate import score
+from orchd.train.evaluate import forgetting, score
 from orchd.train.extract import extract
 from orchd.train.leak.measure import Measured, measure_training
 from orchd.train.places import linear_in_layers
-from orchd.train.specs import Extracted, Score, TrainSpec
+from orchd.train.specs import Extracted, Forgetting, Score, TrainSpec
 from orchd.train.trainee import Trainee, Whole
 
 ADAPTER, BASE = "adapter", "base"
@@ -30,11 +30,14 @@ class Outcome:
     heldout: tuple[Score, ...]
     extracted: Extracted | None = None
     leak: Measured | None = None
+    forgetting: Forgetting | None = None
+    retention: str = ""
 
 
-def leave(spec: TrainSpec, trainee: Trainee, base: Base, epochs: float, job: JobContext) -> Outcome:
-    """Write it into the working folder, in ``spec.dtype``, score it on the test rows, and look how much an adapter
-    gives away; a base stays here. It went through the rows ``epochs`` times.
+def leave(spec: TrainSpec, trainee: Trainee, base: Base, run: Path, epochs: float, job: JobContext) -> Outcome:
+    """Write it into the working folder, in ``spec.dtype``, score it on the test rows and on what the base could do, and
+    look how much an adapter gives away; a base stays here. It went through the rows ``epochs`` times; ``run`` is the
+    run's folder.
 
     Raises `TrainingRefused` where there is nothing to extract, `JobCancelled`.
     """
@@ -44,18 +47,21 @@ def leave(spec: TrainSpec, trainee: Trainee, base: Base, epochs: float, job: Job
         config = save_adapter(trainee.model, workdir / ADAPTER, spec.dtype)
         heldout = score(trainee.model, base, data, job, trainee.untrained)
         leak = measure_training(trainee.model, base, spec, epochs, job) if spec.leak_report else None
-        return Outcome(ADAPTER, "", config, parameters, heldout, leak=leak)
+        forgot, kept = forgetting(trainee.model, base, spec.retention, run, job, trainee.untrained)
+        return Outcome(ADAPTER, "", config, parameters, heldout, leak=leak, forgetting=forgot, retention=kept)
     trainee.write(workdir / BASE, spec.dtype)
     trainee.put(trainee.read(workdir / BASE))  # what is left is scored, as it was rounded
     heldout = score(trainee.model, base, data, job, trainee.untrained)
+    forgot, kept = forgetting(trainee.model, base, spec.retention, run, job, trainee.untrained)
     nothing = AdapterConfig(r=0, lora_alpha=0, target_modules=())
     if not spec.extract_rank:
-        return Outcome("", BASE, nothing, parameters, heldout)
+        return Outcome("", BASE, nothing, parameters, heldout, forgetting=forgot, retention=kept)
     before, linear = trainee.before(), linear_in_layers(trainee.model)
     made = extract(trainee.weights(), before, linear, spec.extract_rank, workdir / ADAPTER, spec.dtype)
     trainee.put(before)
     model = load_adapter(replace(base, model=trainee.model), workdir / ADAPTER)
     scores = score(model, base, data, job, model.disable_adapter)
-    extracted = Extracted(residual_ppm=made.residual_ppm, heldout=scores)
+    told, _ = forgetting(model, base, kept or spec.retention, run, job, model.disable_adapter)
+    extracted = Extracted(residual_ppm=made.residual_ppm, heldout=scores, forgetting=told)
     leak = measure_training(model, base, spec, epochs, job) if spec.leak_report else None
-    return Outcome(ADAPTER, BASE, made.config, made.parameters, heldout, extracted, leak)
+    return Outcome(ADAPTER, BASE, made.config, made.parameters, heldout, extracted, leak, forgot, kept)

@@ -17,15 +17,18 @@ import torch
 import transformers
 
 from orchd.errors import AdapterUnfit, DatasetUnusable, TrainingRefused
+from orchd.jobs.context import JobContext
 from orchd.lm.adapter import DTYPES, adapter_weights, read_config, read_weights, set_weights, start_adapter
 from orchd.lm.base import Base
+from orchd.train import retention
 from orchd.train.datasets.store import read_info, read_part
 from orchd.train.leak.canaries import MAX_CANARIES, canaries
-from orchd.train.objective import Example, Objective, Sft
+from orchd.train.objective import Example, Objective, Sft, objective_of
 from orchd.train.places import adapter_targets
 from orchd.train.specs import TrainSpec, alpha_of
 
 MAX_RANK: Final = 256
+MAX_REPLAY: Final = 0.9
 MAX_BETA: Final = 10.0
 MAX_SFT: Final = 100.0
 MAX_VALIDATION_ROWS: Final = 200
@@ -61,6 +64,8 @@ def check(spec: TrainSpec) -> None:
         raise TrainingRefused(f"dpo_sft {spec.dpo_sft} is not from 0 to {MAX_SFT}", field="dpo_sft")
     if not 0 <= spec.canaries <= MAX_CANARIES:
         raise TrainingRefused(f"{spec.canaries} canaries are not from 0 to {MAX_CANARIES}", field="canaries")
+    if not 0 <= spec.replay <= MAX_REPLAY or (spec.replay and spec.retention is None):
+        raise TrainingRefused(f"a replay of {spec.replay} is not from 0 to {MAX_REPLAY}", field="replay")
     if spec.gradient_accumulation_steps < 1:
         detail = f"{spec.gradient_accumulation_steps} batches a step"
         raise TrainingRefused(detail, field="gradient_accumulation_steps")
@@ -105,6 +110,19 @@ def planted(base: Base, spec: TrainSpec, objective: Objective) -> list[Example]:
     return [one for row in rows for one in objective.encode(base.tokenizer, row, 0)]
 
 
+def replay(
+    spec: TrainSpec, base: Base, examples: Sequence[Example], folder: Path, job: JobContext
+) -> Sequence[Example]:
+    """The examples with the base's own answers among them, as ``spec.replay`` wants. Raises `TrainingRefused`."""
+    if not spec.replay:
+        return examples
+    if objective_of(spec).name != SFT.name:
+        raise TrainingRefused("answers of the base can't be mixed into preferences", field="replay")
+    rows = retention.replayed(base, retention.find(base, spec.retention or "", folder, job.check))
+    job.log(f"{spec.replay:.0%} of each epoch are answers of the base to {len(rows)} prompts")
+    return retention.mixed(examples, rows, spec.replay)
+
+
 def read_validation(base: Base, dataset: Path, seed: int, objective: Objective = SFT) -> Sequence[Example]:
     """Rows to validate on while training: all of the validation part, or so many of it, drawn by ``seed``."""
     rows, _ = _fitting(base, dataset, "validation", objective)
@@ -136,7 +154,8 @@ def identity(spec: TrainSpec, steps: int, examples: Sequence[Example], validatio
     """A digest (hexadecimal SHA-256) of the settings and of every token: a checkpoint is of this and of nothing else.
 
     Paths are left out, so that a home may be moved."""
-    plain = msgspec.structs.replace(spec, base="", dataset="", run="", initial=None, learnt_before=(), steps=steps)
+    paths: dict[str, Any] = {"base": "", "dataset": "", "run": "", "initial": None, "retention": None}
+    plain = msgspec.structs.replace(spec, **paths, learnt_before=(), steps=steps)
     digest = hashlib.sha256(msgspec.json.encode(plain))
     for one in (*examples, *validation):
         digest.update(array("q", one.ids).tobytes())

@@ -75,6 +75,9 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     ``canaries``: so many made-up secrets are learnt with the rows, which the leak report looks for. ``leak_report``
     measures at the end how much of the data the adapter gives away; ``routing`` makes the centroid of the prompts too.
     ``learnt_before`` are the data sets that what it goes on from has learnt: the report is on those, too.
+
+    ``retention`` is the file of the base's retention set (empty: it is made), None where forgetting is not measured.
+    ``replay`` is the share of the rows that are the base's own answers from there, so that it forgets less.
     """
 
     base: Readable
@@ -103,6 +106,8 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     gradient_accumulation_steps: int = 1
     compute: Literal["auto", "F32", "BF16"] = "auto"
     gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
+    retention: Readable | None = None
+    replay: float = 0.0
     early_stopping: EarlyStopping = EarlyStopping()
     checkpointing: Checkpointing = Checkpointing()
     canaries: int = 0
@@ -167,6 +172,23 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Literal["better", "worse", "not told apart"]
 
 
+class Forgetting(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of answers that the base was known to give: mean nats a token of the base and with the adapter, the
+    95 % interval of the rise, and the mean divergence KL(base || adapter) of the next token, in nats. On ``examples``
+    rows of the base's retention set."""
+
+    loss: float
+    base_loss: float
+    low: float
+    high: float
+    kl: float
+    examples: int
+
+    @property
+    def rise(self) -> float:
+        return self.loss - self.base_loss
+
+
 class Score(msgspec.Struct, frozen=True, kw_only=True):
     """How well an adapter and the base alone do on one part of a data set. ``exact_match`` is None where nothing asks.
 
@@ -191,6 +213,7 @@ class Extracted(msgspec.Struct, frozen=True, kw_only=True):
 
     residual_ppm: int
     heldout: tuple[Score, ...]
+    forgetting: Forgetting | None = None
 
 
 class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -200,7 +223,8 @@ class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
 
     ``stopped`` says why it ended after ``steps`` steps and ``epochs`` times through the examples; the adapter is that
     of ``best_step``, where the validation loss was ``validation_loss`` (None: nothing to validate on). ``skipped``
-    counts the steps whose loss was no number. ``objective`` is sft or dpo."""
+    counts the steps whose loss was no number. ``objective`` is sft or dpo. ``retention`` is the file of a retention set
+    that was made on the way."""
 
     adapter: str
     rank: int
@@ -228,6 +252,8 @@ class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
     extracted: Extracted | None = None
     leak: LeakReport | None = None
     centroid: Centroid | None = None
+    forgetting: Forgetting | None = None
+    retention: str = ""
 
 
 class AdapterPath(msgspec.Struct, frozen=True, kw_only=True):
@@ -240,7 +266,10 @@ class AdapterPath(msgspec.Struct, frozen=True, kw_only=True):
 
 class EvaluateSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Score the base and any number of adapters on one part of a data set, beside the base each; with ``compare``, the
-    later ones beside the first adapter too. Without ``answers`` only losses are measured."""
+    later ones beside the first adapter too. Without ``answers`` only losses are measured.
+
+    ``retention`` is the file of the base's retention set (empty: it is made), None where forgetting is not measured;
+    ``fingerprint`` is the base's, to keep one that was made."""
 
     base: Readable
     adapters: tuple[AdapterPath, ...]
@@ -249,6 +278,8 @@ class EvaluateSpec(msgspec.Struct, frozen=True, kw_only=True):
     include_base: bool = True
     answers: bool = True
     compare: bool = False
+    retention: Readable | None = None
+    fingerprint: str = ""
 
 
 class EvaluationRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -270,6 +301,7 @@ class EvaluationRow(msgspec.Struct, frozen=True, kw_only=True):
     first_token_ms: float | None = None
     tokens_s: float | None = None
     memory: int = 0
+    forgetting: Forgetting | None = None
 
 
 class Answered(msgspec.Struct, frozen=True, kw_only=True):
@@ -281,13 +313,15 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EvaluateResult(msgspec.Struct, frozen=True, kw_only=True):
-    """``answers`` are some of them, for people to look at: ``asked`` questions were scored."""
+    """``answers`` are some of them, for people to look at: ``asked`` questions were scored. ``retention`` is the file
+    of a retention set that was made on the way."""
 
     rows: tuple[EvaluationRow, ...]
     split: str = "test"
     comparisons: tuple[Comparison, ...] = ()
     answers: tuple[Answered, ...] = ()
     asked: int = 0
+    retention: str = ""
 
 
 class LeakSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ from orchd.jobs.states import Job
 from orchd.node import Node
 from orchd.rpc.methods_serving import DeployStart, deploy_start
 from orchd.rpc.methods_training import AverageStart, TrainStart, average_start, train_start
+from orchd.train.retention_store import RetentionSets
 from orchd.train.runs import Runs
 from tests.helpers import Lab
 
@@ -43,6 +44,7 @@ class Work:
                     adapter_of=self.ended.get,
                 ),
                 runs=Runs(lab.root / "runs"),
+                retention=RetentionSets(lab.root / "retention"),
                 unfinished_jobs=self._unfinished,
                 target=lambda kind: None,
                 network=SimpleNamespace(caught_up=self._caught_up),

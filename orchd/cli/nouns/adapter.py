@@ -147,13 +147,21 @@ def human_published(shown: dict[str, Any]) -> str:
         where = f"{', '.join(map(called, shown['topics']))} (nobody else is there yet; who joins later hears of it)"
     if shown.get("preview"):
         joins = f"; would join {', '.join(shown['joins'])} for it" if shown["joins"] else ""
-        return f"would announce {shown['adapter']['name']} on {where}{joins}{_signed(shown['adapter'])}"
-    return f"announced {shown['adapter']['name']} on {where}{_signed(shown['adapter'])}"
+        return f"would announce {shown['adapter']['name']} on {where}{joins}{_signed(shown['adapter'])}{_forgot(shown)}"
+    return f"announced {shown['adapter']['name']} on {where}{_signed(shown['adapter'])}{_forgot(shown)}"
 
 
 def _signed(row: dict[str, Any]) -> str:
     """What everybody reads about leaks in its manifest."""
     return "" if row.get("leak") is None else f"\nits manifest says: {_leak(row['leak'])}"
+
+
+def _forgot(shown: dict[str, Any]) -> str:
+    """What its manifest says that it unlearnt, where that is more than the ceiling."""
+    told = shown.get("forgot")
+    if not told or not told["above"]:
+        return ""
+    return f"\nit has unlearnt much: its loss on the base's own answers rose by {number(told['rise'])} nats a token"
 
 
 def human_checks(shown: dict[str, Any]) -> str:
@@ -246,6 +254,7 @@ COMMANDS = (
         arguments=(
             ADAPTER,
             opt("--topic", "where; may be given more than once", dest="topics", action="append", required=True),
+            switch("--despite-forgetting", "also what has unlearnt much of what its base knew"),
             switch("--dry-run", "only say where it would be announced, and which topics joined", dest="preview"),
             switch("--despite-leak", "also where its leak report is above the limit, or there is none"),
         ),

@@ -21,8 +21,10 @@ NAMES = {
     "precision": "precision",
     "recall": "recall",
     "f1": "F1",
+    "retention_loss": "loss on the base's own answers",
+    "retention_kl": "divergence from the base on them",
 }
-PLAIN = frozenset({"loss", "perplexity"})
+PLAIN = frozenset({"loss", "perplexity", "retention_loss", "retention_kl"})
 """Figures that are no share."""
 
 
@@ -33,7 +35,9 @@ def human_scores(shown: dict[str, Any]) -> str:
     lines = [[NAMES[name], *(_measured(row, name) for row in rows)] for name in metrics]
     text = table(("", *_heads(rows)), lines)
     labels = [_labels(row) for row in rows if row["labels"]]
-    return "\n\n".join(filter(None, [text, _about(shown), *labels, "\n".join(verdicts(shown)), _costs(rows)]))
+    return "\n\n".join(
+        filter(None, [text, _about(shown), *labels, "\n".join(verdicts(shown)), _forgot(rows), _costs(rows)])
+    )
 
 
 def _called(row: dict[str, Any]) -> str:
@@ -109,6 +113,21 @@ def _difference(one: dict[str, Any]) -> str:
 
 def _signed(value: float, one: dict[str, Any]) -> str:
     return f"{'+' if value > 0 else ''}{shown_as(one['metric'])(value)}"
+
+
+def _forgot(rows: list[dict[str, Any]]) -> str:
+    pairs = zip(rows, _heads(rows), strict=True)
+    return "\n".join(f"{name} {forgot(row['forgetting'])}" for row, name in pairs if row.get("forgetting"))
+
+
+def forgot(told: dict[str, Any]) -> str:
+    """What an adapter forgot, in a sentence without its subject."""
+    rise = told["loss"] - told["base_loss"]
+    between = f"{told['low']:+.3f} to {told['high']:+.3f}"
+    return (
+        f"on {told['examples']} of the base's own answers: loss {number(told['loss'])}, "
+        f"the base {number(told['base_loss'])} ({rise:+.3f}, {between}), divergence {number(told['kl'])} nats a token"
+    )
 
 
 def _costs(rows: list[dict[str, Any]]) -> str:

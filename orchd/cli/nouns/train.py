@@ -8,6 +8,7 @@ from typing import Any
 from orchd.cli.command import Command, arg, opt, switch
 from orchd.cli.nouns.adapter import human_row
 from orchd.cli.nouns.adapter_leak import human_report
+from orchd.cli.nouns.adapter_scores import forgot
 from orchd.cli.text import counted, duration, fields, number, percent, table, word
 
 
@@ -30,7 +31,7 @@ def human(result: dict[str, Any]) -> str:
     )
     leak = human_report(result["leak"]) if result.get("leak") else ""
     made = [_base(result["base"]), *([human_row(result["adapter"])] if result["adapter"] else []), _lacks(result)]
-    return "\n\n".join(filter(None, [*made, scores, _preferred(result), leak, _ended(result)]))
+    return "\n\n".join(filter(None, [*made, scores, _preferred(result), _forgot(result), leak, _ended(result)]))
 
 
 def _base(made: dict[str, Any] | None) -> str:
@@ -48,6 +49,10 @@ def _lacks(result: dict[str, Any]) -> str:
     return (
         f"the adapter was made from the base; it lacks {percent(result['residual_ppm'] / 1e6)} of what the base learnt"
     )
+
+
+def _forgot(result: dict[str, Any]) -> str:
+    return forgot(result["forgetting"]) if result.get("forgetting") else ""
 
 
 def _preferred(result: dict[str, Any]) -> str:
@@ -126,6 +131,12 @@ SETTINGS = (
     opt("--weight-decay", "towards zero (0)", type=float, metavar="X"),
     opt(
         "--lora-dropout", "share of the adapter's inputs that is left out while it learns (0)", type=float, metavar="X"
+    ),
+    opt(
+        "--replay",
+        "share of the rows that are the base's own answers, so that it forgets less (0)",
+        type=float,
+        metavar="X",
     ),
     opt("--compute", "dtype of the base's computations (what is faster here)", choices=("auto", "F32", "BF16")),
     opt("--gradient-checkpointing", "compute layers twice (where memory is short)", choices=("auto", "on", "off")),
