@@ -1,0 +1,1 @@
+"""Measurements of training, beside what others do."""
