@@ -838,6 +838,13 @@ class OllamaModelUnknown(NotFound):
     default_hint = "`ollama list` shows what is there; OLLAMA_MODELS names the folder if it is not the usual one."
 
 
+class MemoryShort(OrchdError):
+    """A job asked for more memory than its limit, or than there is."""
+
+    code = 5057
+    default_hint = "Train with a smaller `--batch-size`, with `--gradient-checkpointing on`, or close other programs."
+
+
 class BaseIsPrivate(Refused):
     """A base that was made here by training whole weights is never announced, and neither is what is made for it."""
 

@@ -32,9 +32,10 @@ from typing import Literal, NamedTuple, NoReturn
 
 import msgspec
 
-from orchd.errors import DiskFull, JobFailed, NotAvailable, OrchdError, ParamsInvalid
+from orchd.errors import DiskFull, JobFailed, MemoryShort, NotAvailable, OrchdError, ParamsInvalid
 from orchd.jobs.context import JobContext
 from orchd.jobs.kinds import KINDS, Kind, Kinds, load, struct
+from orchd.jobs.sandbox import limits
 from orchd.jobs.sandbox.access import granted
 from orchd.jobs.sandbox.confine import Plan, confine
 from orchd.paths import Paths
@@ -200,8 +201,8 @@ def _numbered(error: Exception) -> OrchdError:
         return JobFailed(f"the job may not open {error.filename}: {error.strerror}", hint=hint)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFull("the disk is full: the job could not write its result")
-    if isinstance(error, MemoryError):
-        return JobFailed("there was not enough memory", hint="Close other programs, or train with a smaller batch.")
+    if (lacking := limits.shortage(error)) is not None:
+        return MemoryShort(lacking)
     return JobFailed(f"{type(error).__name__}: {error}")
 
 

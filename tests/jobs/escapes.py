@@ -135,6 +135,10 @@ def fill(spec: Target, job: JobContext) -> Told:
     return Told(tries={"fill": attempt(more)})
 
 
+def hog(spec: Target, job: JobContext) -> Told:
+    return Told(tries={"length": str(len(bytearray(spec.megabytes * 1_000_000)))})
+
+
 def talk(spec: Target, job: JobContext) -> Told:
     """Two ends in one namespace, as the processes of one training on several."""
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -170,6 +174,7 @@ KINDS = {
     "escape": Kind(f"{HERE}:escape", f"{HERE}:Target", f"{HERE}:Told"),
     "warm": Kind(f"{HERE}:escape", f"{HERE}:Target", f"{HERE}:Told", warm=True),
     "fill": Kind(f"{HERE}:fill", f"{HERE}:Target", f"{HERE}:Told"),
+    "hog": Kind(f"{HERE}:hog", f"{HERE}:Target", f"{HERE}:Told"),
     "talk": Kind(f"{HERE}:talk", f"{HERE}:Target", f"{HERE}:Told", sockets="loopback"),
     "priority": Kind(f"{HERE}:priority", f"{HERE}:Target", f"{HERE}:Told"),
 }

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 import trio
 
-from orchd.errors import SandboxMissing
+from orchd.errors import MemoryShort, SandboxMissing
 from orchd.jobs.process import WorkerProcess
 from orchd.jobs.sandbox import Readable, Sandbox, Writable, confine, landlock, namespaces, places, seatbelt, seccomp
 from orchd.jobs.sandbox.access import Granted, granted
@@ -147,6 +147,28 @@ async def test_memory_ends_at_the_limit(tmp_path: Path) -> None:
 async def test_memory_below_the_limit_can_be_had(tmp_path: Path) -> None:
     _, tries = told(await job(tmp_path, "fill", Target(megabytes=300), memory_mb=500))
     assert tries["fill"] == "ok"
+
+
+@LINUX
+async def test_memory_that_runs_out_is_told_with_its_limit(tmp_path: Path) -> None:
+    said = await job(tmp_path, "hog", Target(megabytes=600), memory_mb=500)
+    assert said[-1]["code"] == MemoryShort.code
+    assert "GB in use of 0.50 GB that it may fill" in said[-1]["message"]
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            "DefaultCPUAllocator: can't allocate memory: you tried to allocate 4000000000 bytes. Error code 12",
+            "4.00 GB",
+        ),
+        ("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has", "20.00 MiB"),
+    ],
+)
+def test_what_torch_says_of_memory_is_understood(said: str, told: str) -> None:
+    assert f": {told} more" in str(confine.limits.shortage(RuntimeError(said)))
+    assert confine.limits.shortage(RuntimeError("shapes differ")) is None
 
 
 @LINUX

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import resource
 import sys
 from pathlib import Path
@@ -13,6 +14,11 @@ SHARE = 0.9
 
 FIRST_TO_GO = "500"
 """Of 1000: where memory runs out all the same, the kernel ends the worker and not the daemon."""
+
+ASKED_FOR = re.compile(r"[tT]ried to allocate (?:(?P<bytes>\d+) bytes|(?P<words>[\d.]+ [KMG]iB))")
+"""As torch says it: on the processor, and on a GPU."""
+
+IN_USE = re.compile(r"^VmData:\s+(\d+) kB", re.MULTILINE)
 
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
@@ -40,6 +46,31 @@ def limit_memory(size: int) -> str:
     size = size if hard == resource.RLIM_INFINITY else min(size, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (size, size))
     return f"{size / 1e9:.1f} GB"
+
+
+def shortage(error: Exception) -> str | None:
+    """How much memory was missing, in words; None for an error of another kind."""
+    said = ASKED_FOR.search(str(error))
+    if not isinstance(error, MemoryError) and said is None:
+        return None
+    asked = ""
+    if said is not None:
+        asked = (
+            f": {int(said['bytes']) / 1e9:.2f} GB more were asked for" if said["bytes"] else f": {said['words']} more"
+        )
+    return f"there was not enough memory{asked}{_used()}"
+
+
+def _used() -> str:
+    """What is in use of the limit, where the kernel tells it."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    try:
+        used = IN_USE.search(Path("/proc/self/status").read_text(encoding="ascii"))
+    except OSError:
+        used = None
+    if used is None or limit == resource.RLIM_INFINITY:
+        return ""
+    return f", with {int(used[1]) * 1024 / 1e9:.2f} GB in use of {limit / 1e9:.2f} GB that it may fill"
 
 
 def lower_priority(nice: int) -> str:
