@@ -759,6 +759,13 @@ class CheckpointUnknown(NotFound):
     default_hint = "`orchctl checkpoint list` shows what is kept."
 
 
+class MemoryShort(OrchdError):
+    """A training needs more memory than there is; the message says how much is missing, the hint what would fit."""
+
+    code = 5020
+    default_hint = "Close other programs, or train on a smaller base; nothing that can be set makes this one fit."
+
+
 class ForgetsTooMuch(Refused):
     """An adapter has unlearnt so much of what its base could do that publishing it stops."""
 

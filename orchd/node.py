@@ -404,7 +404,9 @@ class Node:
         await in_thread(self.retention.keep_made, self.registry.base(note.base).fingerprint, result.retention)
         await in_thread(runs.finish, self.runs.folder(run))
         options = {"name": note.name, "base": note.base, "initial": note.initial or ""}
-        again = advice.again(spec, result.diagnosis.changes, words=(note.dataset,), options=options)
+        again = advice.again(
+            spec, result.diagnosis.changes, words=(note.dataset,), options=options, settled=result.settled
+        )
         return Trained(
             adapter=adapter,
             scores=result.heldout,

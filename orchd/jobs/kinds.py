@@ -72,6 +72,18 @@ KINDS: Kinds = {
         warm=True,
         resumes="orchctl train resume",
     ),
+    "train.plan": Kind(
+        "orchd.train.planner:run_plan",
+        "orchd.train.plan_specs:PlanSpec",
+        "orchd.train.plan_specs:Plan",
+        warm=True,
+    ),
+    "train.validate": Kind(
+        "orchd.train.planner:run_validate",
+        "orchd.train.plan_specs:ValidateSpec",
+        "orchd.train.plan_specs:Validation",
+        warm=True,
+    ),
     "evaluate": Kind(
         "orchd.train.evaluate:run",
         "orchd.train.specs:EvaluateSpec",

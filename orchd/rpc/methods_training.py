@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -25,7 +25,7 @@ from orchd.measuring import evaluation
 from orchd.node import NO_LICENCE, AverageNote, Node, TrainNote, VerifyNote, in_thread, run_of
 from orchd.records import Manifest, Verified, text_id
 from orchd.records.ids import ADAPTER, BASE
-from orchd.registry import ADMITTED, AdapterRow, Base, Registry
+from orchd.registry import ADMITTED, AdapterRow, Base, DatasetRow, Registry
 from orchd.registry.bases import FOLDER
 from orchd.registry.peft_config import AVERAGEABLE
 from orchd.registry.trust import SELF
@@ -34,8 +34,9 @@ from orchd.rpc.methods_jobs import JobStarted
 from orchd.rpc.methods_runs import checkpoint_of
 from orchd.rpc.table import Params, method
 from orchd.train import runs
-from orchd.train.leak.canaries import MAX_CANARIES
+from orchd.train.plan import CONTINUED, RANK
 from orchd.train.runs import Good
+from orchd.train.settings import errors, flat
 from orchd.train.specs import Checkpointing, EarlyStopping, TrainSpec
 
 MILLION = 1_000_000
@@ -47,6 +48,12 @@ DEFAULTS = TrainSpec(base="", dataset="")
 
 class TrainSettings(Params, frozen=True, kw_only=True):
     """What every training takes. `supersedes` is an adapter of this node's that the new one takes the place of.
+
+    What is left out, `train.plan` would choose: so `rank`, `learning_rate`, `batch_size`, and `steps` where 0; `epochs`
+    says instead how often each row is seen, and `max_steps` bounds either. `lora_rank` and `lora_alpha` are other
+    trainers' names for `rank` and `alpha`. `warmup_steps` are a tenth of all where left out. Rows longer than
+    `max_length` tokens are left out; 0 takes what the base does. `validation_split` of the training rows is put aside
+    to validate on, besides the data set's own part for it.
 
     A step is `gradient_accumulation_steps` times `batch_size` rows. `compute` is the dtype of the base's computations;
     `auto` tries which is faster here. `gradient_checkpointing` computes layers twice to save memory. `early_stopping`
@@ -66,16 +73,18 @@ class TrainSettings(Params, frozen=True, kw_only=True):
     description: str = ""
     method: Literal["lora", "full"] = DEFAULTS.method
     extract_rank: int = 0
-    rank: int = DEFAULTS.rank
+    rank: int | None = None
     alpha: float | None = None
+    lora_rank: int | None = None
+    lora_alpha: float | None = None
     rslora: bool = DEFAULTS.rslora
     modules: Modules = ()
     layers: Layers = ()
     objective: Literal["auto", "sft", "dpo"] = DEFAULTS.objective
     dpo_beta: float = DEFAULTS.dpo_beta
     dpo_sft: float = DEFAULTS.dpo_sft
-    learning_rate: float = DEFAULTS.learning_rate
-    batch_size: int = DEFAULTS.batch_size
+    learning_rate: float | None = None
+    batch_size: int | None = None
     gradient_accumulation_steps: int = DEFAULTS.gradient_accumulation_steps
     weight_decay: float = DEFAULTS.weight_decay
     lora_dropout: float = DEFAULTS.lora_dropout
@@ -83,6 +92,11 @@ class TrainSettings(Params, frozen=True, kw_only=True):
     compute: Literal["auto", "F32", "BF16"] = DEFAULTS.compute
     gradient_checkpointing: Literal["auto", "on", "off"] = DEFAULTS.gradient_checkpointing
     steps: int = 0
+    epochs: float = DEFAULTS.epochs
+    max_steps: int = DEFAULTS.max_steps
+    warmup_steps: int | None = None
+    max_length: int = DEFAULTS.max_length
+    validation_split: float = DEFAULTS.validation_split
     seed: int = 0
     canaries: int = DEFAULTS.canaries
     leak_report: bool = True
@@ -92,6 +106,9 @@ class TrainSettings(Params, frozen=True, kw_only=True):
     licence: str = NO_LICENCE
     tags: Tags = ()
     supersedes: str | None = None
+
+
+Started = TypeVar("Started", bound=TrainSettings)
 
 
 class TrainStart(TrainSettings, frozen=True, kw_only=True):
@@ -110,8 +127,34 @@ class TrainStart(TrainSettings, frozen=True, kw_only=True):
 
 @method("train.start", TrainStart, JobStarted, "Train an adapter on a data set.")
 async def train_start(node: Node, p: TrainStart) -> JobStarted:
+    p = named(p)
     _check_train(p)
-    _check_schedule(p)
+    what = await resolve(node, p)
+    await in_thread(_check_outcome, node, what.base, p.name or what.dataset.name, p)
+    note = TrainNote(
+        name=p.name or what.dataset.name,
+        description=p.description,
+        base=what.base.name,
+        dataset=what.dataset.id,
+        initial=None if what.initial is None else what.initial.id,
+        licence=p.licence,
+        tags=_tags(p.tags),
+        supersedes=await in_thread(_superseded, node, p.supersedes),
+    )
+    return await _submit(node, what.spec, note)
+
+
+class Resolved(NamedTuple):
+    """What a training is of, and its spec without a folder for its run."""
+
+    spec: TrainSpec
+    dataset: DatasetRow
+    base: Base
+    initial: AdapterRow | None
+
+
+async def resolve(node: Node, p: TrainStart) -> Resolved:
+    """Raises `DatasetUnknown`, `BaseUnknown`, `AdapterUnknown`, `NotAdmitted`, `ParamsInvalid`."""
     dataset = await in_thread(node.datasets.get, p.dataset)
     base = await in_thread(node.registry.known_bases.folder, p.base)
     initial = None if p.initial is None else await in_thread(node.registry.adapter, p.initial)
@@ -120,19 +163,8 @@ async def train_start(node: Node, p: TrainStart) -> JobStarted:
     if initial is not None and initial.base not in node.registry.known_bases.same(base.fingerprint):
         hint = f"Go on from an adapter for {base.name}, or give the base of {initial.name}: {initial.base}."
         raise ParamsInvalid(f"{initial.name} is for another base than {base.name}", hint=hint, field="initial")
-    await in_thread(_check_outcome, node, base, p.name or dataset.name, p)
-    note = TrainNote(
-        name=p.name or dataset.name,
-        description=p.description,
-        base=base.name,
-        dataset=dataset.id,
-        initial=None if initial is None else initial.id,
-        licence=p.licence,
-        tags=_tags(p.tags),
-        supersedes=await in_thread(_superseded, node, p.supersedes),
-    )
     spec = msgspec.structs.replace(
-        _spec(p),
+        settings_of(p),
         base=str(base.path),
         dataset=str(node.datasets.folder(dataset.id)),
         initial=None if initial is None else str(await in_thread(node.registry.adapter_folder, initial.id)),
@@ -142,7 +174,7 @@ async def train_start(node: Node, p: TrainStart) -> JobStarted:
         schedule_total=p.schedule_total,
         schedule_offset=p.schedule_offset,
     )
-    return await _submit(node, spec, note)
+    return Resolved(spec, dataset, base, initial)
 
 
 def _check_outcome(node: Node, base: Base, name: str, p: TrainStart) -> None:
@@ -151,9 +183,9 @@ def _check_outcome(node: Node, base: Base, name: str, p: TrainStart) -> None:
         if p.initial is not None:
             hint = "Leave it out, or train an adapter: `--method lora`."
             raise ParamsInvalid("whole weights do not go on from an adapter", hint=hint, field="initial")
-        made_bases.check_start(node, base, name, _spec(p))
+        made_bases.check_start(node, base, name, settings_of(p))
     else:
-        room.for_adapter(node.registry, base, p.rank)
+        room.for_adapter(node.registry, base, p.rank or RANK)
 
 
 def _objective(p: TrainSettings, kind: str) -> Literal["sft", "dpo"]:
@@ -173,37 +205,23 @@ def _learnt_before(node: Node, initial: AdapterRow | None, own: str) -> tuple[st
     return tuple(str(node.datasets.folder(id)) for id in behind if id != own)
 
 
-def _spec(p: TrainSettings) -> TrainSpec:
+def named(p: Started) -> Started:
+    """With orchd's names for what others call otherwise. Raises `ParamsInvalid` where both are given and differ."""
+    found: dict[str, Any] = {}
+    for ours, theirs in (("rank", "lora_rank"), ("alpha", "lora_alpha")):
+        own, other = getattr(p, ours), getattr(p, theirs)
+        if None not in (own, other) and own != other:
+            hint = f"Give one of `{ours}` and `{theirs}`: they are the same."
+            raise ParamsInvalid(f"{ours} is {own}, and {theirs} {other}", hint=hint, field=theirs)
+        found |= {ours: other if own is None else own, theirs: None}
+    return msgspec.structs.replace(p, **found)
+
+
+def settings_of(p: TrainSettings) -> TrainSpec:
     """The settings; what they are for is still to be filled in."""
-    return TrainSpec(
-        base="",
-        dataset="",
-        method=p.method,
-        extract_rank=p.extract_rank,
-        rank=p.rank,
-        alpha=p.alpha,
-        rslora=p.rslora,
-        modules=p.modules,
-        layers=p.layers,
-        objective=p.objective,
-        dpo_beta=p.dpo_beta,
-        dpo_sft=p.dpo_sft,
-        learning_rate=p.learning_rate,
-        batch_size=p.batch_size,
-        gradient_accumulation_steps=p.gradient_accumulation_steps,
-        weight_decay=p.weight_decay,
-        lora_dropout=p.lora_dropout,
-        replay=p.replay,
-        compute=p.compute,
-        gradient_checkpointing=p.gradient_checkpointing,
-        steps=p.steps,
-        seed=p.seed,
-        canaries=p.canaries,
-        leak_report=p.leak_report,
-        routing=p.routing,
-        early_stopping=p.early_stopping,
-        checkpointing=p.checkpointing,
-    )
+    names = [name for name in TrainSettings.__struct_fields__ if name in TrainSpec.__struct_fields__]
+    given = {name: value for name in names if (value := getattr(p, name)) is not None}
+    return TrainSpec(base="", dataset="", **given)
 
 
 async def _submit(node: Node, spec: TrainSpec, note: TrainNote) -> JobStarted:
@@ -218,18 +236,17 @@ async def _submit(node: Node, spec: TrainSpec, note: TrainNote) -> JobStarted:
 
 class TrainContinue(TrainSettings, frozen=True, kw_only=True):
     """`source` is an adapter, or a training job, whose best checkpoint (or that of `step`) is gone on from with a
-    schedule of its own. A job's data set and settings are taken over where nothing else is said; `rank` 0 is that of
-    what is gone on from, `learning_rate` 0 half of the job's, or of the usual one."""
+    schedule of its own. A job's data set, and the rank and half of the rate that were asked for then, are taken over
+    where nothing else is said; what is left open then, too, is planned as for one that goes on."""
 
     source: str
     dataset: str = ""
     step: int | None = None
-    rank: int = 0
-    learning_rate: float = 0.0
 
 
 @method("train.continue_from", TrainContinue, JobStarted, "Train on from an adapter, or from a training's checkpoint.")
 async def train_continue_from(node: Node, p: TrainContinue) -> JobStarted:
+    p = named(p)
     if not p.source.startswith("job_"):
         return await _continue_adapter(node, p)
     job = await node.jobs.get(p.source)
@@ -243,15 +260,15 @@ async def train_continue_from(node: Node, p: TrainContinue) -> JobStarted:
     spec, note = msgspec.convert(job.spec, TrainSpec), msgspec.convert(job.note, TrainNote)
     settings = msgspec.structs.replace(
         p,
-        rank=p.rank or spec.rank,
+        rank=p.rank or spec.rank or None,
         alpha=p.alpha or spec.alpha,
         rslora=p.rslora or spec.rslora,
-        learning_rate=p.learning_rate or spec.learning_rate / 2,
+        learning_rate=p.learning_rate or CONTINUED * spec.learning_rate or None,
     )
     _check_train(settings)
     before, dataset = note.dataset, await in_thread(node.datasets.get, p.dataset or note.dataset)
     base = await in_thread(node.registry.known_bases.folder, note.base)
-    await in_thread(room.for_adapter, node.registry, base, settings.rank)
+    await in_thread(room.for_adapter, node.registry, base, settings.rank or RANK)
     note = msgspec.structs.replace(
         note,
         name=p.name or note.name,
@@ -267,7 +284,7 @@ async def train_continue_from(node: Node, p: TrainContinue) -> JobStarted:
     own = str(node.datasets.folder(dataset.id))
     learnt = dict.fromkeys((str(node.datasets.folder(before)), *spec.learnt_before))
     spec = msgspec.structs.replace(
-        _spec(settings),
+        settings_of(settings),
         base=str(base.path),
         dataset=own,
         initial=str(folder),
@@ -289,74 +306,21 @@ def _adapter_at(node: Node, job: Job, good: Good) -> str | None:
 
 
 async def _continue_adapter(node: Node, p: TrainContinue) -> JobStarted:
-    """As `train.start` from an adapter, with a rank that holds it and a lower rate."""
+    """As `train.start` from an adapter."""
     if not p.dataset:
         hint = "Name it after the adapter; a training's own is only known for a job."
         raise ParamsInvalid("no data set to train on", hint=hint, field="dataset")
     adapter = await in_thread(node.registry.adapter, p.source)
     given = {name: getattr(p, name) for name in TrainSettings.__struct_fields__}
-    given |= {"rank": p.rank or adapter.rank, "learning_rate": p.learning_rate or DEFAULTS.learning_rate / 2}
     return await train_start(node, TrainStart(**given, dataset=p.dataset, base=adapter.base, initial=adapter.id))
 
 
 def _check_train(p: TrainSettings) -> None:
-    bounds: Mapping[str, tuple[float, float]] = {
-        "rank": (1, 256),
-        "extract_rank": (0, 256),
-        "learning_rate": (1e-7, 1),
-        "batch_size": (1, 4096),
-        "gradient_accumulation_steps": (1, 4096),
-        "weight_decay": (0, 0.99),
-        "lora_dropout": (0, 0.99),
-        "replay": (0, 0.9),
-        "dpo_beta": (1e-4, 10),
-        "dpo_sft": (0, 100),
-        "steps": (0, 1_000_000),
-        "seed": (0, 2**53),
-        "canaries": (0, MAX_CANARIES),
-    }
-    for field, (low, high) in bounds.items():
-        _check_bounds(field, getattr(p, field), low, high)
-    _check_bounds("early_stopping.patience", p.early_stopping.patience, 1, 1000)
-    _check_bounds("early_stopping.min_delta", p.early_stopping.min_delta, 0, 100)
-    _check_bounds("checkpointing.interval", p.checkpointing.interval, 0, 1_000_000)
-    _check_bounds("checkpointing.keep_best", p.checkpointing.keep_best, 1, 100)
+    for error in errors(flat(p)):
+        raise ParamsInvalid(error.message, hint=error.hint, field=error.field)
     if not re.fullmatch(r"[A-Za-z0-9.+() -]{1,120}", p.licence):
         hint = "Give its short name, such as MIT or CC-BY-4.0: https://spdx.org/licenses lists them."
         raise ParamsInvalid(f"licence {p.licence[:80]!r} is no SPDX expression", hint=hint, field="licence")
-    if p.alpha is not None and not 0 < p.alpha <= 100_000:
-        hint = "Give `--alpha` a number above 0, or leave it out: it is twice the rank then."
-        raise ParamsInvalid(f"alpha {p.alpha} is not above 0 and at most 100,000", hint=hint, field="alpha")
-
-
-def _check_bounds(field: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        hint = f"Give a number from {_figure(low)} to {_figure(high)}."
-        raise ParamsInvalid(f"{field} {value} is not from {_figure(low)} to {_figure(high)}", hint=hint, field=field)
-
-
-def _figure(value: float) -> str:
-    """A bound as people write it: 1,000,000, and 1e-07 where it is small."""
-    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
-
-
-def _check_schedule(p: TrainStart) -> None:
-    _check_bounds("schedule_total", p.schedule_total, 0, 10_000_000)
-    _check_bounds("schedule_offset", p.schedule_offset, 0, 10_000_000)
-    total, offset = p.schedule_total, p.schedule_offset
-    if offset and not total:
-        hint = "Say how long all runs are together with `--schedule-total`, or leave the offset out."
-        raise ParamsInvalid(f"an offset of {offset} steps is into no schedule", hint=hint, field="schedule_offset")
-    if total and offset >= total:
-        hint = f"Give an offset below {total}, or a longer schedule with `--schedule-total`."
-        raise ParamsInvalid(
-            f"a schedule of {total} steps has none left after {offset}", hint=hint, field="schedule_offset"
-        )
-    if total and offset + p.steps > total:
-        hint = f"Give at most {total - offset} steps; without `--steps` it takes what is left."
-        raise ParamsInvalid(
-            f"{p.steps} steps after the first {offset} do not fit a schedule of {total}", hint=hint, field="steps"
-        )
 
 
 def _tags(tags: Sequence[str]) -> tuple[str, ...]:

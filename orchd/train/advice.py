@@ -8,22 +8,34 @@ from typing import Final
 
 import msgspec
 
-from orchd.train.specs import Change, TrainSpec
+from orchd.train.specs import Change, Settled, TrainSpec
 
 SETTINGS: Final = (
     *("rank", "alpha", "learning_rate", "batch_size", "steps", "seed"),
     *("weight_decay", "lora_dropout", "gradient_accumulation_steps", "replay", "rslora", "modules", "layers"),
     *("objective", "dpo_beta", "dpo_sft", "method", "extract_rank"),
+    *("epochs", "max_steps", "warmup_steps", "max_length", "validation_split"),
 )
 """Of `TrainSpec`, what `orchctl train start` has an option for, in that order."""
 
 
-def again(spec: TrainSpec, changes: Sequence[Change], *, words: Sequence[str], options: Mapping[str, str]) -> str:
-    """`orchctl train start` with the settings of ``spec`` that are not the defaults, and ``changes`` to them.
+def again(
+    spec: TrainSpec,
+    changes: Sequence[Change] = (),
+    *,
+    words: Sequence[str],
+    options: Mapping[str, str],
+    settled: Settled | None = None,
+) -> str:
+    """`orchctl train start` with the settings of ``spec`` that are not the defaults, and ``changes`` to what they were
+    ``settled`` as.
 
     ``words`` are its arguments, ``options`` those of its options that are no settings; empty ones are left out.
     """
-    spec = msgspec.structs.replace(spec, **{change.option: _changed(spec, change) for change in changes})
+    before = spec if settled is None else settled.put_into(spec)
+    spec = msgspec.structs.replace(spec, **{change.option: _changed(before, change) for change in changes})
+    if any(change.option == "steps" for change in changes):
+        spec = msgspec.structs.replace(spec, epochs=0.0, max_steps=0)
     defaults = TrainSpec(base="", dataset="")
     settings = {name: getattr(spec, name) for name in SETTINGS if getattr(spec, name) != getattr(defaults, name)}
     line = ["orchctl", "train", "start", *words]

@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -25,9 +26,11 @@ from orchd.jobs.context import Figure, JobContext
 from orchd.lm.adapter import DTYPES
 from orchd.lm.base import Base, best_device, load_base
 from orchd.lm.losses import pack
-from orchd.train import checkpoints, diagnosis, outcome, precision, runs
+from orchd.train import checkpoints, diagnosis, measure, outcome, precision, runs
 from orchd.train.curves import Curves, Point, StepPoint, ValidationPoint, cut_back, mean, step_losses, validations
-from orchd.train.objective import ROW_TOKENS, Example, Objective, objective_of
+from orchd.train.measure import Trying
+from orchd.train.objective import Example, Objective, objective_of
+from orchd.train.plan import ROW_TOKENS, memory_watched
 from orchd.train.prepare import (
     SFT,
     check,
@@ -40,8 +43,8 @@ from orchd.train.prepare import (
     validate_every,
 )
 from orchd.train.runs import Good, State
-from orchd.train.schedule import Schedule, default_steps
-from orchd.train.specs import TrainResult, TrainSpec
+from orchd.train.schedule import Schedule
+from orchd.train.specs import Settled, TrainResult, TrainSpec
 from orchd.train.trainee import Trainee, trainee_of
 
 MAX_GRADIENT_NORM: Final = 1.0
@@ -59,6 +62,7 @@ class Training:
     """One run: what it works on, and where it stands. ``kept`` are the adapters of ``state.goods``, by step."""
 
     spec: TrainSpec
+    settled: Settled
     job: JobContext
     folder: Path
     trainee: Trainee
@@ -144,6 +148,7 @@ def run(spec: TrainSpec, job: JobContext) -> TrainResult:
         centroid=made.leak and made.leak.centroid,
         forgetting=made.forgetting,
         retention=made.retention,
+        settled=training.settled,
     )
 
 
@@ -159,32 +164,22 @@ def compute_in(spec: TrainSpec, folder: Path) -> str:
     return "BF16" if precision.choose(Path(spec.base), best_device()) == torch.bfloat16 else "F32"
 
 
-def recompute_layers(spec: TrainSpec, base: Base, folder: Path) -> bool:
-    """Whether the layers are computed twice: as asked for, as the run began, or where memory is short."""
-    if spec.gradient_checkpointing != "auto":
-        return spec.gradient_checkpointing == "on"
-    begun = runs.chosen(folder)
-    if begun is not None:
-        return begun.recompute
-    free = precision.free_bytes() if base.model.device.type == "cpu" else None
-    return precision.must_recompute(base.model.config, ROW_TOKENS, base.model.dtype, free)
-
-
 def prepare(spec: TrainSpec, base: Base, folder: Path, job: JobContext) -> Training:
     """Everything in memory, as it was at the run's last checkpoint if it has one."""
-    twice = recompute_layers(spec, base, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    objective, data, aside = objective_of(spec), Path(spec.dataset), spec.validation_split
+    learnt = read_examples(base, data, objective, max_length=spec.max_length, split=aside, seed=spec.seed)
+    examples: Sequence[Example] = [*learnt, *planted(base, spec, objective)]
+    validation = read_validation(base, data, spec.seed, objective, max_length=spec.max_length, split=aside)
+    settled = settle(spec, base, folder, examples, validation, job)
+    spec, steps, twice = settled.put_into(spec), settled.steps, settled.gradient_checkpointing == "on"
+    own, examples = len(examples), replay(spec, base, examples, folder, job)
     if twice:
         precision.recompute(base.model)
-    objective = objective_of(spec)
-    examples: Sequence[Example] = [*read_examples(base, Path(spec.dataset), objective), *planted(base, spec, objective)]
-    validation = read_validation(base, Path(spec.dataset), spec.seed, objective)
-    own, steps = len(examples), spec.steps or round(default_steps(len(examples)) / (1 - spec.replay))
-    examples = replay(spec, base, examples, folder, job)
     torch.manual_seed(spec.seed)
     trainee = trainee_of(spec, base)
     parameters = [parameter for parameter in trainee.model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay)
-    folder.mkdir(parents=True, exist_ok=True)
     runs.sweep(folder)
     key = identity(spec, steps, examples, validation)
     examples, validation = (objective.referred(trainee.model, part, job) for part in (examples, validation))
@@ -194,16 +189,17 @@ def prepare(spec: TrainSpec, base: Base, folder: Path, job: JobContext) -> Train
     job.log(f"computed in {compute} on {base.model.device.type}" + (", layers twice to save memory" if twice else ""))
     if state is not None:
         job.log(f"going on after step {state.step}")
-    state = state or State(identity=key, compute=compute, recompute=twice)
+    state = state or State(identity=key, compute=compute, settled=settled)
     points = cut_back(folder / runs.METRICS_FILE, state.step, state.validated)
     batch = spec.batch_size * spec.gradient_accumulation_steps
     return Training(
         spec=spec,
+        settled=settled,
         job=job,
         folder=folder,
         trainee=trainee,
         optimizer=optimizer,
-        schedule=Schedule(spec.learning_rate, spec.schedule_total or steps, spec.schedule_offset),
+        schedule=Schedule(spec.learning_rate, spec.schedule_total or steps, spec.schedule_offset, spec.warmup_steps),
         objective=objective,
         examples=examples,
         own=own,
@@ -216,6 +212,30 @@ def prepare(spec: TrainSpec, base: Base, folder: Path, job: JobContext) -> Train
         validated=next(reversed(validations(points)), None),
         kept={good.step: trainee.read(runs.good_folder(folder, good.step)) for good in state.goods if trainee.small},
     )
+
+
+def settle(
+    spec: TrainSpec,
+    base: Base,
+    folder: Path,
+    examples: Sequence[Example],
+    validation: Sequence[Example],
+    job: JobContext,
+) -> Settled:
+    """The settings that are left to the plan: as the run began with them, or chosen now. Raises `MemoryShort`."""
+    begun = runs.chosen(folder)
+    if begun is not None and begun.settled is not None:
+        return begun.settled.unless(spec)
+    compute = "BF16" if base.model.dtype == torch.bfloat16 else "F32"
+    machine = measure.machine_facts(job, base.model.device.type, compute)
+    data = measure.data_facts(examples, validation, Path(spec.dataset), aside=spec.validation_split)
+    trying = Trying(spec, base, examples, objective_of(spec), backward, partial(trial_batches, spec, examples), job)
+    return measure.settle(trying, measure.facts_of(trying, data, machine))
+
+
+def trial_batches(spec: TrainSpec, examples: Sequence[Example], size: int) -> Iterator[list[Example]]:
+    """Drawn as those of the training are."""
+    return draw_batches(examples, size, random.Random(f"{spec.seed}/{spec.schedule_offset}"))
 
 
 def train(t: Training) -> None:
@@ -235,7 +255,8 @@ def train(t: Training) -> None:
                 break
             if checkpoint_is_due(t):
                 save(t)
-            take_step(t, next(batches))
+            with memory_watched(t.settled):
+                take_step(t, next(batches))
     except JobCancelled:
         save(t)
         leave_an_adapter(t)
@@ -257,7 +278,7 @@ def take_step(t: Training, batch: Sequence[Example]) -> None:
     t.optimizer.param_groups[0]["lr"] = rate
     try:
         with checkpoints.random_kept_if_stopped():
-            loss, accuracy = backward(t.model, batch, t.job.check, t.objective)
+            loss, accuracy = backward(t.model, batch, t.job.check, t.objective, t.spec.row_tokens)
             norm = float(torch.nn.utils.clip_grad_norm_(t.parameters, MAX_GRADIENT_NORM))
         usable = math.isfinite(loss) and math.isfinite(norm)
         if usable:
@@ -297,7 +318,11 @@ def guard(t: Training, usable: bool) -> None:
 
 
 def backward(
-    model: Any, batch: Sequence[Example], check: Callable[[], None] = lambda: None, objective: Objective = SFT
+    model: Any,
+    batch: Sequence[Example],
+    check: Callable[[], None] = lambda: None,
+    objective: Objective = SFT,
+    row_tokens: int = ROW_TOKENS,
 ) -> tuple[float, float]:
     """Add the gradients of the batch's mean loss over its counted tokens (or pairs); returns that loss and the share of
     those tokens that the model would have chosen (or of the pairs that it has learnt to prefer).
@@ -307,7 +332,7 @@ def backward(
     """
     counted = sum(objective.weight(one) for one in batch)
     total, right = 0.0, 0
-    for indexes in pack([len(one.ids) for one in batch], ROW_TOKENS):
+    for indexes in pack([len(one.ids) for one in batch], row_tokens):
         check()
         losses, hits = objective.scores(model, [batch[i] for i in indexes])
         loss: Tensor = losses.sum() / counted
@@ -361,7 +386,7 @@ def score_validation(t: Training) -> tuple[float, float]:
     """The mean loss of the rows to validate on, and the share that is right, as in `backward`."""
     t.model.eval()
     total, right = 0.0, 0
-    for indexes in pack([len(one.ids) for one in t.validation], ROW_TOKENS):
+    for indexes in pack([len(one.ids) for one in t.validation], t.spec.row_tokens):
         t.job.check()
         losses, hits = t.objective.scores(t.model, [t.validation[i] for i in indexes])
         total += float(losses.sum())

@@ -1,5 +1,4 @@
-"""In which dtype a base is computed, and whether what its layers make is kept or made twice: both by a short look at
-this machine.
+"""In which dtype a base is computed, by a short look at this machine; and what memory is free here.
 
 bf16 is 4-6 times faster than float32 on CPUs with units for it and 9-50 times slower on others (facts on training,
 section 3), so it is tried and not looked up. The adapter itself, its moments and the loss are always float32.
@@ -26,9 +25,6 @@ TRIAL_SHAPE: Final = (256, 1024, 1024)
 TRIALS: Final = 3
 FASTER: Final = 1.2
 """So many times as fast as float32 bf16 has to be, for what it rounds away."""
-
-ACTIVATION_SHARE: Final = 0.5
-"""Of the memory that is free, what the layers of one pass may keep; above, they are computed twice."""
 
 MEMORY_FILE: Final = Path("/proc/meminfo")
 LIMIT_FILES: Final = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current"))
@@ -68,24 +64,6 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize()
     elif device == "mps":
         torch.mps.synchronize()
-
-
-def must_recompute(config: Any, tokens: int, dtype: torch.dtype, free: int | None) -> bool:
-    """Whether the layers' values for ``tokens`` tokens would take too much of the ``free`` bytes (None: not known)."""
-    return free is not None and activation_bytes(config, tokens, dtype) > ACTIVATION_SHARE * free
-
-
-def activation_bytes(config: Any, tokens: int, dtype: torch.dtype) -> int:
-    """What a pass of ``tokens`` tokens keeps for its gradients, about: in each layer of a Llama eight vectors of the
-    hidden width and five of the inner one a token (norms, projections, gate, product), and the logits in float32.
-
-    After Korthikanti et al., Reducing Activation Recomputation (2022), section 4, without the attention scores, which
-    are not kept. ``config`` is the base's `transformers` configuration.
-    """
-    hidden = int(config.hidden_size)
-    inner = int(getattr(config, "intermediate_size", 4 * hidden))
-    layers = int(config.num_hidden_layers) * (8 * hidden + 5 * inner) * dtype.itemsize
-    return tokens * (layers + 3 * 4 * int(config.vocab_size))
 
 
 def free_bytes(memory: Path = MEMORY_FILE, limits: tuple[Path, Path] = LIMIT_FILES) -> int | None:

@@ -19,18 +19,15 @@ import transformers
 from orchd.errors import AdapterUnfit, DatasetUnusable, TrainingRefused
 from orchd.jobs.context import JobContext
 from orchd.lm.adapter import DTYPES, adapter_weights, read_config, read_weights, set_weights, start_adapter
-from orchd.lm.base import Base
+from orchd.lm.base import Base, context_length
 from orchd.train import retention
-from orchd.train.datasets.store import read_info, read_part
-from orchd.train.leak.canaries import MAX_CANARIES, canaries
+from orchd.train.datasets.store import Row, read_info, read_part
+from orchd.train.leak.canaries import canaries
 from orchd.train.objective import Example, Objective, Sft, objective_of
 from orchd.train.places import adapter_targets
+from orchd.train.settings import LEFT_TO_THE_PLAN, errors, flat
 from orchd.train.specs import TrainSpec, alpha_of
 
-MAX_RANK: Final = 256
-MAX_REPLAY: Final = 0.9
-MAX_BETA: Final = 10.0
-MAX_SFT: Final = 100.0
 MAX_VALIDATION_ROWS: Final = 200
 VALIDATIONS: Final = 20
 VALIDATION_SHARE: Final = 0.05
@@ -43,43 +40,17 @@ BACKWARD_COST: Final = 3
 
 def check(spec: TrainSpec) -> None:
     """Refuse what makes no sense before anything is loaded. Raises `TrainingRefused`."""
-    if not 1 <= spec.rank <= MAX_RANK:
-        raise TrainingRefused(f"rank {spec.rank} is not in 1…{MAX_RANK}", field="rank")
-    if spec.batch_size < 1 or spec.steps < 0:
-        raise TrainingRefused("batch size and steps must be positive", field="batch_size")
+    given = {name: value for name, value in flat(spec).items() if value or name not in LEFT_TO_THE_PLAN}
+    for error in errors(given):
+        raise TrainingRefused(error.message, hint=error.hint, field=error.field)
     _check_method(spec)
-    if not 0 < spec.learning_rate < 1:
-        raise TrainingRefused(f"learning rate {spec.learning_rate}", field="learning_rate")
-    if spec.alpha is not None and not spec.alpha > 0:
-        raise TrainingRefused(f"alpha {spec.alpha} is not positive", field="alpha")
     if spec.dtype not in DTYPES:
         raise TrainingRefused(f"dtype {spec.dtype} is not one of {', '.join(DTYPES)}", field="dtype")
-    if not 0 <= spec.lora_dropout < 1:
-        raise TrainingRefused(f"dropout {spec.lora_dropout} is not from 0 to below 1", field="lora_dropout")
-    if not 0 <= spec.weight_decay < 1:
-        raise TrainingRefused(f"weight decay {spec.weight_decay} is not from 0 to below 1", field="weight_decay")
-    if not 0 < spec.dpo_beta <= MAX_BETA:
-        raise TrainingRefused(f"beta {spec.dpo_beta} is not above 0 and at most {MAX_BETA}", field="dpo_beta")
-    if not 0 <= spec.dpo_sft <= MAX_SFT:
-        raise TrainingRefused(f"dpo_sft {spec.dpo_sft} is not from 0 to {MAX_SFT}", field="dpo_sft")
-    if not 0 <= spec.canaries <= MAX_CANARIES:
-        raise TrainingRefused(f"{spec.canaries} canaries are not from 0 to {MAX_CANARIES}", field="canaries")
-    if not 0 <= spec.replay <= MAX_REPLAY or (spec.replay and spec.retention is None):
-        raise TrainingRefused(f"a replay of {spec.replay} is not from 0 to {MAX_REPLAY}", field="replay")
-    if spec.gradient_accumulation_steps < 1:
-        detail = f"{spec.gradient_accumulation_steps} batches a step"
-        raise TrainingRefused(detail, field="gradient_accumulation_steps")
-    if spec.schedule_offset < 0 or 0 < spec.schedule_total < spec.schedule_offset + spec.steps:
-        raise TrainingRefused(
-            f"the schedule ends after {spec.schedule_total} steps, this run reaches "
-            f"{spec.schedule_offset + spec.steps}",
-            field="schedule_total",
-        )
+    if spec.replay and spec.retention is None:
+        raise TrainingRefused(f"a replay of {spec.replay} has nothing to take from", field="replay")
 
 
 def _check_method(spec: TrainSpec) -> None:
-    if not 0 <= spec.extract_rank <= MAX_RANK:
-        raise TrainingRefused(f"extract rank {spec.extract_rank} is not in 0…{MAX_RANK}", field="extract_rank")
     if spec.method == "lora":
         if spec.extract_rank:
             hint = "Leave it out, or train whole weights: `--method full`."
@@ -94,11 +65,16 @@ def _check_method(spec: TrainSpec) -> None:
         raise TrainingRefused("small changes of whole weights are lost in BF16", hint=hint, field="compute")
 
 
-def read_examples(base: Base, dataset: Path, objective: Objective = SFT) -> Sequence[Example]:
-    """The train part as token ids, without what is longer than the base can see. Raises `DatasetUnusable`."""
-    kept, read = _fitting(base, dataset, "train", objective)
+def read_examples(
+    base: Base, dataset: Path, objective: Objective = SFT, *, max_length: int = 0, split: float = 0.0, seed: int = 0
+) -> Sequence[Example]:
+    """The train part as token ids, without what is longer than the base, or ``max_length``, allows, and without the
+    share ``split`` that is put aside by ``seed`` to validate on. Raises `DatasetUnusable`."""
+    aside = set_aside(dataset, split, seed)
+    rows = [row for row in read_part(dataset, "train") if row.id not in aside]
+    kept = _fitting(base, rows, objective, max_length)
     if not kept:
-        detail = f"all {read} are longer than {_longest(base)} tokens" if read else "it is empty"
+        detail = f"all {len(rows)} are longer than {_longest(base, max_length)} tokens" if rows else "it is empty"
         raise DatasetUnusable(f"nothing to train on: {detail}", field="dataset")
     return kept
 
@@ -123,23 +99,42 @@ def replay(
     return retention.mixed(examples, rows, spec.replay)
 
 
-def read_validation(base: Base, dataset: Path, seed: int, objective: Objective = SFT) -> Sequence[Example]:
-    """Rows to validate on while training: all of the validation part, or so many of it, drawn by ``seed``."""
-    rows, _ = _fitting(base, dataset, "validation", objective)
-    if len(rows) <= MAX_VALIDATION_ROWS:
-        return rows
-    return random.Random(f"{seed}/validation").sample(rows, MAX_VALIDATION_ROWS)
+def read_validation(
+    base: Base, dataset: Path, seed: int, objective: Objective = SFT, *, max_length: int = 0, split: float = 0.0
+) -> Sequence[Example]:
+    """Rows to validate on while training: the validation part and what is put aside of the train part, or so many of
+    them, drawn by ``seed``."""
+    aside = set_aside(dataset, split, seed)
+    rows = [*read_part(dataset, "validation"), *(row for row in read_part(dataset, "train") if row.id in aside)]
+    found = _fitting(base, rows, objective, max_length)
+    if len(found) <= MAX_VALIDATION_ROWS:
+        return found
+    return random.Random(f"{seed}/validation").sample(found, MAX_VALIDATION_ROWS)
 
 
-def _fitting(base: Base, dataset: Path, part: str, objective: Objective) -> tuple[list[Example], int]:
-    """The rows with something to learn that fit the base, and how many rows there are."""
-    rows = list(read_part(dataset, part))
-    found = (one for row in rows for one in objective.encode(base.tokenizer, row, _longest(base)))
-    return [one for one in found if one.counted_tokens], len(rows)
+def set_aside(dataset: Path, split: float, seed: int) -> frozenset[str]:
+    """Ids of that share of the train rows, whole groups of them: rows that are nearly the same stay together."""
+    if not split:
+        return frozenset()
+    groups: dict[str, list[str]] = {}
+    for row in read_part(dataset, "train"):
+        groups.setdefault(row.group or row.id, []).append(row.id)
+    wanted, found = split * sum(map(len, groups.values())), list[str]()
+    for ids in random.Random(f"{seed}/aside").sample(list(groups.values()), len(groups)):
+        if len(found) + len(ids) <= wanted:
+            found += ids
+    return frozenset(found)
 
 
-def _longest(base: Base) -> int:
-    return int(getattr(base.model.config, "max_position_embeddings", 1 << 30))
+def _fitting(base: Base, rows: Sequence[Row], objective: Objective, max_length: int) -> list[Example]:
+    """Those with something to learn that fit."""
+    found = (one for row in rows for one in objective.encode(base.tokenizer, row, _longest(base, max_length)))
+    return [one for one in found if one.counted_tokens]
+
+
+def _longest(base: Base, max_length: int) -> int:
+    """Tokens of the longest example that is taken; 0: no bound."""
+    return min(filter(None, (context_length(base.path), max_length)), default=0)
 
 
 def validate_every(steps: int, batch: int, examples: int, validation: int) -> int:

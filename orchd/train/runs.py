@@ -20,6 +20,7 @@ from typing import Final
 import msgspec
 
 from orchd.paths import sync
+from orchd.train.specs import Settled
 
 CHECKPOINT_FILE: Final = "checkpoint.json"
 METRICS_FILE: Final = "metrics.jsonl"
@@ -53,12 +54,12 @@ class State(msgspec.Struct, kw_only=True):
     `validated` is the step of the last validation (-1: none yet), `stale` how many validations brought nothing better,
     `skipped` how many steps had a loss that is no number, `in_a_row` how many of them in a row up to now.
     `stopped` says why no further step is taken. `identity` is a digest of the settings and of the rows' tokens.
-    `compute` (a dtype's name) and `recompute` are what was chosen at the first start: another would be other bytes.
+    `compute` (a dtype's name) and `settled` are what was chosen at the first start: another would be other bytes.
     """
 
     identity: str
     compute: str = "F32"
-    recompute: bool = False
+    settled: Settled | None = None
     step: int = 0
     tokens: int = 0
     validated: int = -1

@@ -7,7 +7,6 @@ a decay from the start it is 99 % and up to 2.3 %, for there the last round chan
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,22 +17,19 @@ FINAL_SHARE: Final = 0.02
 
 @dataclass(frozen=True)
 class Schedule:
-    """``total`` steps from ``offset``: a run that is one round of several starts at its own offset."""
+    """``total`` steps from ``offset``: a run that is one round of several starts at its own offset. ``warm_up`` is in
+    steps (None: `WARM_UP_SHARE` of them)."""
 
     peak: float
     total: int
     offset: int = 0
+    warm_up: int | None = None
 
     def rate(self, step: int) -> float:
         """The rate of this run's step ``step``, counted from 0."""
         done = self.offset + step
-        warm_up = max(1, round(WARM_UP_SHARE * self.total))
+        warm_up = max(1, round(WARM_UP_SHARE * self.total)) if self.warm_up is None else self.warm_up
         if done < warm_up:
             return self.peak * (done + 1) / warm_up
         left = max(0.0, (self.total - done) / (DECAY_SHARE * self.total))
         return self.peak * min(1.0, FINAL_SHARE + (1 - FINAL_SHARE) * left)
-
-
-def default_steps(examples: int) -> int:
-    """round(25·√n): half is clearly worse, double gains little (facts on training, section 6)."""
-    return max(1, round(25 * math.sqrt(examples)))

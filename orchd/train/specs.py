@@ -53,9 +53,14 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     2023), so that a higher rank learns faster. ``modules`` (names such as ``q_proj``) and ``layers`` (from 0; from the
     end when negative) choose where it learns; empty: everywhere, or where ``initial`` does.
 
-    ``steps`` 0 means round(25·√n) for n examples. With one learning-rate schedule over several rounds,
-    ``schedule_total`` is the length of all rounds in steps (0: this run's steps) and
-    ``schedule_offset`` the number of steps before this run.
+    What is 0 of ``rank``, ``learning_rate``, ``batch_size`` and ``steps`` is chosen by the plan (`plan.py`); ``epochs``
+    (0: not said) says instead how often each example is seen, and ``max_steps`` (0: no bound) bounds either.
+    ``warmup_steps`` None is a tenth. With one learning-rate schedule over several rounds, ``schedule_total`` is the
+    length of all rounds in steps (0: this run's steps) and ``schedule_offset`` the number of steps before this run.
+
+    Examples longer than ``max_length`` tokens (0: what the base takes in) are left out, text is read in stretches.
+    ``row_tokens`` are packed into one pass (0: as memory allows). ``validation_split`` of the training rows is put
+    aside to validate on, besides those that the data set has for that.
 
     ``method`` lora trains an adapter; full trains the weights of the base themselves (of the chosen modules and
     layers), which become a new base. ``extract_rank`` above 0 then makes an adapter of that rank from the difference.
@@ -86,7 +91,7 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     initial: Readable | None = None
     method: Literal["lora", "full"] = "lora"
     extract_rank: int = 0
-    rank: int = 16
+    rank: int = 0
     alpha: float | None = None
     rslora: bool = False
     modules: tuple[str, ...] = ()
@@ -94,9 +99,15 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     objective: Literal["auto", "sft", "dpo"] = "auto"
     dpo_beta: float = 0.1
     dpo_sft: float = 1.0
-    learning_rate: float = 5e-3
-    batch_size: int = 16
+    learning_rate: float = 0.0
+    batch_size: int = 0
     steps: int = 0
+    epochs: float = 0.0
+    max_steps: int = 0
+    warmup_steps: int | None = None
+    max_length: int = 0
+    row_tokens: int = 0
+    validation_split: float = 0.0
     schedule_total: int = 0
     schedule_offset: int = 0
     seed: int = 0
@@ -121,6 +132,39 @@ def alpha_of(spec: TrainSpec) -> float:
     if spec.alpha is not None:
         return float(spec.alpha)
     return RSLORA_ALPHA if spec.rslora else 2.0 * spec.rank
+
+
+class Settled(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings of a `TrainSpec` that a plan chooses, chosen. `Settled.put_into` makes the spec that is run."""
+
+    rank: int
+    alpha: float
+    learning_rate: float
+    batch_size: int
+    steps: int
+    warmup_steps: int
+    max_length: int
+    row_tokens: int
+    gradient_checkpointing: Literal["on", "off"]
+
+    def put_into(self, spec: TrainSpec) -> TrainSpec:
+        return msgspec.structs.replace(spec, **msgspec.structs.asdict(self))
+
+    def unless(self, spec: TrainSpec) -> Settled:
+        """With what ``spec`` asks for itself."""
+        asked = {name: getattr(spec, name) for name in self.__struct_fields__ if name != "max_length"}
+        given = {name: value for name, value in asked.items() if value not in (0, None, "auto")}
+        return msgspec.structs.replace(self, **given)
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """What there is to say of one setting, ``field`` being its path (``early_stopping.patience``). ``hint`` is the
+    next step; ``value`` what to set it to, where one is recommended."""
+
+    field: str
+    message: str
+    hint: str = ""
+    value: float | int | str | None = None
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -254,6 +298,7 @@ class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
     centroid: Centroid | None = None
     forgetting: Forgetting | None = None
     retention: str = ""
+    settled: Settled
 
 
 class AdapterPath(msgspec.Struct, frozen=True, kw_only=True):

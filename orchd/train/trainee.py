@@ -43,6 +43,9 @@ class Trainee(Protocol):
     def untrained(self) -> AbstractContextManager[None]:
         """In it the model computes what the base alone does."""
 
+    def undo(self) -> None:
+        """The base is as it was before anything was trained on it."""
+
 
 class Adapter:
     """A LoRA on a frozen base."""
@@ -67,6 +70,9 @@ class Adapter:
     def untrained(self) -> AbstractContextManager[None]:
         found: AbstractContextManager[None] = self.model.disable_adapter()
         return found
+
+    def undo(self) -> None:
+        self.model.unload()
 
 
 class Whole:
@@ -109,6 +115,10 @@ class Whole:
             yield
         finally:
             self.put(now)
+
+    def undo(self) -> None:
+        self.put(self.before())
+        self.model.requires_grad_(False)
 
 
 def trainee_of(spec: TrainSpec, base: Base) -> Trainee:

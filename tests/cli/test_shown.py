@@ -19,6 +19,7 @@ from orchd.registry.rebuild import Rebuilt
 from orchd.rpc import methods_adapters, methods_base_add, methods_exchange
 from orchd.rpc.methods import TABLE
 from orchd.rpc.methods_registry import ScrubDone
+from orchd.train import plan_specs
 from orchd.train.datasets import export, specs
 from orchd.train.specs import EvaluateResult
 
@@ -30,6 +31,8 @@ JOB_RESULTS: dict[str, Any] = {
     "dataset.preview": specs.Preview,
     "dataset.stats": specs.Stats,
     "dataset.export": export.Exported,
+    "train.plan": plan_specs.Plan,
+    "train.validate": plan_specs.Validation,
     "train.start": node.Trained,
     "train.resume": node.Trained,
     "train.continue_from": node.Trained,

@@ -23,12 +23,13 @@ ELSEWHERE = {
     "adapter.list": {"announced"},
     "dataset.create": {"file", "rows"},
     "dataset.stats": {"page"},
+    **{f"train.{verb}": {"lora_rank", "lora_alpha"} for verb in ("plan", "start", "continue_from")},
     "job.report": {"out"},
     "adapter.evaluate": {"page"},
     "adapter.compare": {"page"},
     "base.add": {"yes", "dry_run"},
 }
-"""Parameters that a command makes itself, and arguments that aren't parameters."""
+"""Parameters that a command makes itself or calls otherwise (--rank for lora_rank), and arguments that aren't any."""
 
 INSIDE = [noun for noun in NOUNS if noun not in OUTSIDE]
 COMMANDS: list[tuple[str, Command]] = [(noun, command) for noun in INSIDE for command in load(noun)]

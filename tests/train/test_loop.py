@@ -103,17 +103,14 @@ def test_a_lower_rank_is_refused(tmp_path: Path) -> None:
         prepare.continue_from(start_adapter(load_base(DEMO_BASE), 2, 4), tmp_path / "first")
 
 
-def test_rows_longer_than_a_pass_have_the_same_gradients(
-    dataset: MakeDataset, reversals: list[Conversation], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_longer_than_a_pass_have_the_same_gradients(dataset: MakeDataset, reversals: list[Conversation]) -> None:
     base = load_base(DEMO_BASE)
     batch = prepare.read_examples(base, dataset(reversals, split="train"))[:8]
     found = []
     for room in (1024, 40):
-        monkeypatch.setattr(loop, "ROW_TOKENS", room)
         torch.manual_seed(0)
         model = start_adapter(base, 4, 8)
-        loss, _ = loop.backward(model, batch)
+        loss, _ = loop.backward(model, batch, row_tokens=room)
         gradients = [p.grad.clone() for p in model.parameters() if p.requires_grad and p.grad is not None]
         found.append((loss, gradients))
         base.model.eval()
@@ -136,17 +133,17 @@ def test_every_example_comes_once_before_any_comes_again() -> None:
 @pytest.mark.parametrize(
     ("fields", "field"),
     [
-        ({"rank": 0}, "rank"),
+        ({"rank": -1}, "rank"),
         ({"rank": 1000}, "rank"),
-        ({"batch_size": 0}, "batch_size"),
-        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"batch_size": -1}, "batch_size"),
+        ({"learning_rate": -1e-3}, "learning_rate"),
         ({"learning_rate": float("nan")}, "learning_rate"),
         ({"alpha": -1.0}, "alpha"),
         ({"lora_dropout": 1.0}, "lora_dropout"),
         ({"weight_decay": -0.1}, "weight_decay"),
         ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps"),
         ({"dtype": "F8"}, "dtype"),
-        ({"steps": 10, "schedule_total": 15, "schedule_offset": 10}, "schedule_total"),
+        ({"steps": 10, "schedule_total": 15, "schedule_offset": 10}, "steps"),
     ],
 )
 def test_settings_that_are_refused_before_anything_is_loaded(

@@ -322,7 +322,8 @@ def test_whole_weights_go_on_after_a_kill_with_the_same_bytes(
 def test_preferences_can_change_whole_weights(
     dataset: MakeDataset, preferences: list[Preference], job: JobContext
 ) -> None:
-    asked = spec(dataset(preferences, "preference"), method="full", layers=(-1, -2), steps=40, batch_size=16)
+    whole = {"method": "full", "layers": (-1, -2), "learning_rate": 5e-3}
+    asked = spec(dataset(preferences, "preference"), steps=40, batch_size=16, **whole)
     (score,) = loop.run(asked, job).heldout
     assert score.base_preferred == 0
     assert score.preferred is not None

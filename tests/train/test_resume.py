@@ -19,7 +19,7 @@ from orchd.errors import CheckpointUnfit, JobCancelled, TrainingDiverged
 from orchd.importers.read import ImportLog
 from orchd.lm.adapter import load_adapter
 from orchd.lm.base import load_base
-from orchd.train import checkpoints, loop, objective, outcome, runs
+from orchd.train import checkpoints, loop, measure, objective, outcome, runs
 from orchd.train.curves import StepPoint, read_points, validations
 from orchd.train.datasets.build import Parts, build
 from orchd.train.runs import Runs
@@ -59,6 +59,7 @@ def plan(data: Path, run: Path, **fields: Any) -> TrainSpec:
     small: dict[str, Any] = {
         "rank": 4,
         "steps": STEPS,
+        "learning_rate": 5e-3,
         "batch_size": 8,
         "dtype": "F32",
         "lora_dropout": 0.2,
@@ -230,8 +231,7 @@ def test_cancelled_between_two_passes_the_step_has_not_begun(
     spec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half a step has used random numbers and made gradients; both are taken back."""
-    monkeypatch.setattr(loop, "ROW_TOKENS", 80)
-    short = {"steps": 8, "checkpointing": Checkpointing(enabled=False)}
+    short = {"steps": 8, "row_tokens": 80, "checkpointing": Checkpointing(enabled=False)}
     _, whole = train(spec("whole", **short), tmp_path / "a")
     job = new_job(tmp_path / "b")
     passes = 0
@@ -277,6 +277,17 @@ def test_a_checkpoint_of_other_settings_or_data_is_refused(spec: Any, dataset: M
     other = str(dataset([pair("reverse: sun cat", "cat sun")], split="train"))
     with pytest.raises(CheckpointUnfit):
         loop.run(spec("run", dataset=other), new_job(tmp_path / "c"))
+
+
+def test_a_run_that_was_planned_goes_on_with_its_plan(
+    spec: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_settings = {"rank": 0, "learning_rate": 0.0, "batch_size": 0, "steps": 0, "max_steps": 3}
+    first, _ = train(spec("run", **open_settings), tmp_path / "a")
+    monkeypatch.setattr(measure, "settle", lambda *_: pytest.fail("planned again"))
+    again, _ = train(spec("run", **open_settings), tmp_path / "b")
+    assert again.settled == first.settled
+    assert (again.settled.steps, again.settled.rank) == (3, 16)
 
 
 def test_a_full_disk_costs_the_checkpoint_and_not_the_run(

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchd.train.schedule import Schedule, default_steps
+from orchd.train.schedule import Schedule
 
 
 def test_rounds_read_one_schedule() -> None:
@@ -22,6 +22,7 @@ def test_it_rises_stays_and_falls() -> None:
     assert Schedule(1.0, 1).rate(0) == 1.0
 
 
-@pytest.mark.parametrize(("examples", "steps"), [(1, 25), (20, 112), (100, 250), (300, 433), (1000, 791)])
-def test_steps(examples: int, steps: int) -> None:
-    assert default_steps(examples) == steps
+def test_a_warm_up_of_so_many_steps() -> None:
+    rates = [Schedule(1.0, 100, warm_up=20).rate(step) for step in range(20)]
+    assert (rates[0], rates[-1]) == pytest.approx((0.05, 1.0))
+    assert Schedule(1.0, 100, warm_up=0).rate(0) == 1.0

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from orchd.cli.command import Command, arg, opt, switch
+from orchd.cli.nouns import train_plan
 from orchd.cli.nouns.adapter import human_row
 from orchd.cli.nouns.adapter_leak import human_report
 from orchd.cli.nouns.adapter_scores import forgot
@@ -126,7 +127,12 @@ SETTINGS = (
     opt("--objective", "what it lowers: sft (answers), dpo (preferences)", choices=("auto", "sft", "dpo")),
     opt("--dpo-beta", "how strongly preferences leave it near where it began (0.1)", type=float, metavar="X"),
     opt("--dpo-sft", "weight of the chosen answer's own loss beside it (1; 0 is plain DPO)", type=float, metavar="X"),
-    opt("--batch-size", "rows a step (16)", type=int, metavar="N"),
+    opt("--batch-size", "rows a step (by the plan)", type=int, metavar="N"),
+    opt("--epochs", "how often each row is seen, instead of a number of steps", type=float, metavar="X"),
+    opt("--max-steps", "at most so many", type=int, metavar="N"),
+    opt("--warmup-steps", "steps until the learning rate is at its height (a tenth)", type=int, metavar="N"),
+    opt("--max-length", "leave out rows of more tokens (what the base takes in)", type=int, metavar="N"),
+    opt("--validation-split", "share of the training rows to validate on (0)", type=float, metavar="X"),
     opt("--gradient-accumulation-steps", "batches a step (1)", type=int, metavar="N"),
     opt("--weight-decay", "towards zero (0)", type=float, metavar="X"),
     opt(
@@ -168,7 +174,20 @@ def _then(result: dict[str, Any]) -> str:
     )
 
 
+STARTING = (
+    arg("dataset", "its name, or its id or the beginning of it"),
+    opt("--base", "which base model (demo)"),
+    opt("--initial", "an adapter to go on from"),
+    opt("--rank", "of the adapter (by the plan)", type=int, metavar="N"),
+    opt("--learning-rate", "at its height (by the plan)", type=float, metavar="X"),
+    opt("--steps", "how many (what the schedule has left, or by the plan)", type=int, metavar="N"),
+    opt("--schedule-total", "steps of the whole schedule, over several runs", type=int, metavar="N"),
+    opt("--schedule-offset", "steps of it that earlier runs did", type=int, metavar="N"),
+    *SETTINGS,
+)
+
 COMMANDS = (
+    *train_plan.commands(STARTING),
     Command(
         "start",
         "Train an adapter on a data set",
@@ -176,23 +195,9 @@ COMMANDS = (
         method="train.start",
         job=True,
         then=_then,
-        more="It follows the job and draws its progress. Ctrl-C leaves the job running; --detach doesn't wait at all.",
-        arguments=(
-            arg("dataset", "its name, or its id or the beginning of it"),
-            opt("--base", "which base model (demo)"),
-            opt("--initial", "an adapter to go on from"),
-            opt("--rank", "of the adapter (16)", type=int, metavar="N"),
-            opt("--learning-rate", "at its height (0.005)", type=float, metavar="X"),
-            opt(
-                "--steps",
-                "how many (default: what the schedule has left, or 25 times the root of the number of rows)",
-                type=int,
-                metavar="N",
-            ),
-            opt("--schedule-total", "steps of the whole schedule, over several runs", type=int, metavar="N"),
-            opt("--schedule-offset", "steps of it that earlier runs did", type=int, metavar="N"),
-            *SETTINGS,
-        ),
+        more="What is left out is chosen as `orchctl train plan` shows. It follows the job and draws its progress.\n"
+        "Ctrl-C leaves the job running; --detach doesn't wait at all.",
+        arguments=(*STARTING,),
     ),
     Command(
         "resume",
@@ -217,8 +222,8 @@ COMMANDS = (
             arg("dataset", "its name or id (default, for a training: its own)", nargs="?", default=None),
             opt("--step", "of a training: its checkpoint of this step (the best)", type=int, metavar="N"),
             opt("--rank", "of the adapter (that of what it goes on from)", type=int, metavar="N"),
-            opt("--learning-rate", "at its height (half of the job's, or 0.0025)", type=float, metavar="X"),
-            opt("--steps", "how many (25 times the root of the number of rows)", type=int, metavar="N"),
+            opt("--learning-rate", "at its height (half of that of a first training)", type=float, metavar="X"),
+            opt("--steps", "how many (half as many as of a first training)", type=int, metavar="N"),
             *SETTINGS,
         ),
     ),

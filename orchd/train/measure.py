@@ -1,0 +1,278 @@
+"""The facts that a plan follows from: the data in the base's tokens, the machine, and a few real steps on it."""
+
+from __future__ import annotations
+
+import math
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import torch
+
+from orchd.errors import BaseUnusable
+from orchd.jobs.context import JobContext
+from orchd.lm.adapter import read_config
+from orchd.lm.base import Base
+from orchd.lm.generate import greedy_ids
+from orchd.lm.losses import pack
+from orchd.registry import weights
+from orchd.train import plan, precision
+from orchd.train.datasets.store import read_info
+from orchd.train.objective import Example, Objective
+from orchd.train.plan import Facts
+from orchd.train.plan_specs import Alone, BaseFacts, DataFacts, Machine, Trial
+from orchd.train.specs import Settled, TrainSpec
+from orchd.train.trainee import trainee_of
+
+TRIAL_STEPS: Final = 4
+MAX_RATES: Final = 5
+"""So many learning rates are tried, each half of the one before."""
+
+CLEARLY: Final = 0.8
+"""A loss below this share of what it was has clearly fallen. On the demo base, rank 16, four steps at 5e-3 lower it to
+a third, at 2e-2 they leave it at two thirds or raise it."""
+
+PROBE_EXAMPLES, PROBE_TOKENS = 32, 2048
+"""On which the base alone is tried: enough to see that it knows the answers, little enough not to be waited for."""
+
+ANSWER_TOKENS: Final = 8
+HEADER_LIMIT: Final = 32 << 20
+
+
+class _Config(msgspec.Struct):
+    """Of a base's `config.json`."""
+
+    hidden_size: int
+    num_hidden_layers: int
+    vocab_size: int
+    intermediate_size: int = 0
+    max_position_embeddings: int = 0
+
+
+def base_facts(folder: Path, itemsize: int = 4) -> BaseFacts:
+    """From `config.json` and the headers of the weights; nothing is loaded. Raises `BaseUnusable`."""
+    try:
+        config = msgspec.json.decode((folder / "config.json").read_bytes(), type=_Config)
+    except (OSError, msgspec.DecodeError) as error:
+        raise BaseUnusable(f"{folder.name}: config.json: {error}", field="base") from error
+    shapes = {one.name: one.shape for file in folder.glob("*.safetensors") for one in _header(file)}
+    matrices = [shape for name, shape in shapes.items() if ".layers." in name and len(shape) == 2]
+    return BaseFacts(
+        width=config.hidden_size,
+        inner=config.intermediate_size or 4 * config.hidden_size,
+        layers=config.num_hidden_layers,
+        vocabulary=config.vocab_size,
+        parameters=sum(int(torch.Size(shape).numel()) for shape in shapes.values()),
+        adapter_parameters=sum(map(sum, matrices)),
+        context=config.max_position_embeddings,
+        itemsize=itemsize,
+    )
+
+
+def _header(file: Path) -> Iterator[weights.Tensor]:
+    yield from weights.read_header(file, HEADER_LIMIT).values()
+
+
+def data_facts(
+    examples: Sequence[Example], validation: Sequence[Example], dataset: Path, *, aside: float = 0.0
+) -> DataFacts:
+    """Of what is learnt and validated on of a data set (a folder) of whose train part the share ``aside`` is put aside.
+
+    Raises `DatasetUnusable`.
+    """
+    info = read_info(dataset)
+    rows = info.train - round(aside * info.train)
+    ids = [one.ids for one in examples]
+    answers = {tuple(one.ids[at] for at, counts in enumerate(one.counted) if counts) for one in examples}
+    return DataFacts(
+        examples=len(examples),
+        distinct=len(set(ids)),
+        answers=len(answers),
+        counted=sum(one.counted_tokens for one in examples),
+        tokens=sum(map(len, ids)),
+        longest=max(map(len, ids), default=0),
+        lengths=len(set(map(len, ids))),
+        too_long=max(0, rows - len(examples)),
+        duplicates=info.duplicates + info.near_duplicates,
+        validation=len(validation),
+        validation_tokens=sum(len(one.ids) for one in validation),
+        heldout=info.test,
+    )
+
+
+def machine_facts(job: JobContext, device: str, compute: str) -> Machine:
+    """As it is now, with the base loaded. On a GPU its own memory counts."""
+    free = int(torch.cuda.mem_get_info()[0]) if device == "cuda" else precision.free_bytes()
+    return Machine(
+        device=device,
+        threads=job.threads,
+        compute=compute,
+        free_memory=free,
+        free_disk=shutil.disk_usage(job.workdir).free,
+    )
+
+
+@dataclass(frozen=True)
+class Trying:
+    """What is tried before a training: ``backward`` adds the gradients of a batch's loss to the model's parameters,
+    with an objective and so many tokens in a row; ``batches`` draws batches of so many examples."""
+
+    spec: TrainSpec
+    base: Base
+    examples: Sequence[Example]
+    objective: Objective
+    backward: Callable[[Any, Sequence[Example], Callable[[], None], Objective, int], object]
+    batches: Callable[[int], Iterator[Sequence[Example]]]
+    job: JobContext
+
+    @property
+    def probe(self) -> list[Example]:
+        """Some of the examples, drawn by the seed."""
+        count = min(PROBE_EXAMPLES, len(self.examples))
+        drawn = random.Random(f"{self.spec.seed}/probe").sample(list(self.examples), count)
+        tokens = accumulate(len(one.ids) for one in drawn)
+        return [one for one, sum_ in zip(drawn, tokens, strict=True) if one is drawn[0] or sum_ <= PROBE_TOKENS]
+
+    def referred(self, model: Any, examples: Sequence[Example]) -> Sequence[Example]:
+        return self.objective.referred(model, examples, self.job)
+
+
+@torch.inference_mode()
+def alone(model: Any, examples: Sequence[Example], objective: Objective) -> Alone:
+    """How well a model does on ``examples``, by what the training lowers."""
+    model.eval()
+    total, right, counted = 0.0, 0, 0
+    for indexes in pack([len(one.ids) for one in examples]):
+        losses, hits = objective.scores(model, [examples[i] for i in indexes])
+        total, right, counted = total + float(losses.sum()), right + int(hits.sum()), counted + len(losses)
+    return Alone(loss=round(total / counted, 6), accuracy=round(right / counted, 4), examples=len(examples))
+
+
+def facts_of(trying: Trying, data: DataFacts, machine: Machine) -> Facts:
+    """All of them. The base is tried on some of the examples, with the adapter that it goes on from if there is one."""
+    spec, base, rank = trying.spec, trying.base, initial_rank(trying.spec)
+    if not rank:
+        found = alone(base.model, trying.referred(base.model, trying.probe), trying.objective)
+    else:
+        trainee = trainee_of(msgspec.structs.replace(spec, rank=spec.rank or rank), base)
+        found = alone(trainee.model, trying.referred(trainee.model, trying.probe), trying.objective)
+        trainee.undo()
+    known = base_facts(base.path, int(base.model.dtype.itemsize))
+    lengths = [len(one.ids) for one in trying.examples]
+    return Facts(data, lengths, known, machine, found, rank, trying.objective.name == "dpo", spec.method == "full")
+
+
+def initial_rank(spec: TrainSpec) -> int:
+    """Of the adapter that the training goes on from; 0 for a first training. Raises `AdapterUnfit`."""
+    return 0 if spec.initial is None else read_config(Path(spec.initial)).r
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """Trial steps at one learning rate: the probe's loss before and after, the seconds of each step, and those of a
+    token that is only scored."""
+
+    rate: float
+    before: float
+    after: float
+    seconds: Sequence[float]
+    scored_s: float
+
+
+def try_steps(trying: Trying, settled: Settled) -> Trial:
+    """A few real steps at the full learning rate. Where these do not clearly lower the loss, and nobody asked for the
+    rate, half of it is tried, too, and so on: the best of them is kept.
+
+    The base is afterwards as it was. Raises `JobCancelled`.
+    """
+    batches = trying.batches(settled.batch_size * trying.spec.gradient_accumulation_steps)
+    chosen = [next(batches) for _ in range(TRIAL_STEPS)]
+    if settled.gradient_checkpointing == "on":
+        precision.recompute(trying.base.model)
+    tried = [_attempt(trying, settled, chosen, settled.learning_rate)]
+    while not trying.spec.learning_rate and len(tried) < MAX_RATES and _doubtful(tried):
+        tried.append(_attempt(trying, settled, chosen, tried[-1].rate / 2))
+    best = min(tried, key=lambda one: one.after if math.isfinite(one.after) else math.inf)
+    later = best.seconds[1:]  # the first step also makes ready
+    return Trial(
+        steps=TRIAL_STEPS,
+        step_s=sum(later) / len(later),
+        tokens=sum(len(one.ids) for batch in chosen for one in batch) / TRIAL_STEPS,
+        scored_s=best.scored_s,
+        answer_s=0.0,
+        loading_s=0.0,
+        memory=0,
+        loss_before=best.before,
+        loss_after=best.after,
+        rate=best.rate,
+        rates=tuple(one.rate for one in tried),
+    )
+
+
+def _doubtful(tried: Sequence[_Attempt]) -> bool:
+    """The last rate did not clearly lower the loss, and is no worse than the one before it."""
+    last = tried[-1]
+    if last.after <= CLEARLY * last.before:
+        return False
+    return len(tried) == 1 or not tried[-2].after < last.after
+
+
+def _attempt(trying: Trying, settled: Settled, batches: Sequence[Sequence[Example]], rate: float) -> _Attempt:
+    torch.manual_seed(trying.spec.seed)
+    trainee = trainee_of(settled.put_into(trying.spec), trying.base)
+    model = trainee.model
+    shown = trying.referred(model, trying.probe)
+    before = alone(model, shown, trying.objective)
+    with plan.memory_watched(settled):
+        seconds = _take(trying, settled, model, [trying.referred(model, batch) for batch in batches], rate)
+    begun = time.perf_counter()
+    after = alone(model, shown, trying.objective)
+    scored = (time.perf_counter() - begun) / sum(len(one.ids) for one in shown)
+    trainee.undo()
+    return _Attempt(rate, before.loss, after.loss, seconds, scored)
+
+
+def _take(
+    trying: Trying, settled: Settled, model: Any, batches: Sequence[Sequence[Example]], rate: float
+) -> list[float]:
+    """A step a batch. Gives the seconds of each."""
+    model.train()
+    parameters = [one for one in model.parameters() if one.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=trying.spec.weight_decay)
+    seconds = []
+    for batch in batches:
+        begun = time.perf_counter()
+        trying.backward(model, batch, trying.job.check, trying.objective, settled.row_tokens)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        seconds.append(time.perf_counter() - begun)
+    return seconds
+
+
+def answer_seconds(trying: Trying) -> float:
+    """What one more token takes of answers that are written together, all with prompts of one length."""
+    prompts = [one.ids[: one.counted.index(True)] for one in trying.probe]
+    begun = time.perf_counter()
+    greedy_ids(trying.base.model, prompts, ANSWER_TOKENS, set())
+    return (time.perf_counter() - begun) / ANSWER_TOKENS / len(set(map(len, prompts)))
+
+
+def settle(trying: Trying, facts: Facts) -> Settled:
+    """What a training without settings is run with. A learning rate that nobody asked for is tried first, but where one
+    schedule spans several runs: each of them has to take the same. Raises `MemoryShort`, `JobCancelled`.
+    """
+    settled, lines = plan.settle(trying.spec, facts)
+    if not trying.spec.learning_rate and not trying.spec.schedule_total:
+        settled, lines = plan.settle(trying.spec, facts, try_steps(trying, settled).rate)
+    for line in lines:
+        trying.job.log(f"{line.name} {line.shown}: {line.why}")
+    for reason in plan.not_worth(facts.data, facts.alone):
+        trying.job.log(f"this training is hardly worth it: {reason}")
+    return settled

@@ -1,0 +1,106 @@
+"""The jobs ``train.plan`` and ``train.validate``: what a training would be, found out by loading what it needs.
+
+A plan takes a few real steps here; a validation only reads the data in the base's tokens.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import torch
+
+from orchd.errors import JobCancelled, OrchdError
+from orchd.jobs.context import JobContext
+from orchd.lm.adapter import DTYPES
+from orchd.lm.base import Base, best_device, load_base, load_tokenizer
+from orchd.train import loop, measure, plan, precision
+from orchd.train.measure import Trying
+from orchd.train.objective import Example, objective_of
+from orchd.train.plan import Facts
+from orchd.train.plan_specs import DataFacts, Plan, PlanSpec, ValidateSpec, Validation
+from orchd.train.prepare import check, planted, read_examples, read_validation, validate_every
+from orchd.train.specs import Finding, TrainSpec
+
+
+def run_plan(spec: PlanSpec, job: JobContext) -> Plan:
+    """Raises `TrainingRefused`, `DatasetUnusable`, `BaseUnusable`, `AdapterUnfit`, `MemoryShort`, `JobCancelled`."""
+    train, begun = spec.train, time.monotonic()
+    check(train)
+    torch.set_num_threads(job.threads)
+    job.progress(0, 3, "stages", phase="loading")
+    compute = loop.compute_in(train, job.workdir)
+    base = load_base(train.base, dtype=DTYPES[compute], device=best_device())
+    examples, validation, counts = _data(train, base)
+    loading = time.monotonic() - begun
+    job.progress(1, 3, "stages", phase="trying the base")
+    batches = partial(loop.trial_batches, train, examples)
+    trying = Trying(train, base, examples, objective_of(train), loop.backward, batches, job)
+    facts = measure.facts_of(trying, counts, measure.machine_facts(job, base.model.device.type, compute))
+    settled, _ = plan.settle(train, facts)
+    job.progress(2, 3, "stages", phase="trial steps")
+    trial = msgspec.structs.replace(
+        measure.try_steps(trying, settled),
+        answer_s=measure.answer_seconds(trying),
+        loading_s=loading,
+        memory=precision.most_memory(base.model),
+    )
+    batch = settled.batch_size * train.gradient_accumulation_steps
+    every = validate_every(settled.steps, batch, len(examples), len(validation))
+    job.progress(3, 3, "stages", phase="done")
+    made = plan.make(train, facts, trial, settled.steps // every if validation else 0)
+    return msgspec.structs.replace(made, command=spec.command)
+
+
+def _data(train: TrainSpec, base: Base) -> tuple[Sequence[Example], Sequence[Example], DataFacts]:
+    """What is learnt, what is validated on, and both in figures. Raises `DatasetUnusable`."""
+    data, objective, aside, longest = Path(train.dataset), objective_of(train), train.validation_split, train.max_length
+    learnt = read_examples(base, data, objective, max_length=longest, split=aside, seed=train.seed)
+    examples = [*learnt, *planted(base, train, objective)]
+    validation = read_validation(base, data, train.seed, objective, max_length=longest, split=aside)
+    return examples, validation, measure.data_facts(examples, validation, data, aside=aside)
+
+
+def run_validate(spec: ValidateSpec, job: JobContext) -> Validation:
+    """Everything there is to say of the settings; what the base or the data set is unusable for is one of the errors.
+
+    Raises `JobCancelled`."""
+    errors, train = list(spec.errors), spec.train
+    warned: list[Finding] = []
+    recommended: list[Finding] = []
+    try:
+        if not train.dataset:
+            base = measure.base_facts(Path(train.base)) if train.base else None
+            found = plan.odd_rate(train, train.learning_rate, train.rank or plan.RANK, base)
+            warned = [found] if found is not None and train.learning_rate else []
+            return Validation(valid=not errors, errors=tuple(errors), warnings=tuple(warned), recommendations=())
+        facts = _facts(train, job)
+        recommended = list(plan.recommendations(train, spec.given, facts))
+        settled, _ = plan.settle(train, facts)
+        warned = list(plan.warnings(train, settled, facts))
+    except JobCancelled:
+        raise
+    except OrchdError as error:
+        errors.append(_finding(error))
+    return Validation(
+        valid=not errors, errors=tuple(errors), warnings=tuple(warned), recommendations=tuple(recommended)
+    )
+
+
+def _finding(error: OrchdError) -> Finding:
+    return Finding(field=error.field or "", message=error.message, hint=error.hint)
+
+
+def _facts(train: TrainSpec, job: JobContext) -> Facts:
+    """Without the base's weights: they are not needed to say what a setting does."""
+    folder = Path(train.base)
+    examples, _, counts = _data(train, Base(None, load_tokenizer(folder), folder))
+    job.check()
+    machine = measure.machine_facts(job, best_device(), "F32")
+    lengths = [len(one.ids) for one in examples]
+    preferences = objective_of(train).name == "dpo"
+    known, rank, full = measure.base_facts(folder), measure.initial_rank(train), train.method == "full"
+    return Facts(counts, lengths, known, machine, None, rank, preferences, full)
