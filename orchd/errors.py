@@ -773,6 +773,13 @@ class ForgetsTooMuch(Refused):
     default_hint = "Train again with `--replay 0.3`, or publish it all the same with `--despite-forgetting`."
 
 
+class TooFewToAttest(BadRequest):
+    """A measurement on so few examples is not signed: it says little about the adapter, and much about the examples."""
+
+    code = 5031
+    default_hint = "Attest with a data set of ten examples or more."
+
+
 class LeakReportMissing(Refused):
     """An adapter that was trained here is to be published, and how much of its data it gives away was not measured."""
 

@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from orchd.errors import DatasetUnusable, ParamsInvalid
+from orchd.errors import DatasetUnusable, ParamsInvalid, TooFewToAttest
 from orchd.records import MICRO, Attestation, Verified, parse_id, sign
 from orchd.records.ids import ADAPTER
 from orchd.registry import AdapterRow
+from orchd.registry.attested import DIFFERENCE_INTERVAL
 from orchd.train.specs import AdapterPath, EvaluateResult, EvaluateSpec, EvaluationRow
 
 if TYPE_CHECKING:
     from orchd.node import Node
 
 SPLITS = ("train", "validation", "test")
+LEAST_EXAMPLES = 10  # of an attestation
 NINETY_FIVE = 1.96  # half the width of the 95 % interval, in standard errors
 
 
@@ -81,16 +83,23 @@ async def evaluation(
 async def attest(node: Node, note: AttestNote, result: EvaluateResult) -> Attested:
     """Sign what was measured and tell it to whoever has heard of the adapter."""
     base, measured = result.rows
-    value, base_value, interval = figures(note.metric, measured, base)
+    if measured.examples < LEAST_EXAMPLES or measured.loss_interval is None:
+        hint = f"Take a data set with {LEAST_EXAMPLES} examples or more, of several conversations or documents."
+        raise TooFewToAttest(f"{measured.examples} examples say too little to be signed", hint=hint, field="dataset")
+    value, base_value, half = figures(note.metric, measured, base)
+    difference = widened(_difference(result, note.metric) or 2 * half)
+    value, base_value, interval = rounded(value), rounded(base_value), widened(half)
+    examples = _about(measured.examples)
     record = Attestation(
         manifest=parse_id(note.adapter, ADAPTER),
         evaluator=node.identity.public_key,
         metric=note.metric,
         value=round(value * MICRO),
         base_value=round(base_value * MICRO),
-        examples=measured.examples,
+        examples=examples,
         interval=round(interval * MICRO),
         created_ms=node.clock(),
+        extra={DIFFERENCE_INTERVAL: round(difference * MICRO)},
     )
     signed: Verified[Attestation] = await trio.to_thread.run_sync(partial(sign, record, node.identity))
     await node.network.tell(signed)
@@ -101,8 +110,33 @@ async def attest(node: Node, note: AttestNote, result: EvaluateResult) -> Attest
         value=value,
         base_value=base_value,
         interval=interval,
-        examples=measured.examples,
+        examples=examples,
     )
+
+
+def rounded(value: float) -> float:
+    """To hundredths of a nat, or of the whole: more would tell of single rows of data that nobody else may see."""
+    return round(value, 2)
+
+
+def widened(half: float) -> float:
+    """An interval's half width, rounded up to hundredths: it never claims to be surer than it is."""
+    return math.ceil(100 * half) / 100
+
+
+def _about(examples: int) -> int:
+    """Rounded down to fives, from a hundred on to tens, and so on."""
+    step = 5 if examples < 100 else 10 ** (len(str(examples)) - 2)
+    return examples - examples % step
+
+
+def _difference(result: EvaluateResult, metric: str) -> float:
+    """Half of the 95 % interval of how much the adapter differs from the base on the same rows; 0 where it is not
+    known."""
+    found = next((one for one in result.comparisons if one.metric == metric), None)
+    if found is not None and found.low is not None and found.high is not None:
+        return (found.high - found.low) / 2
+    return 0.0
 
 
 def figures(metric: str, measured: EvaluationRow, base: EvaluationRow) -> tuple[float, float, float]:

@@ -13,7 +13,7 @@ import base64
 import binascii
 import hashlib
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
@@ -23,6 +23,7 @@ from orchd.errors import BaseChanged, BaseUnknown, NotAverageable, ParamsInvalid
 from orchd.identity import KEY_PREFIX
 from orchd.records.ids import BASE, too_short
 from orchd.registry import trigrams, versions
+from orchd.registry.attested import Standing, standings
 from orchd.registry.index import Cancel
 from orchd.registry.rows import UNDER, AdapterRow
 from orchd.registry.trust import View
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 State = Literal["admitted", "quarantined", "removed"]
 Level = Literal["self", "followed", "allowed", "stranger", "blocked"]
-Sort = Literal["best", "newest", "received", "used", "name", "size", "rank", "loss", "exact_match"]
+Sort = Literal["best", "newest", "received", "used", "name", "size", "rank", "attested", "loss", "exact_match"]
 Word = Annotated[str, Meta(min_length=1, max_length=200)]
 Words = Annotated[tuple[Word, ...], Meta(max_length=16)]
 MAX_TERMS = 16
@@ -75,7 +76,9 @@ class Query(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     base's name here, or its fingerprint or the beginning of one. `trust`: any of these levels. `modules`, `tags`: all
     of these. `author`: a key or the beginning of one, or `me`. `compatible_with`: an adapter that the found ones could
     be averaged with. Without `state` what was removed is left out. `sort`: `best` is those whose name begins with the
-    first word, then the newest; `reverse` turns the order around. `cursor`: the `next` of the page before.
+    first word, then the newest; `attested` by how much better than the base those you follow have measured it to be, at
+    the lower end of the interval; `loss` and `exact_match` are the author's claims. `reverse` turns the order around.
+    `cursor`: the `next` of the page before.
     """
 
     text: Annotated[str, Meta(max_length=1_000)] = ""
@@ -98,17 +101,19 @@ class Query(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """One page. `next` is the cursor of the next one, None on the last."""
+    """One page. `next` is the cursor of the next one, None on the last. `attested`: by id, what those whom this node
+    follows have measured of adapters on the page."""
 
     adapters: list[AdapterRow]
     next: str | None
+    attested: dict[str, Standing] = {}
 
 
 class Meaning(msgspec.Struct, frozen=True, kw_only=True):
     """What the names in a query stand for: ids and keys as they are in the index.
 
     None does not restrict. `known` are all keys that this node has an opinion of, `trusted` those of the wanted
-    levels; `strangers` are all others.
+    levels; `strangers` are all others. `standings` are all that there are, where they are sorted by.
     """
 
     bases: tuple[str, ...] | None = None
@@ -119,6 +124,7 @@ class Meaning(msgspec.Struct, frozen=True, kw_only=True):
     strangers: bool = False
     known: tuple[str, ...] = ()
     mate: str | None = None
+    standings: Mapping[str, Standing] = {}
 
 
 def search(registry: Registry, query: Query, cancel: Cancel | None = None) -> Found:
@@ -132,7 +138,9 @@ def search(registry: Registry, query: Query, cancel: Cancel | None = None) -> Fo
         found = registry.index.read(*statement(query, meant, alike=True), cancel)
     page = found[: query.limit]
     after = _cursor(query, page[-1], tied=_tied(query, found)) if len(found) > query.limit else None
-    return Found(adapters=registry.rows_of([id for id, _ in page]), next=after)
+    ids = [id for id, _ in page]
+    attested = standings(registry, registry.people.view(), ids)
+    return Found(adapters=registry.rows_of(ids), next=after, attested=attested)
 
 
 def _tied(query: Query, found: Sequence[tuple[Any, ...]]) -> bool:
@@ -146,7 +154,7 @@ def _tied(query: Query, found: Sequence[tuple[Any, ...]]) -> bool:
 def meaning(registry: Registry, query: Query) -> Meaning:
     """Look up the names in a query."""
     view = registry.people.view()
-    found = Meaning()
+    found = Meaning(standings=standings(registry, view) if query.sort == "attested" else {})
     if query.base is not None:
         found = _base(registry, found, query.base)
     if query.author is not None:
@@ -229,7 +237,7 @@ def statement(query: Query, meant: Meaning, *, alike: bool = False) -> tuple[str
         where.add(
             f"CASE WHEN {likely} THEN contains(words, ?) ELSE false END" if likely else "contains(words, ?)", term
         )
-    key, key_values, descending = _key(query, terms)
+    key, key_values, descending = _key(query, terms, meant.standings)
     if query.cursor is not None:
         _after(where, query, key, key_values, descending=descending)
     alike = alike or query.sort in MUCH_ALIKE
@@ -305,8 +313,12 @@ def _looked_up_filters(where: _Where, meant: Meaning) -> None:
         where.add("digest <> ? AND list_contains(capabilities, 'averageable')", meant.mate)
 
 
-def _key(query: Query, terms: Sequence[str]) -> tuple[str, list[Any], bool]:
+def _key(query: Query, terms: Sequence[str], standings: Mapping[str, Standing]) -> tuple[str, list[Any], bool]:
     """What is sorted by, its parameters, and whether descending."""
+    if query.sort == "attested":
+        last = "infinity" if query.reverse else "-infinity"
+        found = f"coalesce(list_extract(?::DOUBLE[], list_position(?::VARCHAR[], digest)), '{last}'::DOUBLE)"
+        return found, [[one.low for one in standings.values()], list(standings)], not query.reverse
     if query.sort == "best":
         if not terms:
             return "created", [], not query.reverse

@@ -17,6 +17,7 @@ from orchd.records import MICRO, Announcement, Attestation, Verified, parse_id, 
 from orchd.records.ids import ADAPTER
 from orchd.registry import ADMITTED, QUARANTINED, AdapterRow, AnnouncementRow, listing
 from orchd.registry.admission import CHECKS, Check
+from orchd.registry.attested import Standing, standings
 from orchd.registry.local_rows import Received
 from orchd.registry.registry import MIN_PREFIX, WHOLE_ID
 from orchd.registry.trust import ATTESTATION
@@ -78,13 +79,15 @@ class AttestationRow(Result, frozen=True, kw_only=True):
 class AdapterShown(AdapterRow, frozen=True, kw_only=True):
     """`author_now` is the key that its author signs with today, `cosigners` are keys beside the author's.
 
-    `leaves` are the names of an average's leaves that are here.
+    `leaves` are the names of an average's leaves that are here. `attested`: what those whom this node follows make of
+    it together.
     """
 
     leaves: list[LeafName]
     author_now: str
     cosigners: list[str]
     attestations: list[AttestationRow]
+    attested: Standing | None = None
 
 
 @method(
@@ -114,6 +117,7 @@ def _show(node: Node, text: str) -> AdapterShown:
         author_now=view.newest(row.author),
         cosigners=cosigners,
         attestations=[_attestation(one, view.level(one.author)) for one in received],
+        attested=standings(registry, view, [row.id]).get(row.id),
     )
 
 

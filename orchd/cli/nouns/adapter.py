@@ -89,6 +89,7 @@ def human_row(row: dict[str, Any]) -> str:
             ("scores" if row["trust"] == "self" else "its author claims", scores),
             ("leaks", _leak(row.get("leak"))),
             ("attested", "\n".join(map(_attestation, row.get("attestations", ())))),
+            ("by those you follow", _standing(row.get("attested"))),
             ("average of", leaves),
             ("recipe", lineage and lineage["recipe"]),
             ("tags", ", ".join(row["tags"])),
@@ -132,6 +133,13 @@ def _newer_key(row: dict[str, Any]) -> str:
     """Of an author whose key has changed since."""
     now = row.get("author_now", row["author"])
     return "" if now == row["author"] else str(now)
+
+
+def _standing(found: dict[str, Any] | None) -> str:
+    if not found:
+        return ""
+    keys = counted(found["evaluators"], "key")
+    return f"{found['gain']:+.3f} nats a token better than the base, at least {found['low']:+.3f}; by {keys}"
 
 
 def _attestation(one: dict[str, Any]) -> str:

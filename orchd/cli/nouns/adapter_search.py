@@ -12,7 +12,7 @@ from orchd.cli.context import Context
 from orchd.cli.text import fields, number, percent, short, size, table, when
 
 ADAPTER = arg("adapter", "its name, NAME@AUTHOR, or its id or the beginning of it")
-SORTS = ("best", "newest", "received", "used", "name", "size", "rank", "loss", "exact_match")
+SORTS = ("best", "newest", "received", "used", "name", "size", "rank", "attested", "loss", "exact_match")
 LEVELS = ("self", "followed", "allowed", "stranger", "blocked")
 BOUND = re.compile(r"\A(loss|exact_match)(<=|>=)(\d+(?:\.\d+)?)\Z", re.ASCII)
 UP = {
@@ -46,13 +46,34 @@ def human_found(shown: dict[str, Any]) -> str:
             size(row["size"]),
             number(_figure(row, "loss")),
             percent(_figure(row, "exact_match")),
+            attested(shown.get("attested", {}).get(row["id"])),
             ", ".join(row["tags"]),
         )
         for row in shown["adapters"]
     ]
-    headers = ("id", "name", "author", "trust", "state", "base", "rank", "size", "loss", "exact", "tags")
+    headers = (
+        "id",
+        "name",
+        "author",
+        "trust",
+        "state",
+        "base",
+        "rank",
+        "size",
+        "claimed loss",
+        "exact",
+        "gain",
+        "tags",
+    )
     text = _filled(headers, rows, "nothing here fits")
     return f"{text}\n\nthere is more: the same again with --cursor {shown['next']}" if shown["next"] else text
+
+
+def attested(standing: dict[str, Any] | None) -> str:
+    """By how much it is better than its base at least, by the word of those who are followed."""
+    if standing is None:
+        return ""
+    return f"{standing['low']:+.2f} by {standing['evaluators']}"
 
 
 def _figure(row: dict[str, Any], metric: str) -> float | None:
@@ -102,7 +123,11 @@ SEARCH = (
         "--state", "only these; what was removed is left out otherwise", choices=("admitted", "quarantined", "removed")
     ),
     opt("--compatible-with", "that could be averaged with this adapter", metavar="ADAPTER"),
-    opt("--sort", "best: names that begin with the first word, then the newest (best)", choices=SORTS),
+    opt(
+        "--sort",
+        "best: names that begin with the first word, then the newest; attested: what those you follow measured (best)",
+        choices=SORTS,
+    ),
     switch("--reverse", "the other way around"),
     opt("--limit", "so many at once (50, at most 500)", type=int, metavar="N"),
     opt("--cursor", "go on where the page before ended"),
@@ -211,7 +236,10 @@ COMMANDS = (
         method="adapter.search",
         run=search,
         arguments=SEARCH,
-        more="Everything given must hold. `orchctl adapter list` also shows what peers offer.",
+        more="Everything given must hold. `orchctl adapter list` also shows what peers offer.\n\n"
+        "Loss and exact match are what authors claim of their own. GAIN is what people whom you follow measured on\n"
+        "data of their own, each counted once: nats a token below the base's loss, the lower end of the 95 % interval\n"
+        "of the mean. `--sort attested` goes by it.",
     ),
     Command(
         "why",

@@ -62,8 +62,10 @@ COMMANDS = (
             opt("--metric", "which figure (loss)", choices=("loss", "exact_match")),
             opt("--split", "which part (test)", choices=("train", "validation", "test")),
         ),
-        more="The figure is told under the adapter's topics; it counts for those who follow you and want attestations\n"
-        "(`orchctl trust policy --attestations`). `orchctl adapter show` lists all that were heard of.",
+        more="Figures are rounded to hundredths and the number of examples to fives or more: they tell nothing of\n"
+        "single rows. They are told under the adapter's topics. Those who follow you find the adapter by them\n"
+        "(`orchctl adapter search --sort attested`), and may want such figures before it is\n"
+        "let in (`orchctl trust policy --attestations`). `orchctl adapter show` lists all that were heard of.",
     ),
     Command(
         "cosign",
