@@ -759,13 +759,6 @@ class CheckpointUnknown(NotFound):
     default_hint = "`orchctl checkpoint list` shows what is kept."
 
 
-class MemoryShort(OrchdError):
-    """A training needs more memory than there is; the message says how much is missing, the hint what would fit."""
-
-    code = 5020
-    default_hint = "Close other programs, or train on a smaller base; nothing that can be set makes this one fit."
-
-
 class ForgetsTooMuch(Refused):
     """An adapter has unlearnt so much of what its base could do that publishing it stops."""
 
@@ -853,10 +846,10 @@ class OllamaModelUnknown(NotFound):
 
 
 class MemoryShort(OrchdError):
-    """A job asked for more memory than its limit, or than there is."""
+    """A job needs more memory than its limit, or than there is. The message says how much is missing."""
 
     code = 5057
-    default_hint = "Train with a smaller `--batch-size`, with `--gradient-checkpointing on`, or close other programs."
+    default_hint = "Close other programs; a training takes less with `--gradient-checkpointing on`."
 
 
 class BaseIsPrivate(Refused):

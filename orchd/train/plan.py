@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -16,6 +15,7 @@ from typing import Final
 import msgspec
 
 from orchd.errors import MemoryShort
+from orchd.jobs.sandbox import limits
 from orchd.train.plan_specs import Alone, BaseFacts, DataFacts, Line, Machine, Plan, Trial
 from orchd.train.schedule import WARM_UP_SHARE
 from orchd.train.specs import Finding, Settled, TrainSpec, alpha_of
@@ -271,6 +271,8 @@ def _checkpointing(spec: TrainSpec, facts: Facts, place: Place) -> Line:
     return Line(name="gradient_checkpointing", value=shown, shown=shown, why=why)
 
 
+NOTHING_FITS: Final = "Close other programs, or train on a smaller base; nothing that can be set makes this one fit."
+
 # ---- memory -------------------------------------------------------------------------------------------------------
 
 
@@ -329,7 +331,7 @@ def short(facts: Facts, asked: Place, fitting: Place | None, missing: int | None
     told = f"this training needs {size(needed(facts, asked))} besides the base, and may take "
     told += f"{size(round(MEMORY_SHARE * free))} of the {size(free)} that are free: {size(missing)} are missing"
     if fitting is None:
-        return MemoryShort(told, field="base")
+        return MemoryShort(told, hint=NOTHING_FITS, field="base")
     words = ["--gradient-checkpointing on"] if fitting.recompute else []
     if fitting.max_length < asked.max_length:
         words.append(f"--max-length {fitting.max_length}")
@@ -342,27 +344,17 @@ def short(facts: Facts, asked: Place, fitting: Place | None, missing: int | None
 
 @contextlib.contextmanager
 def memory_watched(settled: Settled) -> Iterator[None]:
-    """What memory running out comes down to: `MemoryShort`, with how much was missing and a plan that takes less."""
+    """What memory running out comes down to: `MemoryShort`, with how much was missing and what takes less."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError):
-            missing = ""
-        elif found := ALLOCATING.search(str(error)):
-            missing = f": {size(float(found[1]) * UNITS[found[2]])} more were needed"
-        else:
+        if (lacking := limits.shortage(error)) is None:
             raise
-        raise MemoryShort(f"the memory ran out{missing}", hint=_less(settled), field="max_length") from error
+        raise MemoryShort(lacking, hint=_less(settled), field="max_length") from error
 
 
-ALLOCATING: Final = re.compile(r"[Tt]ried to allocate ([0-9.]+) (bytes|[KMG]iB)")
-"""As torch says it of main memory and of a GPU's (c10/core/impl/alloc_cpu.cpp, c10/cuda/CUDACachingAllocator.cpp)."""
-
-UNITS: Final = {"bytes": 1.0, "KiB": 1024.0, "MiB": 1024.0**2, "GiB": 1024.0**3}
-
-
-def _less(settled: Settled) -> str | None:
-    """The next step to take less memory; None where nothing is left to be set."""
+def _less(settled: Settled) -> str:
+    """The next step to take less memory."""
     if settled.gradient_checkpointing == "off":
         words, does = "--gradient-checkpointing on", "computes layers twice and keeps a fraction of them"
     elif settled.max_length > SHORTEST:
@@ -370,7 +362,7 @@ def _less(settled: Settled) -> str | None:
     elif settled.rank > LEAST_RANK:
         words, does = f"--rank {max(LEAST_RANK, settled.rank // 2)}", "makes a smaller adapter"
     else:
-        return None
+        return NOTHING_FITS
     return f"Train with `{words}`: it {does}."
 
 
