@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial as partial_call
@@ -33,9 +32,6 @@ log = logging.getLogger(__name__)
 #: Peers that are known at the start are expected within so many seconds, and looked for this often.
 COMING_S, COMING_LOOK_S = 10.0, 0.1
 
-#: Adapters that are admitted at once in this process: it is work for a core, and of many that began together all would
-#: be through at the end.
-_admissions = trio.CapacityLimiter(os.cpu_count() or 1)
 
 
 async def fetch(
@@ -121,9 +117,7 @@ async def _fetch_files(
                 )
                 await download.run(providers)
                 async with _door(context, manifest):
-                    admission = await trio.to_thread.run_sync(
-                        _admit, registry, manifest, partial, here, checks, limiter=_admissions
-                    )
+                    admission = await trio.to_thread.run_sync(_admit, registry, manifest, partial, here, checks)
             except DiskFull:
                 partial.discard()
                 raise
