@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 COMING_S, COMING_LOOK_S = 10.0, 0.1
 
 
-
 async def fetch(
     node: Node,
     context: Context,
