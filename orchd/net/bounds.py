@@ -27,7 +27,7 @@ from libp2p.pubsub.utils import maybe_consume_signed_record
 from libp2p.utils.varint import read_length_prefixed_protobuf, read_varint_prefixed_bytes_limited
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
-from orchd.net.hardening import Correction, Replacement
+from orchd.net.hardening import Replacement, correction
 from orchd.net.policy.rates import Bucket
 
 log = logging.getLogger(__name__)
@@ -47,23 +47,15 @@ RPC_MESSAGES, RPC_CONTROLS, RPC_IDS = 512, 64, 5_000
 #: Messages that a neighbour may have sent again at one request.
 WANTED = 256
 
-#: In force with those of `hardening.py`.
-BOUNDS: list[Correction] = []
-
 _stock_consume = maybe_consume_signed_record
 _stock_iwant = GossipSub.handle_iwant
 _stock_add_provider = ProviderStore.add_provider
 
 
-def _bound(function: Correction) -> Correction:
-    BOUNDS.append(function)
-    return function
-
-
 # ---- what is known of peers ------------------------------------------------------------------------------------
 
 
-@_bound
+@correction
 def own_key_stays() -> list[Replacement]:
     """When too many peers are known, those go that are not connected, the ones heard of longest ago first.
 
@@ -87,7 +79,7 @@ def _forget_strangers(self: PeerStore) -> None:
         del self.peer_data_map[peer]
 
 
-@_bound
+@correction
 def few_addresses() -> list[Replacement]:
     """Of each peer the last `ADDRESSES` addresses are kept, and no long ones.
 
@@ -105,7 +97,7 @@ def _reasonable(addresses: Sequence[Multiaddr]) -> list[Multiaddr]:
     return [address for address in addresses[:ADDRESSES] if len(address.to_bytes()) <= ADDRESS_SIZE]
 
 
-@_bound
+@correction
 def short_identify() -> list[Replacement]:
     """What a peer says of itself has `IDENTIFY_SIZE` bytes at most, or its stream ends.
 
@@ -129,7 +121,7 @@ async def _read_identify(stream: Any, use_varint_format: bool = True) -> bytes:
 # ---- the DHT -----------------------------------------------------------------------------------------------------
 
 
-@_bound
+@correction
 def short_dht_messages() -> list[Replacement]:
     """Questions to our DHT server have 64 KiB at most and come at a pace; answers have 1 MiB at most.
 
@@ -154,7 +146,7 @@ async def _read_dht_question(stream: Any, max_length: int) -> bytes:
     return question
 
 
-@_bound
+@correction
 def bounded_providers() -> list[Replacement]:
     """Our DHT server keeps so many keys of one provider, so many records in all, and few addresses of each.
 
@@ -196,7 +188,7 @@ def _forget_record(self: ProviderStore, key: bytes, peer: str) -> None:
 # ---- pubsub ------------------------------------------------------------------------------------------------------
 
 
-@_bound
+@correction
 def modest_rpcs() -> list[Replacement]:
     """Of one RPC so many messages and control entries are looked at, and no more.
 
@@ -217,7 +209,7 @@ def _cut_and_consume(rpc: Any, host: Any, peer_id: ID) -> bool:
     return _stock_consume(rpc, host, peer_id)
 
 
-@_bound
+@correction
 def wanted_once() -> list[Replacement]:
     """A message is sent again once for each request, and so many at one request.
 

@@ -3,7 +3,8 @@
 Every function names what was seen without it (the numbers are those of our measurements of 0.8.1) and has a test in
 `tests/net/test_hardening.py` that shows the failure without it and its absence with it. A *correction* replaces
 attributes of library modules or classes for the whole process: `harden()` applies them all, once, before a host is
-made. The remaining functions correct one host, or are arguments for making one.
+made; more of them are in `bounds.py`, `quiet.py` and `retries.py`. The remaining functions correct one host, or are
+arguments for making one.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from libp2p.host import ping as ping_module
 from libp2p.host.basic_host import BasicHost
 from libp2p.io import msgio
 from libp2p.io.exceptions import ConnectionClosedError, IncompleteReadError
-from libp2p.kad_dht import kad_dht as kad_dht_module
 from libp2p.kad_dht import peer_routing, provider_store
 from libp2p.kad_dht.kad_dht import KadDHT
 from libp2p.network import swarm as swarm_module
@@ -33,14 +33,13 @@ from libp2p.network.stream.exceptions import StreamEOF
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
-from libp2p.peer.peerstore import PeerStore
 from libp2p.pubsub import pubsub as pubsub_module
 from libp2p.pubsub.rpc_queue import RpcQueue
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.yamux import yamux as yamux_module
 from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
-from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
+from libp2p.stream_muxer.yamux.yamux import Yamux
 from libp2p.utils import varint as varint_module
 
 log = logging.getLogger(__name__)
@@ -52,8 +51,6 @@ PROVIDERS_PER_KEY = 1000
 PROVIDER_EXPIRY_S = 3600
 #: A DHT server that does not answer within this time is passed over, in seconds.
 DHT_QUERY_TIMEOUT_S = 3
-#: Between refreshes of the routing table, and between Yamux pings; in seconds. `pulse.py` asks after a silence of 120.
-REFRESH_S, PING_S = 1800, 100
 #: Inbound DHT streams at once: in all, from one peer, and how long each may stay, in seconds.
 DHT_STREAMS, DHT_STREAMS_PER_PEER, DHT_STREAM_S = 256, 16, 30.0
 #: Inbound streams of all protocols that one peer may hold open, and how long one may outlast its handler, in seconds.
@@ -72,12 +69,11 @@ _dropped: set[Correction] = set()
 
 def harden() -> None:
     """Apply every correction to the library in this process. Doing it again changes nothing."""
-    from orchd.net.bounds import BOUNDS  # which import this file
-    from orchd.net.retries import RETRIES
+    from orchd.net import bounds, quiet, retries  # noqa: F401 (each adds its own; they import this file)
 
-    for correction in (*CORRECTIONS, *BOUNDS, *RETRIES):
-        if correction not in _dropped:
-            _apply(correction)
+    for one in CORRECTIONS:
+        if one not in _dropped:
+            _apply(one)
 
 
 @contextmanager
@@ -85,8 +81,8 @@ def without(*dropped: Correction) -> Iterator[None]:
     """The hardened library less some corrections, inside the block: for the tests that show why each is there."""
     harden()
     _dropped.update(dropped)
-    for correction in dropped:
-        for owner, name, _ in correction():
+    for one in dropped:
+        for owner, name, _ in one():
             setattr(owner, name, _as_shipped[id(owner), name][2])
     try:
         yield
@@ -95,13 +91,14 @@ def without(*dropped: Correction) -> Iterator[None]:
         harden()
 
 
-def _apply(correction: Correction) -> None:
-    for owner, name, new in correction():
+def _apply(one: Correction) -> None:
+    for owner, name, new in one():
         _as_shipped.setdefault((id(owner), name), (owner, name, getattr(owner, name)))
         setattr(owner, name, new)
 
 
-def _correction(function: Correction) -> Correction:
+def correction(function: Correction) -> Correction:
+    """One that `harden` applies."""
     CORRECTIONS.append(function)
     return function
 
@@ -112,7 +109,7 @@ def _correction(function: Correction) -> Correction:
 _stock_stream_handler = BasicHost._swarm_stream_handler
 
 
-@_correction
+@correction
 def guarded_stream_handlers() -> list[Replacement]:
     """An exception that leaves a stream handler costs its stream, not the host; and a stream ends with its handler.
 
@@ -173,7 +170,7 @@ def guard_pubsub(pubsub: Any) -> None:
     pubsub.push_msg = push_msg
 
 
-@_correction
+@correction
 def roomy_queues() -> list[Replacement]:
     """`GOSSIP_QUEUE` messages may wait for one neighbour.
 
@@ -243,7 +240,7 @@ def yamux_only() -> TMuxerOptions:
 # ---- fact 3: the 251st connection is refused -----------------------------------------------------------------
 
 
-@_correction
+@correction
 def inbound_slots_given_back() -> list[Replacement]:
     """The slot of an inbound connection is free again when the connection ends.
 
@@ -285,7 +282,7 @@ def guard_inbound(swarm: Swarm, guard: Callable[[str], AbstractContextManager[Ca
 # ---- fact 4: provider records (the lookup itself is in `topics.py`) --------------------------------------------
 
 
-@_correction
+@correction
 def provider_limits() -> list[Replacement]:
     """Our DHT servers keep 1000 providers of a key, for an hour, and a query waits 3 s for a server.
 
@@ -300,7 +297,7 @@ def provider_limits() -> list[Replacement]:
     ]
 
 
-@_correction
+@correction
 def dht_streams_end() -> list[Replacement]:
     """A peer holds few inbound DHT streams, none for ever.
 
@@ -327,29 +324,10 @@ async def _handle_dht_stream(self: KadDHT, stream: Any) -> None:
             del held[peer]
 
 
-@_correction
-def quiet_dht() -> list[Replacement]:
-    """An answer names peers without their signed records, and what goes on by itself goes on less often.
-
-    Seen: two thirds of an answer's three kilobytes were records that nobody here asks for (a peer says its addresses
-    itself when it is met), the routing table was refreshed every ten minutes, and each connection was pinged from both
-    sides every half minute: forty megabytes a day of a node with twenty peers that did nothing.
-    """
-    return [
-        (PeerStore, "get_peer_record", _no_record),
-        (kad_dht_module, "ROUTING_TABLE_REFRESH_INTERVAL", REFRESH_S),
-        (yamux_module, "RTT_MEASURE_INTERVAL", PING_S),
-    ]
-
-
-def _no_record(self: PeerStore, peer_id: ID) -> None:
-    return None
-
-
 # ---- fact 6: a cancelled write poisons the connection -----------------------------------------------------------
 
 
-@_correction
+@correction
 def whole_writes() -> list[Replacement]:
     """Once begun, a frame is written to its end; cancellation waits for that.
 
@@ -370,27 +348,10 @@ async def _write_whole_frame(self: Yamux, data: bytes) -> None:
     await trio.lowlevel.checkpoint()
 
 
-@_correction
-def windows_in_batches() -> list[Replacement]:
-    """A stream's window is opened again when half of it was used, not after every read.
-
-    Seen: each read, also each of the one-byte reads of a length, was answered with a frame of its own, encrypted and
-    sent alone: of what twenty quiet nodes did, four frames of five. go-yamux waits for half of the window.
-    """
-    return [(YamuxStream, "_auto_tune_and_send_window_update", _open_half_used_window)]
-
-
-async def _open_half_used_window(self: YamuxStream, *, bytes_read: int = 0) -> None:
-    waiting = len(self.conn.stream_buffers.get(self.stream_id, b""))
-    used = self.target_recv_window - (self.recv_window + waiting)
-    if used >= self._grow_threshold() and not self.recv_closed:
-        await self.send_window_update(self._grow_to_delta(waiting) + self._apply_autotune_epoch(waiting))
-
-
 # ---- fact 7: small TCP segments break the connection -----------------------------------------------------------
 
 
-@_correction
+@correction
 def patient_reads() -> list[Replacement]:
     """`read_exactly` reads until it has everything or the peer ends.
 
@@ -427,7 +388,7 @@ class Traffic:
 _stock_read, _stock_write = RawConnection.read, RawConnection.write
 
 
-@_correction
+@correction
 def traffic_is_seen() -> list[Replacement]:
     """A connection knows how many bytes went over its socket, and when the last ones came.
 
@@ -474,7 +435,7 @@ async def drop_connection(connection: Any, patience_s: float = 5.0) -> None:
 # ---- smaller observations --------------------------------------------------------------------------------------
 
 
-@_correction
+@correction
 def no_dial_delay() -> list[Replacement]:
     """Seen: every successful dial waited 250 ms more, for a second address that had no reason to win."""
     return [(swarm_module, "_HAPPY_EYEBALLS_DELAY", 0.0)]

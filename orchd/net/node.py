@@ -175,13 +175,15 @@ class Node:
         self._punch.identified(peer)
 
     async def _greet(self, peer: ID) -> None:
+        told = frozenset(self._names)
         try:
             await self.records.greet(peer)
         except OrchdError as error:
             log.info("%s is not one of us, or busy: %s", peer, error)
             self._ungreeted.add(peer)
         else:
-            self._ungreeted.discard(peer)
+            if told == self._names.keys():  # else a later greeting, which may have failed, says what counts
+                self._ungreeted.discard(peer)
             self.company.reached(peer)
 
     def _shares(self, peer: ID) -> bool:

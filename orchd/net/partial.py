@@ -28,6 +28,8 @@ KEEP_S, KEEP_BYTES = 7 * 86_400, 8 << 30
 #: After so many bytes it is looked again whether the disk has room.
 LOOK_EVERY = 32 << 20
 JOURNAL = "journal"
+#: In the place of a descriptor.
+CLOSED = -1
 NOTE = struct.Struct(">II")
 
 
@@ -54,9 +56,7 @@ class Partial:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for descriptor in (self._journal, *self._files.values()):
-            os.close(descriptor)
-        self._files.clear()
+        self._close()
 
     def found(self) -> list[Span]:
         """The chunks that were brought before and are still what was signed, one each. Reads them all."""
@@ -98,11 +98,19 @@ class Partial:
         return digest.digest()
 
     def is_empty(self) -> bool:
-        return os.fstat(self._journal).st_size == 0
+        return self._journal == CLOSED or os.fstat(self._journal).st_size == 0
 
     def discard(self) -> None:
-        """Nothing of it stays."""
+        """Nothing of it stays, and nothing is put any more. To free the blocks of its files takes the disk a while."""
         shutil.rmtree(self._folder, ignore_errors=True)
+        self._close()
+
+    def _close(self) -> None:
+        for descriptor in (self._journal, *self._files.values()):
+            if descriptor != CLOSED:
+                os.close(descriptor)
+        self._journal = CLOSED
+        self._files.clear()
 
     def _keep(self, file: int, chunk: int, data: memoryview) -> None:
         with self._writing, full_disk_told(self._folder):

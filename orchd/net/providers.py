@@ -18,7 +18,7 @@ from orchd.records import Manifest, Verified
 
 #: Rounds before all others are asked: how many more peers, and how many seconds without a yes. Each is longer than the
 #: one before: where all are slow because there is much to do, haste would make more of it.
-ROUNDS = ((1, 0.5), (3, 1.0), (6, 2.0), (12, 4.0))
+ROUNDS = ((1, 1.0), (3, 2.0), (6, 3.0), (12, 4.0))
 #: Peers asked at once, at most.
 PEERS_ASKED = 32
 #: An adapter of more bytes is worth many providers at once.

@@ -14,23 +14,15 @@ from libp2p.peer.id import ID
 from libp2p.peer.peerstore import PeerStoreError
 from libp2p.pubsub.pubsub import Pubsub
 
-from orchd.net.hardening import Correction, Replacement
+from orchd.net.hardening import Replacement, correction
 
 #: The pause before a peer is asked again what it is, doubling up to the second figure, in seconds.
 PAUSE_S, PAUSE_MAX_S = 1.0, 60.0
 
-#: In force with those of `hardening.py`.
-RETRIES: list[Correction] = []
-
 _stock_new_peer = Pubsub._handle_new_peer
 
 
-def _retry(function: Correction) -> Correction:
-    RETRIES.append(function)
-    return function
-
-
-@_retry
+@correction
 def identified_in_the_end() -> list[Replacement]:
     """A connected peer is asked what it speaks until it has told.
 
@@ -54,7 +46,7 @@ async def _identify_until_known(self: BasicHost, peer_id: ID, reason: str) -> No
         self._identify_inflight.discard(peer_id)
 
 
-@_retry
+@correction
 def gossip_reaches_in_the_end() -> list[Replacement]:
     """A stream of pubsub that could not be opened is tried again.
 

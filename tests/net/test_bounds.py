@@ -21,8 +21,8 @@ from libp2p.pubsub.gossipsub import GossipSub
 from libp2p.pubsub.pb import rpc_pb2
 from multiaddr import Multiaddr
 
-from orchd.net import bounds, hardening
-from orchd.net.hardening import Correction, without
+from orchd.net import bounds, hardening, retries
+from orchd.net.hardening import without
 from orchd.net.host import Host
 from tests.net.support import PATIENCE_S, until
 from tests.net.test_hardening import KAD, a_host, a_pubsub, dht_ping, join, two_hosts
@@ -111,7 +111,8 @@ def protocols_of(host: Host, peer: ID) -> int:
 
 
 async def test_a_long_identify_answer_is_not_believed() -> None:
-    assert await protocols_believed() < 100
+    with without(retries.identified_in_the_end):
+        assert await protocols_believed() < 100
     with without(bounds.short_identify):
         assert await protocols_believed() == 50_000
 
@@ -277,11 +278,3 @@ async def test_a_message_is_sent_again_once_for_a_request() -> None:
     assert await copies_sent(1000) == 1
     with without(bounds.wanted_once):
         assert await copies_sent(1000) == 1000
-
-
-@pytest.mark.parametrize("bound", bounds.BOUNDS, ids=lambda bound: bound.__name__)
-def test_the_bounds_name_what_exists(bound: Correction) -> None:
-    """An upgrade of the library that moves something is noticed here first."""
-    assert "Seen:" in (bound.__doc__ or "")
-    for owner, name, _ in bound():
-        assert hasattr(owner, name), f"{owner} has no {name}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import trio
 from libp2p.peer.id import ID
 
 from orchd.errors import PeerTimeout
@@ -47,3 +48,36 @@ async def test_a_peer_that_did_not_hear_of_a_topic_is_told_again(
         of = b.network._node
         assert of is not None
         await until(lambda: not of._ungreeted, "and b's own greeting came through")
+
+
+async def test_a_greeting_from_before_does_not_make_up_for_one_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It names the topics of then; that it came through says nothing of the new one."""
+    monkeypatch.setattr(node, "GREET_AGAIN_S", 3600.0)
+    greet, go_on, begun = Records.greet, trio.Event(), trio.Event()
+
+    async with cluster(tmp_path) as made:
+        await made.start("a")
+        b = await made.start("b")
+        of = b.network._node
+        assert of is not None
+        await until(of.host.peers, "connected")
+        (peer,) = of.host.peers()
+        await until(lambda: of.news.knows(peer), "greeted")
+
+        async def first_waits_second_fails(self: Records, peer: ID) -> None:
+            if begun.is_set():
+                raise PeerTimeout(f"{peer} did not answer")
+            await greet(self, peer)
+            begun.set()
+            await go_on.wait()
+
+        monkeypatch.setattr(Records, "greet", first_waits_second_fails)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(of._greet, peer)
+            await begun.wait()
+            await b.network.join("shared")
+            await until(lambda: of._ungreeted == {peer}, "lost")
+            go_on.set()
+        assert of._ungreeted == {peer}

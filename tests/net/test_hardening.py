@@ -31,6 +31,7 @@ from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
 from libp2p.security.insecure.transport import PLAINTEXT_PROTOCOL_ID, InsecureTransport
 from libp2p.stream_muxer.mplex.mplex import MPLEX_PROTOCOL_ID, Mplex
+from libp2p.tools.anyio_service import background_trio_service
 from multiaddr import Multiaddr
 
 from orchd.errors import PeerUnreachable
@@ -39,11 +40,10 @@ from orchd.net import hardening
 from orchd.net import host as host_module
 from orchd.net.hardening import without
 from orchd.net.host import Host, run_host
-from orchd.net.retries import RETRIES
 from tests.net.support import LOOPBACK, PATIENCE_S, until
 
 ECHO = TProtocol("/test/echo/1")
-KAD = TProtocol("/ipfs/kad/1.0.0")
+KAD, MESHSUB = TProtocol("/ipfs/kad/1.0.0"), TProtocol("/meshsub/1.1.0")
 
 
 @asynccontextmanager
@@ -68,6 +68,28 @@ async def echo_handler(stream: Any) -> None:
 
 async def join(client: Host, server: Host) -> None:
     await client.connect(server.id, server.basic.get_transport_addrs())
+
+
+@asynccontextmanager
+async def two_that_gossip(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Pubsub, Pubsub]]:
+    """Pubsub of two connected hosts; the first one's is of the one that connected."""
+    monkeypatch.setattr(pubsub_module, "_PEER_STREAM_BACKOFF_INITIAL", 0.05)
+    async with a_host(1) as server, a_host(2) as client:
+        theirs, ours = (Pubsub(host.basic, GossipSub([MESHSUB], 6, 4, 12)) for host in (server, client))
+        async with (
+            background_trio_service(theirs.router),
+            background_trio_service(theirs),
+            background_trio_service(ours.router),
+            background_trio_service(ours),
+        ):
+            try:
+                await ours.wait_until_ready()
+                await theirs.wait_until_ready()
+                await join(client, server)
+                yield ours, theirs
+            finally:
+                theirs.seen_messages.stop()
+                ours.seen_messages.stop()
 
 
 async def echo(client: Host, server: Host, data: bytes = b"still here", patience_s: float = PATIENCE_S) -> None:
@@ -675,7 +697,7 @@ async def test_leaving_closes_every_descriptor(monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_corrections_name_what_exists() -> None:
     """An upgrade of the library that moves something is noticed here first."""
-    for correction in (*hardening.CORRECTIONS, *RETRIES):
+    for correction in hardening.CORRECTIONS:
         assert correction.__doc__
         assert "Seen:" in correction.__doc__
         for owner, name, _ in correction():

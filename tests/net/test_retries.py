@@ -11,18 +11,14 @@ import trio
 from libp2p.host.basic_host import BasicHost
 from libp2p.host.exceptions import StreamFailure
 from libp2p.peer.id import ID
-from libp2p.pubsub import pubsub as pubsub_module
-from libp2p.pubsub.gossipsub import GossipSub
 from libp2p.pubsub.pubsub import Pubsub
-from libp2p.tools.anyio_service import background_trio_service
 
 from orchd.net import retries
 from orchd.net.hardening import without
 from orchd.net.host import Host
 from tests.net.support import until
-from tests.net.test_hardening import a_host, join
+from tests.net.test_hardening import MESHSUB, a_host, join, two_that_gossip
 
-MESHSUB = "/meshsub/1.1.0"
 #: How often opening a stream fails, as on a machine that is busy.
 FAILURES = 2
 
@@ -88,47 +84,20 @@ async def test_who_has_gone_is_not_asked_any_more(monkeypatch: pytest.MonkeyPatc
         await until(lambda: server.id not in client.basic._identify_inflight)
 
 
-async def gossip(monkeypatch: pytest.MonkeyPatch, busy: Busy, wait: Callable[[Pubsub, ID], Any]) -> None:
-    """Two hosts with pubsub; `wait` gets the one's that connects, and the other's id."""
-    monkeypatch.setattr(pubsub_module, "_PEER_STREAM_BACKOFF_INITIAL", 0.05)
-    async with a_host(1) as server, a_host(2) as client:
-        theirs, ours = (Pubsub(host.basic, GossipSub([MESHSUB], 6, 4, 12)) for host in (server, client))  # type: ignore[list-item]
-        async with (
-            background_trio_service(theirs.router),
-            background_trio_service(theirs),
-            background_trio_service(ours.router),
-            background_trio_service(ours),
-        ):
-            try:
-                await ours.wait_until_ready()
-                await theirs.wait_until_ready()
-                await join(client, server)
-                await wait(ours, server.id)
-            finally:
-                theirs.seen_messages.stop()
-                ours.seen_messages.stop()
-
-
 async def test_a_peer_never_gossips_without_the_correction(monkeypatch: pytest.MonkeyPatch) -> None:
     with without(retries.gossip_reaches_in_the_end):
         busy = Busy(monkeypatch, MESHSUB)
         busy.watch(monkeypatch, Pubsub, "_handle_new_peer_with_retry")
-
-        async def wait(ours: Pubsub, peer: ID) -> None:
+        async with two_that_gossip(monkeypatch) as (ours, theirs):
             await busy.gave_up.wait()
-            assert peer not in ours.peers
-
-        await gossip(monkeypatch, busy, wait)
+            assert not (ours.peers and theirs.peers)
 
 
 async def test_a_peer_gossips_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     busy = Busy(monkeypatch, MESHSUB)
-
-    async def wait(ours: Pubsub, peer: ID) -> None:
-        await until(lambda: peer in ours.peers)
+    async with two_that_gossip(monkeypatch) as (ours, theirs):
+        await until(lambda: bool(ours.peers and theirs.peers))
         assert busy.failed == FAILURES
-
-    await gossip(monkeypatch, busy, wait)
 
 
 async def test_who_does_not_gossip_is_not_asked_for_ever() -> None:

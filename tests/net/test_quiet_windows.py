@@ -11,8 +11,9 @@ from libp2p.custom_types import TProtocol
 from libp2p.stream_muxer.yamux import yamux
 from libp2p.stream_muxer.yamux.yamux import YamuxStream
 
-from orchd.net.hardening import windows_in_batches, without
+from orchd.net.hardening import without
 from orchd.net.host import READ_SIZE, WRITE_SIZE, Host
+from orchd.net.quiet import windows_in_batches
 from tests.net.test_hardening import ECHO, two_hosts
 
 SINK = TProtocol("/test/sink/1")

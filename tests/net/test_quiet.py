@@ -1,4 +1,4 @@
-"""What the DHT and Yamux say by themselves, and how much of it."""
+"""What the DHT, Yamux and pubsub say by themselves, and how much of it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ from typing import Any
 import pytest
 from libp2p.kad_dht import kad_dht
 from libp2p.kad_dht.pb.kademlia_pb2 import Message
+from libp2p.peer.id import ID
+from libp2p.pubsub import pubsub as pubsub_module
+from libp2p.pubsub.pb import rpc_pb2
 from libp2p.stream_muxer.yamux import yamux
 
 from orchd.config import NetConfig
-from orchd.net import pulse, topics
-from orchd.net.hardening import PROVIDER_EXPIRY_S, quiet_dht, without
+from orchd.net import bounds, pulse, topics
+from orchd.net.hardening import PROVIDER_EXPIRY_S, without
+from orchd.net.quiet import quiet_dht, records_said_once
 from tests.net.support import until
-from tests.net.test_hardening import a_host, join
+from tests.net.test_hardening import a_host, join, two_that_gossip
 
 NAME = "test/quiet"
 
@@ -50,3 +54,24 @@ def test_intervals_fit_each_other() -> None:
     assert (kad_dht.ROUTING_TABLE_REFRESH_INTERVAL, yamux.RTT_MEASURE_INTERVAL) == (1800, 100)
     assert yamux.RTT_MEASURE_INTERVAL < pulse.IDLE_QUIET_S, "else each quiet link would be asked on a stream"
     assert 2 * NetConfig().announce_interval_s < PROVIDER_EXPIRY_S, "one announcement may get lost"
+
+
+@pytest.mark.parametrize("corrected", [True, False])
+async def test_a_message_says_nothing_of_its_sender(corrected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    came: list[rpc_pb2.RPC] = []
+    take = bounds._cut_and_consume
+
+    def seen(rpc: rpc_pb2.RPC, host: Any, peer: ID) -> bool:
+        came.append(rpc_pb2.RPC.FromString(rpc.SerializeToString()))
+        return take(rpc, host, peer)
+
+    with nullcontext() if corrected else without(records_said_once):
+        async with two_that_gossip(monkeypatch) as (ours, theirs):
+            monkeypatch.setattr(pubsub_module, "maybe_consume_signed_record", seen)
+            heard = await theirs.subscribe(NAME)
+            await until(lambda: NAME in ours.peer_topics, "subscribed")
+            await ours.publish(NAME, b"news")
+            assert (await heard.get()).data == b"news"
+            messages = [rpc for rpc in came if rpc.publish]
+            assert messages
+            assert all(rpc.HasField("senderRecord") is not corrected for rpc in messages)

@@ -1,0 +1,79 @@
+"""Corrections to libp2p 0.8.1 that say less: what nobody asked for, and what was said before.
+
+Continues `hardening.py`, whose rules hold here: each names what was seen without it, and has a test in
+`tests/net/test_quiet.py` that shows it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from libp2p.kad_dht import kad_dht as kad_dht_module
+from libp2p.peer.id import ID
+from libp2p.peer.peerstore import PeerStore
+from libp2p.pubsub import gossipsub as gossipsub_module
+from libp2p.pubsub.pubsub import Pubsub
+from libp2p.stream_muxer.yamux import yamux as yamux_module
+from libp2p.stream_muxer.yamux.yamux import YamuxStream
+
+from orchd.net.hardening import Replacement, correction
+
+#: Between refreshes of the routing table, and between Yamux pings; in seconds. `pulse.py` asks after a silence of 120.
+REFRESH_S, PING_S = 1800, 100
+
+_stock_write_msg = Pubsub.write_msg
+
+
+@correction
+def quiet_dht() -> list[Replacement]:
+    """An answer names peers without their signed records, and what goes on by itself goes on less often.
+
+    Seen: two thirds of an answer's three kilobytes were records that nobody here asks for (a peer says its addresses
+    itself when it is met), the routing table was refreshed every ten minutes, and each connection was pinged from both
+    sides every half minute: forty megabytes a day of a node with twenty peers that did nothing.
+    """
+    return [
+        (PeerStore, "get_peer_record", _no_record),
+        (kad_dht_module, "ROUTING_TABLE_REFRESH_INTERVAL", REFRESH_S),
+        (yamux_module, "RTT_MEASURE_INTERVAL", PING_S),
+    ]
+
+
+def _no_record(self: PeerStore, peer_id: ID) -> None:
+    return None
+
+
+@correction
+def windows_in_batches() -> list[Replacement]:
+    """A stream's window is opened again when half of it was used, not after every read.
+
+    Seen: each read, also each of the one-byte reads of a length, was answered with a frame of its own, encrypted and
+    sent alone: of what twenty quiet nodes did, four frames of five. go-yamux waits for half of the window.
+    """
+    return [(YamuxStream, "_auto_tune_and_send_window_update", _open_half_used_window)]
+
+
+async def _open_half_used_window(self: YamuxStream, *, bytes_read: int = 0) -> None:
+    waiting = len(self.conn.stream_buffers.get(self.stream_id, b""))
+    used = self.target_recv_window - (self.recv_window + waiting)
+    if used >= self._grow_threshold() and not self.recv_closed:
+        await self.send_window_update(self._grow_to_delta(waiting) + self._apply_autotune_epoch(waiting))
+
+
+@correction
+def records_said_once() -> list[Replacement]:
+    """Who a node is stands in the first RPC on a stream, not in each.
+
+    Seen: every gossiped message and every look at the mesh carried the sender's signed addresses, 230 bytes that were
+    looked up and verified each time: one sixth of what a message cost both ends. Only `do_px` ever asks for them.
+    """
+    return [
+        (gossipsub_module, "env_to_send_in_RPC", lambda host: (b"", False)),
+        (Pubsub, "write_msg", _write_without_empty_record),
+    ]
+
+
+async def _write_without_empty_record(self: Pubsub, stream: Any, rpc: Any) -> bool:
+    if not rpc.senderRecord:
+        rpc.ClearField("senderRecord")  # an empty one is there, and refused
+    return await _stock_write_msg(self, stream, rpc)
