@@ -60,11 +60,11 @@ def connect(family: int, kind: int, address: object) -> None:
         one.send(b"hello")
 
 
-def reconnect_a_pair(address: str) -> None:
-    """A datagram socket that was born connected may be connected elsewhere."""
+def misuse_a_pair(address: str) -> None:
+    """A datagram socket that was born connected may send elsewhere."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with ours, theirs:
-        ours.connect(address)
+        ours.sendto(b"hello", address)
 
 
 def new_namespace() -> None:
@@ -87,7 +87,7 @@ def network(target: Target) -> dict[str, Callable[[], object]]:
         "unix": lambda: connect(socket.AF_UNIX, socket.SOCK_STREAM, target.unix),
         "unix datagrams": lambda: connect(socket.AF_UNIX, socket.SOCK_DGRAM, target.unix_datagrams),
         "abstract": lambda: connect(socket.AF_UNIX, socket.SOCK_STREAM, "\0" + target.abstract),
-        "pair": lambda: reconnect_a_pair(target.unix_datagrams),
+        "pair": lambda: misuse_a_pair(target.unix_datagrams),
     }
 
 
