@@ -10,7 +10,11 @@ import sys
 
 from benchmarks.report import run_modules
 
-MODULES = ("leaks",)
+MODULES = (
+    "quality",
+    "steps",
+    "leaks",
+)
 
 if __name__ == "__main__":
     run_modules("train", MODULES, sys.argv[1:])

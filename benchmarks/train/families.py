@@ -70,6 +70,15 @@ def draw(family: str, count: int, rng: random.Random) -> list[Conversation]:
     return found
 
 
+def parts(family: str, folder: Path, train: int, validation: int, test: int, *, seed: int) -> Path:
+    """A data set of a family: so many rows in each part."""
+    rows = draw(family, train + validation + test, random.Random(seed))
+    return write(
+        {"train": rows[:train], "validation": rows[train : train + validation], "test": rows[train + validation :]},
+        folder,
+    )
+
+
 def write(parts: Mapping[Part, Sequence[Conversation]], folder: Path) -> Path:
     """A data set with these parts. Near duplicates are kept: all rows of a family are near to each other."""
     rows = [msgspec.structs.replace(one, part=part) for part, conversations in parts.items() for one in conversations]

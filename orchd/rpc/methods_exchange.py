@@ -10,7 +10,7 @@ import trio
 
 from orchd import crafting, room
 from orchd.crafting import Making
-from orchd.errors import ParamsInvalid
+from orchd.errors import NotAvailable, ParamsInvalid, did_you_mean
 from orchd.jobs import LocalContext
 from orchd.node import NO_LICENCE, Node, in_thread
 from orchd.registry import AdapterRow, Base, exchange, peft_folder
@@ -23,11 +23,18 @@ from orchd.rpc.table import Params, Result, method
 FILE_NAME = re.compile(r"\A[A-Za-z0-9_][A-Za-z0-9._-]{0,99}\Z")
 
 
+ORCHPACK = "orchpack"
+LATER = ("gguf", "mlx", "onnx", "pytorch", "safetensors")
+"""What an adapter merged into its base will be written as; nothing here does so yet."""
+
+
 class AdapterExport(Params, frozen=True, kw_only=True):
-    """`path` is the file to write, or a folder for a file that is called after the adapter."""
+    """`path` is the file to write, or a folder for a file that is called after the adapter. `format` is orchpack: the
+    adapter in safetensors with its lineage. What merges it into its base (gguf, mlx, onnx, …) is not available yet."""
 
     adapter: str
     path: str
+    format: str = ORCHPACK
     force: bool = False
 
 
@@ -36,12 +43,23 @@ class AdapterExport(Params, frozen=True, kw_only=True):
 )
 async def adapter_export(node: Node, p: AdapterExport) -> JobStarted:
     row = await in_thread(node.registry.adapter, p.adapter)
+    _check_format(p.format, row)
     path = await in_thread(_target, p.path, row)
 
     async def work(context: LocalContext) -> Exported:
         return await in_thread(exchange.export, node.registry, row.id, path, force=p.force)
 
     return JobStarted(job=(await node.jobs.submit_local("export", f"export {row.name[:80]}", work)).id)
+
+
+def _check_format(format: str, row: AdapterRow) -> None:
+    """Raises `NotAvailable` for a format that this orchd does not write, `ParamsInvalid` for what is none."""
+    if format in LATER:
+        hint = f"`orchctl deploy {row.id} --name NAME` makes it answer; {ORCHPACK} is the format to hand it on in."
+        raise NotAvailable(f"an adapter can't be written as {format} here", hint=hint, field="format")
+    if format != ORCHPACK:
+        hint = did_you_mean(format, (ORCHPACK, *LATER)) or f"Leave it out: it is {ORCHPACK} then."
+        raise ParamsInvalid(f"there is no format {format[:40]!r}", hint=hint, field="format")
 
 
 def _target(text: str, row: AdapterRow) -> Path:

@@ -35,7 +35,7 @@ async def train_plan(node: Node, p: TrainStart) -> JobStarted:
     initial = "" if what.initial is None else what.initial.name
     base = "" if p.base == "demo" else what.base.name
     options = {"base": base, "initial": initial, "name": p.name}
-    command = advice.again(what.spec, words=(what.dataset.name,), options=options)
+    command = advice.again(settings_of(p), words=(what.dataset.name,), options=options)
     job = await node.jobs.submit(
         "train.plan", PlanSpec(train=what.spec, command=command), title=f"plan {what.dataset.name}"
     )

@@ -61,6 +61,7 @@ EXPORT = Command(
     arguments=(
         arg("adapter", "its name, or its id or the beginning of it"),
         arg("path", "the file, or the folder that it goes to (default: here)", nargs="?", default=None),
+        opt("--format", "how it is written (orchpack, which is the only one yet)"),
         switch("--force", "replace a file that is there"),
     ),
     more="The file (.orchpack) holds the signed manifest, the weights, the manifests of its ancestors that are here,\n"
