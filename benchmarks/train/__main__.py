@@ -1,7 +1,8 @@
 """The rows of training. usage: python -m benchmarks.train [MODULE ...]
 
-Each module of `MODULES` gives the rows that its docstring names; without arguments all run. `ORCHD_BENCH_SMALL=1` runs
-them small, to see that they work: their figures mean nothing then.
+Each module of `MODULES` gives the rows that its docstring names; without arguments all run, about an hour on two cores.
+`ORCHD_BENCH_SMALL=1` runs them on a toy model, to see that they work: their figures mean nothing then.
+`speed` needs `pip install -r benchmarks/train/requirements.txt`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ import sys
 from benchmarks.report import run_modules
 
 MODULES = (
+    "speed",
+    "overhead",
+    "resume",
     "quality",
     "steps",
     "leaks",
