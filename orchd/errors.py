@@ -859,6 +859,13 @@ class BaseIsPrivate(Refused):
     default_hint = "`orchctl train start … --method full --extract-rank 16` makes an adapter that can be shared."
 
 
+class QuantizationMissing(OrchdError):
+    """What holds a base in 4 or 8 bits is not installed."""
+
+    code = 5061
+    default_hint = "`pip install 'orchd[quantize]'` beside orchd, or train without `--quantization`."
+
+
 # ---- 60xx averaging ------------------------------------------------------------------------------------------
 
 

@@ -21,6 +21,7 @@ import msgspec
 
 from benchmarks.report import Row
 from benchmarks.train import chats, skill
+from benchmarks.train.skill import DEMO_BASE
 from orchd.importers.conversation import Conversation, Message
 from orchd.importers.source import ImportLog
 from orchd.train.datasets.build import Parts, build
@@ -32,7 +33,6 @@ KILL_SECONDS = (0.3, 2.0) if chats.SMALL else (1.0, 8.0)
 """After the first checkpoint of a process, or after it has gone on from one."""
 
 MOST_KILLS = 5 if chats.SMALL else 50
-DEMO_BASE = Path(__file__).parents[2] / "orchd/train/base/demo"
 TRAIN = """
 import os, sys
 import msgspec

@@ -9,6 +9,7 @@ from pathlib import Path
 
 WORDS = ("sun", "cat", "key", "moon", "dog", "tree", "red", "fish")
 EXAMPLES = 300
+DEMO_BASE = Path(__file__).parents[2] / "orchd/train/base/demo"
 
 
 def write(file: Path) -> Path:

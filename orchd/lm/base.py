@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -17,8 +18,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from orchd.errors import BaseUnusable
+from orchd.errors import BaseUnusable, QuantizationMissing
 
+Quantization = Literal["none", "nf4", "int8"]
+warnings.filterwarnings("ignore", message="MatMul8bitLt: inputs will be cast")
 warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
 logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -44,10 +47,14 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def load_base(path: Path | str, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Base:
+def load_base(
+    path: Path | str, dtype: torch.dtype = torch.float32, device: str = "cpu", quantization: Quantization = "none"
+) -> Base:
     """Load the folder ``path`` in ``dtype`` (computing in float32 from BF16 files loses nothing).
 
-    Raises `BaseUnusable` when the folder is no usable base.
+    With ``quantization`` the linear maps of the layers are held in 4 bits (NF4, their scales quantised too; Dettmers
+    et al., QLoRA, 2023) or 8, and computed in ``dtype``; only an adapter can be trained then. Raises `BaseUnusable`
+    when the folder is no usable base, and `QuantizationMissing`.
     """
     folder = Path(path)
     _check_folder(folder)
@@ -59,10 +66,27 @@ def load_base(path: Path | str, dtype: torch.dtype = torch.float32, device: str 
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
+            **_quantized(quantization, dtype, device),
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise BaseUnusable(f"{folder.name}: {_first_line(error)}", field="base") from error
-    return Base(model.to(device).eval().requires_grad_(False), tokenizer, folder)
+    if quantization == "none":
+        model = model.to(device)
+    return Base(model.eval().requires_grad_(False), tokenizer, folder)
+
+
+def _quantized(quantization: Quantization, dtype: torch.dtype, device: str) -> dict[str, Any]:
+    """What transformers wants to be told. Raises `QuantizationMissing`."""
+    if quantization == "none":
+        return {}
+    for package in ("bitsandbytes", "accelerate"):
+        if importlib.util.find_spec(package) is None:
+            raise QuantizationMissing(f"{quantization} needs the Python package {package}, which isn't installed")
+    from transformers import BitsAndBytesConfig
+
+    four = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+    how = four | {"bnb_4bit_compute_dtype": dtype} if quantization == "nf4" else {"load_in_8bit": True}
+    return {"quantization_config": BitsAndBytesConfig(**how), "device_map": {"": device}}  # type: ignore[no-untyped-call]
 
 
 def load_tokenizer(path: Path | str) -> Any:

@@ -13,7 +13,7 @@ from orchd.train.specs import Change, Settled, TrainSpec
 SETTINGS: Final = (
     *("rank", "alpha", "learning_rate", "batch_size", "steps", "seed"),
     *("weight_decay", "lora_dropout", "gradient_accumulation_steps", "replay", "rslora", "modules", "layers"),
-    *("objective", "dpo_beta", "dpo_sft", "method", "extract_rank"),
+    *("objective", "dpo_beta", "dpo_sft", "method", "extract_rank", "quantization"),
     *("epochs", "max_steps", "warmup_steps", "max_length", "validation_split"),
 )
 """Of `TrainSpec`, what `orchctl train start` has an option for, in that order."""

@@ -112,7 +112,7 @@ def run(spec: TrainSpec, job: JobContext) -> TrainResult:
     started = time.monotonic()
     job.progress(0, max(1, spec.steps), "steps", phase="preparing")
     folder = Path(spec.run) if spec.run else job.workdir / "run"
-    base = load_base(spec.base, dtype=DTYPES[compute_in(spec, folder)], device=best_device())
+    base = load_base(spec.base, DTYPES[compute_in(spec, folder)], best_device(), spec.quantization)
     training = prepare(spec, base, folder, job)
     with training.curves:
         train(training)

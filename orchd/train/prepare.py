@@ -60,6 +60,9 @@ def _check_method(spec: TrainSpec) -> None:
         if given:
             hint = "Leave it out, or train an adapter: `--method lora`."
             raise TrainingRefused(f"{field} is of adapters, and whole weights are trained", hint=hint, field=field)
+    if spec.quantization != "none":
+        hint = "Leave it out, or train an adapter: `--method lora`."
+        raise TrainingRefused("whole weights can't be trained in 4 or 8 bits", hint=hint, field="quantization")
     if spec.compute == "BF16":
         hint = "Leave out `--compute`: it is F32 then."
         raise TrainingRefused("small changes of whole weights are lost in BF16", hint=hint, field="compute")

@@ -20,7 +20,7 @@ DRAWN_POINTS: Final = 300
 SHOWN: Final = (
     *("method", "extract_rank", "rank", "alpha", "rslora", "modules", "layers", "objective", "dpo_beta", "dpo_sft"),
     *("learning_rate", "batch_size", "gradient_accumulation_steps", "weight_decay", "lora_dropout"),
-    *("steps", "schedule_total", "schedule_offset", "seed", "dtype"),
+    *("steps", "schedule_total", "schedule_offset", "seed", "dtype", "quantization"),
 )
 OF_ADAPTERS: Final = frozenset({"rank", "alpha", "rslora"})
 LOSS: Final = "Loss, nats a token", "Loss, nats a pair"
@@ -66,7 +66,7 @@ def page(head: Head, spec: TrainSpec, points: Sequence[Point], result: Any) -> s
 
 
 def _matters(name: str, spec: TrainSpec) -> bool:
-    if spec.method == "full" and name in OF_ADAPTERS:
+    if (spec.method == "full" and name in OF_ADAPTERS) or getattr(spec, name) == "none":
         return False
     return spec.objective == "dpo" or "dpo" not in name
 

@@ -74,6 +74,7 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     adapter's inputs that is left out while it is trained. ``run`` is the folder of the run's checkpoints and curves
     (empty: one in the working folder, which goes with it); a run that has checkpoints there goes on from the last.
 
+    ``quantization``: the frozen base is held in 4 bits (nf4: QLoRA) or 8 (int8); what is scored is an adapter on it.
     ``compute`` is the dtype that the base is computed in; "auto" tries which is faster here. ``dtype`` is the file's.
     ``gradient_checkpointing``: layers are computed twice to save memory; "auto" does so where that is short.
 
@@ -115,6 +116,7 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     weight_decay: float = 0.0
     lora_dropout: float = 0.0
     gradient_accumulation_steps: int = 1
+    quantization: Literal["none", "nf4", "int8"] = "none"
     compute: Literal["auto", "F32", "BF16"] = "auto"
     gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
     retention: Readable | None = None

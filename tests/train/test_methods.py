@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import msgspec
 import pytest
 import torch
 
-from orchd.errors import TrainingRefused
+from orchd.errors import QuantizationMissing, TrainingRefused
 from orchd.importers.conversation import Conversation, Message, Preference
 from orchd.jobs.context import JobContext
 from orchd.lm.adapter import (
@@ -339,6 +340,7 @@ def test_preferences_can_change_whole_weights(
         ({"method": "full", "lora_dropout": 0.1}, "lora_dropout"),
         ({"method": "full", "rslora": True}, "rslora"),
         ({"method": "full", "compute": "BF16"}, "compute"),
+        ({"method": "full", "quantization": "nf4"}, "quantization"),
     ],
 )
 def test_what_whole_weights_do_not_have(wrong: dict[str, Any], field: str) -> None:
@@ -351,3 +353,30 @@ def test_nothing_to_extract(dataset: MakeDataset, reversals: list[Conversation],
     asked = spec(dataset(reversals, split="train"), method="full", modules=("norm",), steps=1, extract_rank=2)
     with pytest.raises(TrainingRefused, match="no linear map"):
         loop.run(asked, job)
+
+
+# ---- 4 and 8 bits ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("quantization", "bits"), [("nf4", 4), ("int8", 8)])
+def test_an_adapter_is_learnt_on_a_quantised_base(
+    dataset: MakeDataset, reversals: list[Conversation], job: JobContext, quantization: Any, bits: int
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    held = load_base(DEMO_BASE, quantization=quantization).model.model.layers[0].mlp.up_proj.weight
+    assert held.element_size() * held.numel() == 128 * 384 * bits // 8
+    folder = dataset(reversals)
+    result = loop.run(spec(folder, rank=8, steps=60, batch_size=16, quantization=quantization), job)
+    assert result.heldout[0].loss < 0.3 * result.heldout[0].base_loss
+    on_plain = evaluate.run(
+        EvaluateSpec(base=str(DEMO_BASE), adapters=(AdapterPath(id="a", path=str(job.workdir / "adapter")),),
+                     dataset=str(folder)),
+        new_job(job.workdir / "plain"),
+    ).rows[1]  # fmt: skip
+    assert on_plain.loss < 0.3 * result.heldout[0].base_loss
+
+
+def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(QuantizationMissing, match="nf4 needs the Python package bitsandbytes"):
+        load_base(DEMO_BASE, quantization="nf4")
