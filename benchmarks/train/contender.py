@@ -36,9 +36,10 @@ def orchd(examples: Sequence[Encoded], folder: Path) -> list[Step]:
     from orchd.train import loop
     from orchd.train.curves import Curves
     from orchd.train.objective import Sft
+    from orchd.train.plan import ROW_TOKENS
     from orchd.train.runs import State
     from orchd.train.schedule import Schedule
-    from orchd.train.specs import Checkpointing, TrainSpec
+    from orchd.train.specs import Checkpointing, Settled, TrainSpec
     from orchd.train.trainee import Adapter
 
     spec = TrainSpec(
@@ -53,13 +54,25 @@ def orchd(examples: Sequence[Encoded], folder: Path) -> list[Step]:
         schedule_offset=chats.OFFSET,
         checkpointing=Checkpointing(enabled=False),
     )
+    settled = Settled(
+        rank=chats.RANK,
+        alpha=chats.ALPHA,
+        learning_rate=chats.RATE,
+        batch_size=chats.ROWS_A_STEP,
+        steps=chats.STEPS,
+        warmup_steps=0,
+        max_length=chats.LONGEST,
+        row_tokens=ROW_TOKENS,
+        gradient_checkpointing="off",
+    )
     base = Base(chats.model().eval().requires_grad_(False), None, folder)
     torch.manual_seed(chats.SEED)
     trainee = Adapter(spec, base)
     parameters = [one for one in trainee.model.parameters() if one.requires_grad]
     with Curves(folder / "metrics.jsonl") as curves:
         training = loop.Training(
-            spec=spec,
+            spec=settled.put_into(spec),
+            settled=settled,
             job=JobContext(folder, chats.THREADS, Silent()),
             folder=folder,
             trainee=trainee,
@@ -67,6 +80,7 @@ def orchd(examples: Sequence[Encoded], folder: Path) -> list[Step]:
             schedule=Schedule(chats.RATE, chats.SCHEDULE, chats.OFFSET),
             objective=Sft(),
             examples=examples,
+            own=len(examples),
             validation=(),
             steps=chats.STEPS,
             validate_every=chats.STEPS,
