@@ -777,7 +777,7 @@ class LeakReportMissing(Refused):
     """An adapter that was trained here is to be published, and how much of its data it gives away was not measured."""
 
     code = 5040
-    default_hint = "`orchctl adapter leak-report ADAPTER` measures it; `--despite-leak` publishes it without."
+    default_hint = "`orchctl adapter leak-report ADAPTER` measures it, and signs the verdict."
 
 
 class LeaksTooMuch(Refused):

@@ -27,7 +27,7 @@ from orchd.jobs import Job
 from orchd.records import MICRO, Manifest, text_id
 from orchd.records.ids import ADAPTER
 from orchd.records.manifest import NOT_MEASURED, Leak, LeakExtra, Routing
-from orchd.registry import ADMITTED, AdapterRow
+from orchd.registry import ADMITTED, REMOVED, AdapterRow
 from orchd.registry.local_rows import Run
 from orchd.registry.trust import SELF
 from orchd.registry.use import not_admitted
@@ -42,9 +42,11 @@ LABEL = 120  # characters
 
 
 class LeakNote(msgspec.Struct, frozen=True, kw_only=True):
-    """Which adapter a report is on."""
+    """What a report is on."""
 
     adapter: str
+    datasets: tuple[str, ...] = ()
+    routing: bool = False
 
 
 class LeakShown(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,17 +102,20 @@ def _signed(node: Node, id: str, result: LeakResult) -> LeakShown:
     registry = node.registry
     manifest = registry.manifest(id)
     record = manifest.record
+    before = registry.adapter(id)
     has_all = record.leak is not None and (result.centroid is None or record.routing is not None)
-    if has_all or record.author != node.identity.public_key:
-        return LeakShown(adapter=registry.adapter(id), report=result.report)
+    if has_all or before.trust != SELF:
+        return LeakShown(adapter=before, report=result.report)
+    if (signed := _signed_before(node, id, result)) is not None:
+        return LeakShown(adapter=signed, report=result.report, was=id, kept=before.state != REMOVED)
     parts = signed_parts(result.report, result.centroid)
     again = msgspec.structs.replace(
         record,
         **{**parts, "extra": {**record.extra, **parts["extra"]}},
+        author=node.identity.public_key,
         supersedes=manifest.digest,
         created_ms=node.clock(),
     )
-    before = registry.adapter(id)
     admission = crafting.sign_in(registry, node.identity, again, registry.adapter_folder(id), origin=before.origin)
     run = registry.local.get(Run, id)
     if run is not None:
@@ -124,6 +129,23 @@ def _signed(node: Node, id: str, result: LeakResult) -> LeakShown:
     return LeakShown(adapter=registry.adapter(admission.id), report=result.report, was=id, kept=kept)
 
 
+def _signed_before(node: Node, id: str, result: LeakResult) -> AdapterRow | None:
+    """The new version, where the daemon was killed after it had signed it."""
+    rows = node.registry.index.read("SELECT digest FROM adapter WHERE supersedes = ? AND state = 'admitted'", (id,))
+    files = node.registry.manifest(id).record.files
+    for (digest,) in rows:
+        record = node.registry.manifest(digest).record
+        if (
+            record.files == files
+            and {"leak": record.leak, "routing": record.routing}.items()
+            >= {
+                name: part for name, part in signed_parts(result.report, result.centroid).items() if name != "extra"
+            }.items()
+        ):
+            return node.registry.adapter(digest)
+    return None
+
+
 def _is_used(node: Node, row: AdapterRow) -> bool:
     """Whether others know the adapter, or something here is made of it."""
     children = node.registry.index.read("SELECT 1 FROM edge WHERE parent = ? LIMIT 1", (row.id,))
@@ -134,8 +156,8 @@ def _is_used(node: Node, row: AdapterRow) -> bool:
 # ---- what is measured ---------------------------------------------------------------------------------------------
 
 
-async def plan(node: Node, text: str, dataset: str | None, *, routing: bool) -> tuple[LeakSpec, str]:
-    """The job that measures an adapter on what it was trained on (or a data set that is named), and the adapter's id.
+async def plan(node: Node, text: str, dataset: str | None, *, routing: bool) -> tuple[LeakSpec, LeakNote]:
+    """The job that measures an adapter on what it was trained on (or a data set that is named), and what it is on.
     Raises `LeakUnmeasurable`, `AdapterUnknown`, `DatasetUnknown`, `NotAdmitted`."""
     row = await trio.to_thread.run_sync(node.registry.adapter, text)
     if row.state != ADMITTED:
@@ -154,7 +176,7 @@ async def plan(node: Node, text: str, dataset: str | None, *, routing: bool) -> 
         datasets=tuple(str(node.datasets.folder(id)) for id in found),
         settings=await _settings(node, row.id, found[0], routing=routing),
     )
-    return spec, row.id
+    return spec, LeakNote(adapter=row.id, datasets=tuple(found), routing=routing)
 
 
 def datasets_behind(node: Node, id: str) -> Iterator[str]:
@@ -215,32 +237,32 @@ async def _settings(node: Node, id: str, dataset: str, *, routing: bool) -> Leak
 
 
 def check(node: Node, row: AdapterRow, *, despite: bool) -> None:
-    """Whether an adapter may be published: the figure that is signed decides. Raises `LeakReportMissing`,
-    `LeaksTooMuch`; neither with `despite`.
+    """Whether an adapter may be published: the figure that is signed decides. Raises `LeakReportMissing` (with
+    `despite` only while its data is here, so that it could be measured), `LeaksTooMuch` (not with `despite`).
 
     Somebody else's is theirs to judge, and one that was made elsewhere holds no data set of this node's. An average
     gives away no more than what it is made of, so each of its leaves that was trained here is looked at, unless it was
     published before.
     """
-    if despite or row.trust != SELF:
+    if row.trust != SELF:
         return
     if row.leak is not None or node.registry.local.get(Run, row.id) is not None:
-        _check_one(row)
+        _check_one(node, row, despite=despite)
         return
     for leaf in row.lineage.leaves if row.lineage is not None else ():
         if node.registry.local.get(Run, leaf.id) is None:
             continue
         for own in node.registry.rows_of([leaf.id]):
             if not own.topics:
-                _check_one(own, within=row.name)
+                _check_one(node, own, despite=despite, within=row.name)
 
 
-def _check_one(row: AdapterRow, within: str = "") -> None:
+def _check_one(node: Node, row: AdapterRow, *, despite: bool, within: str = "") -> None:
     told = f"{row.name} ({row.id})" + (f", a leaf of {within}," if within else "")
     if row.leak is None:
-        hint = f"`orchctl adapter leak-report {row.id}` measures it in seconds; or publish it with --despite-leak."
-        raise LeakReportMissing(f"nobody has looked how much of its data {told} gives away", hint=hint, field="adapter")
-    if row.leak.synthetic or not exceeds(row.leak.auc, row.leak.emitted):
+        _check_unmeasured(node, row, told, despite=despite)
+        return
+    if despite or row.leak.synthetic or not exceeds(row.leak.auc, row.leak.emitted):
         return
     if row.leak.auc is None:
         hint = "Train on more rows and put some aside; or publish it with --despite-leak."
@@ -251,3 +273,14 @@ def _check_one(row: AdapterRow, within: str = "") -> None:
     )
     limit = f"the limit is an AUC of {MAX_AUC:g}, and no canary said"
     raise LeaksTooMuch(f"{told}: {row.leak.verdict}; {limit}", hint=hint, field="adapter")
+
+
+def _check_unmeasured(node: Node, row: AdapterRow, told: str, *, despite: bool) -> None:
+    """The verdict is signed either way, so what can be measured is measured first."""
+    measurable = next(datasets_behind(node, row.id), None) is not None
+    if despite and not measurable:
+        return
+    hint = f"`orchctl adapter leak-report {row.id}` measures it in seconds, and signs the verdict."
+    if not measurable:
+        hint = "Its data set is not here any more; --despite-leak publishes it without a verdict."
+    raise LeakReportMissing(f"nobody has looked how much of its data {told} gives away", hint=hint, field="adapter")

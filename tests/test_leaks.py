@@ -131,6 +131,14 @@ async def test_a_report_that_came_later_makes_a_new_version(home: Home) -> None:
     assert registry.adapter(id).state == "admitted"
 
 
+async def test_a_daemon_killed_after_signing_signs_no_second_time(home: Home) -> None:
+    id = home.trained()
+    first = await home.measured(id, REPORT)
+    again = await home.measured(id, REPORT)
+    assert (again.adapter.id, again.was, again.kept) == (first.adapter.id, id, False)
+    assert len(home.told) == 1
+
+
 async def test_one_that_is_in_use_stays(home: Home) -> None:
     id = home.trained()
     home.node.deployments.put(
@@ -181,10 +189,18 @@ def test_a_foreign_extra_is_no_report(home: Home) -> None:
 
 
 def test_a_training_without_a_report_is_not_published(home: Home) -> None:
-    id = home.trained()
+    id = home.trained(dataset=home.dataset("mine"))
+    for despite in (False, True):  # the verdict is signed either way
+        with pytest.raises(LeakReportMissing, match="ours") as refused:
+            home.check(id, despite=despite)
+        assert f"leak-report {id}" in str(refused.value.hint)
+
+
+def test_what_can_not_be_measured_any_more_is_published_by_name(home: Home) -> None:
+    id = home.trained(dataset="dst_gone")
     with pytest.raises(LeakReportMissing, match="ours") as refused:
         home.check(id)
-    assert f"leak-report {id}" in str(refused.value.hint)
+    assert "--despite-leak" in str(refused.value.hint)
     home.check(id, despite=True)
 
 
@@ -247,8 +263,8 @@ async def test_it_is_measured_on_all_that_it_learnt(home: Home) -> None:
     home.jobs["job_1"] = Job(
         id="job_1", kind="train", title="", state=State.DONE, created_ms=1, spec=spec, result={"epochs": 5.0}
     )
-    found, adapter = await leaks.plan(home.node, "after", None, routing=True)
-    assert adapter == id
+    found, note = await leaks.plan(home.node, "after", None, routing=True)
+    assert note == LeakNote(adapter=id, datasets=(second, first), routing=True)
     folders = [str(home.node.datasets.folder(dataset)) for dataset in (second, first)]
     assert list(found.datasets) == folders
     assert found.settings == LeakSettings(seed=7, canaries=3, routing=True, epochs=5.0, dropout=0.1)

@@ -138,7 +138,7 @@ def _attestation(row: Received, trust: str) -> AttestationRow:
 
 class AdapterPublish(Params, frozen=True, kw_only=True):
     """`preview` checks everything, says what would be done, and does nothing. `despite_leak`: also where the leak
-    report is above the limit, or there is none. `despite_forgetting`: also what has unlearnt much of what its base
+    report is above the limit, or can't be made. `despite_forgetting`: also what has unlearnt much of what its base
     knew."""
 
     adapter: str

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from orchd import leaks
 from orchd.node import Node
 from orchd.rpc.methods_jobs import JobStarted
@@ -24,6 +26,8 @@ class AdapterLeakReport(Params, frozen=True, kw_only=True):
     "Measure how much of its training data an adapter gives away, and sign the verdict.",
 )
 async def adapter_leak_report(node: Node, p: AdapterLeakReport) -> JobStarted:
-    spec, adapter = await leaks.plan(node, p.adapter, p.dataset, routing=p.routing)
-    note = leaks.LeakNote(adapter=adapter)
-    return JobStarted(job=(await node.jobs.submit("leak", spec, title=f"leak report {adapter[:12]}", note=note)).id)
+    """One that runs already is the same job."""
+    spec, note = await leaks.plan(node, p.adapter, p.dataset, routing=p.routing)
+    running = node.jobs.under_way("leak", msgspec.to_builtins(note))
+    title = f"leak report {note.adapter[:12]}"
+    return JobStarted(job=(running or await node.jobs.submit("leak", spec, title=title, note=note)).id)

@@ -264,7 +264,7 @@ COMMANDS = (
             opt("--topic", "where; may be given more than once", dest="topics", action="append", required=True),
             switch("--despite-forgetting", "also what has unlearnt much of what its base knew"),
             switch("--dry-run", "only say where it would be announced, and which topics joined", dest="preview"),
-            switch("--despite-leak", "also where its leak report is above the limit, or there is none"),
+            switch("--despite-leak", "also where its leak report is above the limit, or can't be made"),
         ),
     ),
     Command(

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor
 
+from orchd.errors import DatasetUnusable
 from orchd.jobs.context import JobContext
 from orchd.lm.base import Base, context_length
 from orchd.lm.chat import Encoded
@@ -153,13 +154,18 @@ def measure(model: Any, base: Base, rows: Rows, settings: LeakSettings, check: C
     return Measured(report, centroid)
 
 
-def measure_training(model: Any, base: Base, spec: TrainSpec, epochs: float, job: JobContext) -> Measured:
-    """The report on a training that has just ended; ``model`` is in eval mode."""
+def measure_training(model: Any, base: Base, spec: TrainSpec, epochs: float, job: JobContext) -> Measured | None:
+    """The report on a training that has just ended; ``model`` is in eval mode. None where a data set can't be read any
+    more: that costs the report, not the training."""
     settings = LeakSettings(
         seed=spec.seed, canaries=spec.canaries, routing=spec.routing, epochs=epochs, dropout=spec.lora_dropout
     )
     before = [folder for folder in map(Path, spec.learnt_before) if folder.is_dir()]  # it may have been deleted since
-    rows = read_rows(base, [Path(spec.dataset), *before], spec.seed)
+    try:
+        rows = read_rows(base, [Path(spec.dataset), *before], spec.seed)
+    except DatasetUnusable as error:
+        job.log(f"no leak report: {error}")
+        return None
     return measure(model, base, rows, settings, job.check)
 
 
