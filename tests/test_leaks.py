@@ -20,9 +20,12 @@ from orchd.records.ids import ADAPTER
 from orchd.registry import DatasetRow
 from orchd.registry.local_rows import Deployment, Run
 from orchd.registry.own import Datasets, Deployments
+from orchd.rpc.methods_adapters import AdapterPublish, adapter_publish
 from orchd.train.leak.figures import CanaryFigure, Centroid, LeakReport
 from orchd.train.specs import LeakResult, LeakSettings, TrainSpec
 from tests.helpers import ALICE, BOB, Lab, lora_tensors
+from tests.net.support import cluster
+from tests.rpc.test_methods_network import node_of
 
 REPORT = LeakReport(
     auc=0.6,
@@ -223,6 +226,20 @@ def test_the_signed_figure_decides(home: Home, report: LeakReport, error: type[E
     with pytest.raises(error, match=report.verdict):
         home.check(id)
     home.check(id, despite=True)
+
+
+async def test_publishing_asks_for_the_report(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as made:
+        a = await made.start("a")
+        node, id = node_of(a), a.make().id
+        node.datasets = Datasets(a.registry.local, tmp_path / "datasets", lambda: 1)
+        node.datasets.add_run(Run(adapter=id, dataset="dst_gone", job="job_1", salt=bytes(32)))
+        asked = AdapterPublish(adapter=id, topics=["ours"])
+        for preview in (True, False):
+            with pytest.raises(LeakReportMissing):
+                await adapter_publish(node, replace(asked, preview=preview))
+        assert not a.network.topics()
+        assert (await adapter_publish(node, replace(asked, despite_leak=True))).announcements
 
 
 def test_an_average_is_as_good_as_its_leaves(home: Home) -> None:

@@ -17,6 +17,7 @@ from orchd.importers.conversation import Conversation
 from orchd.jobs.context import JobContext
 from orchd.lm.adapter import start_adapter
 from orchd.lm.base import load_base
+from orchd.lm.chat import Encoded
 from orchd.train import loop
 from orchd.train.datasets.encode import encode_row
 from orchd.train.leak import figures, measure, worker
@@ -154,6 +155,17 @@ def test_a_canary_is_a_row_of_its_data_sets_kind(kind: str) -> None:
     model = start_adapter(base, 4, 8.0).eval()
     found = measure.exposure(model, base, canary, kind)
     assert 1 <= found.rank <= found.alternatives + 1 == ALTERNATIVES + 1
+
+
+def test_endings_are_scored_as_whole_rows_are() -> None:
+    base = load_base(DEMO_BASE)
+    model = start_adapter(base, 4, 8.0).eval()
+    (canary,) = canaries(1, 3)
+    rows = [encode_row(base.tokenizer, canary.row("text", secret)) for secret in ("sun", "sun cat", "key", "cat sun")]
+    start = next(at for at, ids in enumerate(zip(*(one.ids for one in rows), strict=False)) if len(set(ids)) > 1)
+    counted = [Encoded(one.ids, tuple(at >= start for at in range(len(one.ids)))) for one in rows]
+    expected = [one.nats for one in measure.score(model, counted)]
+    assert measure.ending_nats(model, [one.ids for one in rows], start) == pytest.approx(expected, abs=1e-3)
 
 
 def test_canaries_follow_from_the_seed_alone() -> None:

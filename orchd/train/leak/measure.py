@@ -6,8 +6,11 @@ so the hits of a scoring pass are the runs that it can be made to say.
 
 from __future__ import annotations
 
+import copy
+import math
 import random
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +44,7 @@ from orchd.train.specs import LeakSettings, TrainSpec
 MAX_ROWS: Final = 500
 """Rows that are scored of those that were learnt, and of those put aside: more change little in the figure."""
 
+ENDINGS_AT_ONCE: Final = 100
 CENTROID_PROMPTS: Final = 200
 """60 tell the topic as well; of more, each gives away less of itself."""
 
@@ -216,17 +220,43 @@ def exposure(model: Any, base: Base, canary: Canary, kind: str, check: Check = l
     """How likely its secret is beside others that were never learnt, and whether it is said when asked for."""
     own = encode_row(base.tokenizer, canary.row(kind))
     others = [encode_row(base.tokenizer, canary.row(kind, secret)) for secret in alternatives(canary)]
-    learnt, *unseen = score(model, [own, *others], check)
-    rank = 1 + sum(one.nats < learnt.nats for one in unseen)
-    bits = torch.log2(torch.tensor((ALTERNATIVES + 1) / rank))
+    secret = _where_it_differs(own, others)
+    learnt, *unseen = ending_nats(model, [one.ids for one in (own, *others)], secret.start, check)
+    rank = 1 + sum(nats < learnt for nats in unseen)
+    (said,) = score(model, [own], check)
     return CanaryFigure(
         name=canary.name,
         secret=canary.secret,
         rank=rank,
         alternatives=ALTERNATIVES,
-        bits=round(float(bits), 2),
-        emitted=set(_where_it_differs(own, others)) <= set(learnt.said),
+        bits=round(math.log2((ALTERNATIVES + 1) / rank), 2),
+        emitted=set(secret) <= set(said.said),
     )
+
+
+@torch.inference_mode()
+def ending_nats(model: Any, rows: Sequence[Sequence[int]], start: int, check: Check = lambda: None) -> list[float]:
+    """Nats of each row's tokens from ``start`` (at least 1) on. All rows are alike before, so that this is computed
+    once; endings of one length are one batch, so that nothing is padded."""
+    before = torch.tensor([list(rows[0][:start])], device=model.device)
+    output = model(input_ids=before, use_cache=True, logits_to_keep=1)
+    first = output.logits[0, -1].float().log_softmax(-1)
+    by_length = defaultdict[int, list[int]](list)
+    for index, row in enumerate(rows):
+        by_length[len(row) - start].append(index)
+    found: dict[int, float] = {}
+    for indexes in by_length.values():
+        for at in range(0, len(indexes), ENDINGS_AT_ONCE):
+            check()
+            part = indexes[at : at + ENDINGS_AT_ONCE]
+            endings = torch.tensor([list(rows[i][start:]) for i in part], device=model.device)
+            cache = copy.deepcopy(output.past_key_values)
+            cache.batch_repeat_interleave(len(part))
+            odds = model(input_ids=endings, past_key_values=cache, use_cache=True).logits.float().log_softmax(-1)
+            nats = -first[endings[:, 0]]
+            nats = nats - odds[:, :-1].gather(2, endings[:, 1:, None])[..., 0].sum(1)
+            found |= dict(zip(part, nats.tolist(), strict=True))
+    return [found[index] for index in range(len(rows))]
 
 
 def _where_it_differs(own: Encoded, others: Sequence[Encoded]) -> range:
