@@ -32,7 +32,7 @@ from orchd.registry.local_rows import Run
 from orchd.registry.trust import SELF
 from orchd.registry.use import not_admitted
 from orchd.train.leak.figures import MAX_AUC, METHOD, Centroid, LeakReport, exceeds
-from orchd.train.specs import LeakResult, LeakSettings, LeakSpec, TrainSpec
+from orchd.train.specs import LeakResult, LeakSettings, LeakSpec, TrainSpec, leak_settings
 
 if TYPE_CHECKING:
     from orchd.node import Node
@@ -228,9 +228,7 @@ async def _settings(node: Node, id: str, dataset: str, *, routing: bool) -> Leak
         return LeakSettings(routing=routing)
     spec = msgspec.convert(job.spec, TrainSpec)
     epochs = job.result.get("epochs", 0.0) if isinstance(job.result, dict) else 0.0
-    return LeakSettings(
-        seed=spec.seed, canaries=spec.canaries, routing=routing, epochs=epochs, dropout=spec.lora_dropout
-    )
+    return leak_settings(spec, epochs=epochs, routing=routing)
 
 
 # ---- what may be published ----------------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ def read_examples(
     rows = [row for row in read_part(dataset, "train") if row.id not in aside]
     kept = _fitting(base, rows, objective, max_length)
     if not kept:
-        detail = f"all {len(rows)} are longer than {_longest(base, max_length)} tokens" if rows else "it is empty"
+        detail = f"all {len(rows)} are longer than {longest_taken(base, max_length)} tokens" if rows else "it is empty"
         raise DatasetUnusable(f"nothing to train on: {detail}", field="dataset")
     return kept
 
@@ -131,11 +131,11 @@ def set_aside(dataset: Path, split: float, seed: int) -> frozenset[str]:
 
 def _fitting(base: Base, rows: Sequence[Row], objective: Objective, max_length: int) -> list[Example]:
     """Those with something to learn that fit."""
-    found = (one for row in rows for one in objective.encode(base.tokenizer, row, _longest(base, max_length)))
+    found = (one for row in rows for one in objective.encode(base.tokenizer, row, longest_taken(base, max_length)))
     return [one for one in found if one.counted_tokens]
 
 
-def _longest(base: Base, max_length: int) -> int:
+def longest_taken(base: Base, max_length: int) -> int:
     """Tokens of the longest example that is taken; 0: no bound."""
     return min(filter(None, (context_length(base.path), max_length)), default=0)
 

@@ -36,10 +36,13 @@ class Checkpointing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 class LeakSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What a leak report measures. ``seed`` and ``canaries`` are those of the training; ``routing`` makes the centroid
-    of the prompts too. ``epochs`` (0: not known) and ``dropout`` only word the advice."""
+    of the prompts too. ``validation_split`` and ``max_length`` are the training's: what they left out was not learnt.
+    ``epochs`` (0: not known) and ``dropout`` only word the advice."""
 
     seed: int = 0
     canaries: int = 0
+    validation_split: float = 0.0
+    max_length: int = 0
     routing: bool = False
     epochs: float = 0.0
     dropout: float = 0.0
@@ -127,6 +130,19 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     leak_report: bool = False
     routing: bool = False
     learnt_before: tuple[Readable, ...] = ()
+
+
+def leak_settings(spec: TrainSpec, *, epochs: float, routing: bool) -> LeakSettings:
+    """What a report on that training, which went through its rows ``epochs`` times, has to know of it."""
+    return LeakSettings(
+        seed=spec.seed,
+        canaries=spec.canaries,
+        validation_split=spec.validation_split,
+        max_length=spec.max_length,
+        routing=routing,
+        epochs=epochs,
+        dropout=spec.lora_dropout,
+    )
 
 
 def alpha_of(spec: TrainSpec) -> float:

@@ -23,6 +23,7 @@ from orchd.train.datasets.encode import encode_row
 from orchd.train.leak import figures, measure, worker
 from orchd.train.leak.canaries import ALTERNATIVES, alternatives, canaries
 from orchd.train.leak.figures import LeakReport
+from orchd.train.prepare import read_examples
 from orchd.train.specs import LeakSettings, LeakSpec, TrainResult, TrainSpec
 from orchd.train.words import ENGLISH_WORDS, INVENTED_WORDS
 
@@ -101,6 +102,20 @@ def test_the_auc_is_that_of_a_slow_reference(dataset: MakeDataset, noise: list[C
     assert report.lower
 
 
+def test_rows_that_were_put_aside_or_are_too_long_were_not_learnt(
+    dataset: MakeDataset, noise: list[Conversation]
+) -> None:
+    base, folder = load_base(DEMO_BASE), dataset(noise, test_share=0.2, validation_share=0)
+    plain = measure.read_rows(base, [folder], LeakSettings())
+    apart = measure.read_rows(base, [folder], LeakSettings(validation_split=0.25, seed=3))
+    learnt = read_examples(base, folder, split=0.25, seed=3)
+    assert [one.ids for one in apart.members] == [one.ids for one in learnt]
+    assert (len(plain.members), len(apart.members), len(apart.heldout)) == (96, 72, 24 + 24)
+    short = measure.read_rows(base, [folder], LeakSettings(max_length=19))
+    assert 0 < len(short.members) < 96
+    assert max(len(one.ids) for one in (*short.members, *short.heldout)) <= 19
+
+
 def test_the_report_of_a_job_is_that_of_the_training(
     dataset: MakeDataset, noise: list[Conversation], tmp_path: Path
 ) -> None:
@@ -136,7 +151,7 @@ def test_what_was_learnt_by_heart_comes_out(dataset: MakeDataset, noise: list[Co
 
 def test_canaries_that_were_not_learnt_are_not_said(dataset: MakeDataset, noise: list[Conversation]) -> None:
     base = load_base(DEMO_BASE)
-    rows = measure.read_rows(base, [dataset(noise, test_share=0.2)], 0)
+    rows = measure.read_rows(base, [dataset(noise, test_share=0.2)], LeakSettings())
     model = start_adapter(base, 4, 8.0).eval()
     report = measure.measure(model, base, rows, LeakSettings(canaries=6)).report
     assert not report.emitted
@@ -195,7 +210,7 @@ def test_made_up_data_holds_nothing_back(dataset: MakeDataset, noise: list[Conve
     model = start_adapter(base, 4, 8.0).eval()
     told = []
     for folders in ([folder], [real], [folder, real]):
-        rows = measure.read_rows(base, folders, 0)
+        rows = measure.read_rows(base, folders, LeakSettings())
         few = measure.Rows(rows.members[:5], rows.heldout[:5], rows.kind, rows.synthetic)  # too few: above the limit
         report = measure.measure(model, base, few, LeakSettings()).report
         told.append((report.synthetic, report.stops))
@@ -250,7 +265,7 @@ def test_the_centroid_tells_the_topic(dataset: MakeDataset, noise: list[Conversa
     base = load_base(DEMO_BASE)
     other = [pair(f"reverse: {one.messages[0].content}", one.messages[1].content) for one in noise]
     model = start_adapter(base, 4, 8.0).eval()
-    mine, theirs = (measure.read_rows(base, [dataset(rows, test_share=0.2)], 0) for rows in (noise, other))
+    mine, theirs = (measure.read_rows(base, [dataset(rows, test_share=0.2)], LeakSettings()) for rows in (noise, other))
     found = measure.measure(model, base, mine, LeakSettings(routing=True)).centroid
     assert found is not None
     assert (found.layer, found.prompts, len(found.centroid), len(found.spread)) == (1, 84, 128, 128)

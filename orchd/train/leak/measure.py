@@ -21,11 +21,11 @@ from torch import Tensor
 
 from orchd.errors import DatasetUnusable
 from orchd.jobs.context import JobContext
-from orchd.lm.base import Base, context_length
+from orchd.lm.base import Base
 from orchd.lm.chat import Encoded
 from orchd.lm.losses import DEFAULT_ROW_TOKENS, pack, token_scores
 from orchd.train.datasets.encode import encode_fitting, encode_row
-from orchd.train.datasets.store import read_info, read_part
+from orchd.train.datasets.store import Row, read_info, read_part
 from orchd.train.leak.canaries import ALTERNATIVES, Canary, alternatives, canaries
 from orchd.train.leak.figures import (
     MIN_ROWS,
@@ -39,7 +39,8 @@ from orchd.train.leak.figures import (
     remedies,
     verdict,
 )
-from orchd.train.specs import LeakSettings, TrainSpec
+from orchd.train.prepare import longest_taken, set_aside
+from orchd.train.specs import LeakSettings, TrainSpec, leak_settings
 
 MAX_ROWS: Final = 500
 """Rows that are scored of those that were learnt, and of those put aside: more change little in the figure."""
@@ -85,23 +86,28 @@ class Rows:
     synthetic: bool
 
 
-def read_rows(base: Base, datasets: Sequence[Path], seed: int) -> Rows:
-    """The rows of the ``train`` parts, and those of the others, at most `MAX_ROWS` of either. Raises
-    `DatasetUnusable`."""
-    rng = random.Random(f"{seed}/leak")
+def read_rows(base: Base, datasets: Sequence[Path], settings: LeakSettings) -> Rows:
+    """The rows that were learnt, of the ``train`` parts, and the others, at most `MAX_ROWS` of either. What the
+    ``settings`` say is of the first data set's training. Raises `DatasetUnusable`."""
+    rng = random.Random(f"{settings.seed}/leak")
     infos = [read_info(folder) for folder in datasets]
+    aside = set_aside(datasets[0], settings.validation_split, settings.seed)
+    learnt, unseen = list[Row](), list[Row]()
+    for number, folder in enumerate(datasets):
+        for row in read_part(folder, "train"):
+            (unseen if number == 0 and row.id in aside else learnt).append(row)
+        unseen += [row for part in ("validation", "test") for row in read_part(folder, part)]
+    longest = longest_taken(base, settings.max_length)
     return Rows(
-        members=_drawn(base, datasets, ("train",), rng),
-        heldout=_drawn(base, datasets, ("validation", "test"), rng),
+        members=_drawn(base, learnt, longest, rng),
+        heldout=_drawn(base, unseen, longest, rng),
         kind=infos[0].kind,
         synthetic=all(info.synthetic for info in infos),
     )
 
 
-def _drawn(base: Base, datasets: Sequence[Path], parts: Sequence[str], rng: random.Random) -> tuple[Encoded, ...]:
-    rows = [row for folder in datasets for part in parts for row in read_part(folder, part)]
+def _drawn(base: Base, rows: Sequence[Row], longest: int, rng: random.Random) -> tuple[Encoded, ...]:
     rows = rng.sample(rows, MAX_ROWS) if len(rows) > MAX_ROWS else rows
-    longest = context_length(base.path)
     encoded = [one for row in rows for one in encode_fitting(base.tokenizer, row, longest) if one.counted_tokens]
     return tuple(rng.sample(encoded, MAX_ROWS) if len(encoded) > MAX_ROWS else encoded)
 
@@ -161,12 +167,10 @@ def measure(model: Any, base: Base, rows: Rows, settings: LeakSettings, check: C
 def measure_training(model: Any, base: Base, spec: TrainSpec, epochs: float, job: JobContext) -> Measured | None:
     """The report on a training that has just ended; ``model`` is in eval mode. None where a data set can't be read any
     more: that costs the report, not the training."""
-    settings = LeakSettings(
-        seed=spec.seed, canaries=spec.canaries, routing=spec.routing, epochs=epochs, dropout=spec.lora_dropout
-    )
+    settings = leak_settings(spec, epochs=epochs, routing=spec.routing)
     before = [folder for folder in map(Path, spec.learnt_before) if folder.is_dir()]  # it may have been deleted since
     try:
-        rows = read_rows(base, [Path(spec.dataset), *before], spec.seed)
+        rows = read_rows(base, [Path(spec.dataset), *before], settings)
     except DatasetUnusable as error:
         job.log(f"no leak report: {error}")
         return None

@@ -18,7 +18,7 @@ def run(spec: LeakSpec, job: JobContext) -> LeakResult:
     torch.set_num_threads(job.threads)
     job.progress(0, 1, "reports")
     base = load_base(spec.base, device=best_device())
-    rows = read_rows(base, [Path(folder) for folder in spec.datasets], spec.settings.seed)
+    rows = read_rows(base, [Path(folder) for folder in spec.datasets], spec.settings)
     measured = measure(load_adapter(base, spec.adapter), base, rows, spec.settings, job.check)
     job.progress(1, 1, "reports")
     return LeakResult(report=measured.report, centroid=measured.centroid)
