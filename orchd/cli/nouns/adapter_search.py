@@ -61,7 +61,7 @@ def human_found(shown: dict[str, Any]) -> str:
         "rank",
         "size",
         "claimed loss",
-        "exact",
+        "claimed exact",
         "gain",
         "tags",
     )
