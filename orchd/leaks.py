@@ -252,7 +252,19 @@ def check(node: Node, row: AdapterRow, *, despite: bool) -> None:
             continue
         for own in node.registry.rows_of([leaf.id]):
             if not own.topics:
-                _check_one(node, own, despite=despite, within=row.name)
+                _check_one(node, reported(node, own) or own, despite=despite, within=row.name)
+
+
+def reported(node: Node, row: AdapterRow) -> AdapterRow | None:
+    """The version of an adapter with the same files whose manifest has a verdict, itself or a newer one."""
+    if row.leak is not None:
+        return row
+    found = node.registry.index.read("SELECT digest FROM adapter WHERE supersedes = ?", (row.id,))
+    files = node.registry.manifest(row.id).record.files
+    for newer in node.registry.rows_of([digest for (digest,) in found]):
+        if newer.leak is not None and node.registry.manifest(newer.id).record.files == files:
+            return newer
+    return None
 
 
 def _check_one(node: Node, row: AdapterRow, *, despite: bool, within: str = "") -> None:
@@ -275,6 +287,9 @@ def _check_one(node: Node, row: AdapterRow, *, despite: bool, within: str = "") 
 
 def _check_unmeasured(node: Node, row: AdapterRow, told: str, *, despite: bool) -> None:
     """The verdict is signed either way, so what can be measured is measured first."""
+    if (newer := reported(node, row)) is not None:
+        hint = f"Publish {newer.id} instead: the same files, with the verdict in its manifest."
+        raise LeakReportMissing(f"{told} has no verdict in its manifest", hint=hint, field="adapter")
     measurable = next(datasets_behind(node, row.id), None) is not None
     if despite and not measurable:
         return

@@ -242,7 +242,7 @@ async def test_publishing_asks_for_the_report(tmp_path: Path) -> None:
         assert (await adapter_publish(node, replace(asked, despite_leak=True))).announcements
 
 
-def test_an_average_is_as_good_as_its_leaves(home: Home) -> None:
+async def test_an_average_is_as_good_as_its_leaves(home: Home) -> None:
     one = home.trained("one", 1, **leaks.signed_parts(REPORT, None))
     two = home.trained("two", 2)
     leaves = tuple(sorted((parse_id(id, ADAPTER), 500_000) for id in (one, two)))
@@ -263,6 +263,12 @@ def test_an_average_is_as_good_as_its_leaves(home: Home) -> None:
     average = home.lab.admit(folder, claim, origin="averaged").id
     with pytest.raises(LeakReportMissing, match=r"two .*, a leaf of both"):
         home.check(average)
+    shown = await home.measured(two, REPORT)
+    assert shown.kept  # the average is made of it
+    home.check(average)
+    with pytest.raises(LeakReportMissing) as refused:
+        home.check(two)
+    assert shown.adapter.id in str(refused.value.hint)
     assert next(leaks.with_ancestors(home.node, average)) == average
     assert set(leaks.with_ancestors(home.node, average)) == {average, one, two}
 
