@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +31,7 @@ from orchd.train import checkpoints, diagnosis, measure, outcome, precision, run
 from orchd.train.curves import Curves, Point, StepPoint, ValidationPoint, cut_back, mean, step_losses, validations
 from orchd.train.measure import Trying
 from orchd.train.objective import Example, Objective, objective_of
+from orchd.train.peers import ALONE, Peers
 from orchd.train.plan import ROW_TOKENS, memory_watched
 from orchd.train.prepare import (
     SFT,
@@ -77,6 +79,7 @@ class Training:
     state: State
     curves: Curves
     points: list[Point]
+    peers: Peers = ALONE
     validated: ValidationPoint | None = None
     kept: dict[int, dict[str, Tensor]] = field(default_factory=dict)
     saved_at: float = field(default_factory=time.monotonic)
@@ -100,24 +103,17 @@ class Training:
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
 
-def run(spec: TrainSpec, job: JobContext) -> TrainResult:
+def run(spec: TrainSpec, job: JobContext, peers: Peers = ALONE) -> TrainResult:
     """Train on the data set's ``train`` part, save to ``adapter`` in the working folder, and score on
     what was put aside.
 
     Raises `TrainingRefused`, `TrainingDiverged`, `DatasetUnusable`, `BaseUnusable`, `AdapterUnfit`,
     `CheckpointUnfit`, `JobCancelled`.
     """
-    check(spec)
-    torch.set_num_threads(job.threads)
     started = time.monotonic()
-    job.progress(0, max(1, spec.steps), "steps", phase="preparing")
-    folder = Path(spec.run) if spec.run else job.workdir / "run"
-    base = load_base(spec.base, DTYPES[compute_in(spec, folder)], best_device(), spec.quantization)
-    training = prepare(spec, base, folder, job)
-    with training.curves:
-        train(training)
+    base, training = trained(spec, job, peers)
     tell(training, "scoring")
-    made = outcome.leave(spec, training.trainee, base, folder, training.epoch, job)
+    made = outcome.leave(spec, training.trainee, base, training.folder, training.epoch, job)
     state, losses = training.state, step_losses(training.points)
     return TrainResult(
         adapter=made.adapter,
@@ -152,6 +148,20 @@ def run(spec: TrainSpec, job: JobContext) -> TrainResult:
     )
 
 
+def trained(spec: TrainSpec, job: JobContext, peers: Peers = ALONE) -> tuple[Base, Training]:
+    """All steps, with the best weights in the model. Raises as `run` does."""
+    check(spec)
+    torch.set_num_threads(job.threads)
+    job.progress(0, max(1, spec.steps), "steps", phase="preparing")
+    folder = Path(spec.run) if spec.run else job.workdir / "run"
+    compute = peers.agreed(partial(compute_in, spec, folder), str)
+    base = load_base(spec.base, DTYPES[compute], best_device(), spec.quantization)
+    training = prepare(spec, base, folder, job, peers)
+    with training.curves:
+        train(training)
+    return base, training
+
+
 def compute_in(spec: TrainSpec, folder: Path) -> str:
     """The dtype to compute the base in: as asked for, as the run began, or what is faster here."""
     if spec.method == "full":
@@ -164,14 +174,14 @@ def compute_in(spec: TrainSpec, folder: Path) -> str:
     return "BF16" if precision.choose(Path(spec.base), best_device()) == torch.bfloat16 else "F32"
 
 
-def prepare(spec: TrainSpec, base: Base, folder: Path, job: JobContext) -> Training:
+def prepare(spec: TrainSpec, base: Base, folder: Path, job: JobContext, peers: Peers = ALONE) -> Training:
     """Everything in memory, as it was at the run's last checkpoint if it has one."""
     folder.mkdir(parents=True, exist_ok=True)
     objective, data, aside = objective_of(spec), Path(spec.dataset), spec.validation_split
     learnt = read_examples(base, data, objective, max_length=spec.max_length, split=aside, seed=spec.seed)
     examples: Sequence[Example] = [*learnt, *planted(base, spec, objective)]
     validation = read_validation(base, data, spec.seed, objective, max_length=spec.max_length, split=aside)
-    settled = settle(spec, base, folder, examples, validation, job)
+    settled = peers.agreed(partial(settle, spec, base, folder, examples, validation, job), Settled)
     spec, steps, twice = settled.put_into(spec), settled.steps, settled.gradient_checkpointing == "on"
     own, examples = len(examples), replay(spec, base, examples, folder, job)
     if twice:
@@ -180,7 +190,8 @@ def prepare(spec: TrainSpec, base: Base, folder: Path, job: JobContext) -> Train
     trainee = trainee_of(spec, base)
     parameters = [parameter for parameter in trainee.model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=spec.learning_rate, weight_decay=spec.weight_decay)
-    runs.sweep(folder)
+    if peers.first:
+        runs.sweep(folder)
     key = identity(spec, steps, examples, validation)
     examples, validation = (objective.referred(trainee.model, part, job) for part in (examples, validation))
     state = checkpoints.restore(folder, key, trainee, optimizer)
@@ -190,7 +201,8 @@ def prepare(spec: TrainSpec, base: Base, folder: Path, job: JobContext) -> Train
     if state is not None:
         job.log(f"going on after step {state.step}")
     state = state or State(identity=key, compute=compute, settled=settled)
-    points = cut_back(folder / runs.METRICS_FILE, state.step, state.validated)
+    metrics = folder / runs.METRICS_FILE if peers.first else Path(os.devnull)
+    points = cut_back(metrics, state.step, state.validated) if peers.first else []
     batch = spec.batch_size * spec.gradient_accumulation_steps
     return Training(
         spec=spec,
@@ -207,8 +219,9 @@ def prepare(spec: TrainSpec, base: Base, folder: Path, job: JobContext) -> Train
         steps=steps,
         validate_every=validate_every(steps, batch, len(examples), len(validation)),
         state=state,
-        curves=Curves(folder / runs.METRICS_FILE),
+        curves=Curves(metrics),
         points=points,
+        peers=peers,
         validated=next(reversed(validations(points)), None),
         kept={good.step: trainee.read(runs.good_folder(folder, good.step)) for good in state.goods if trainee.small},
     )
@@ -265,7 +278,7 @@ def train(t: Training) -> None:
     t.state.stopped = t.state.stopped or ALL_STEPS
     keep_the_last(t)
     save(t)
-    best = t.state.goods[0].step
+    best = t.peers.agreed(lambda: t.state.goods[0].step, int)  # the first has written it when this returns
     t.trainee.put(t.kept[best] if t.trainee.small else t.trainee.read(runs.good_folder(t.folder, best)))
     t.model.eval()
     t.job.log(f"{t.state.stopped} after step {t.state.step}; the best was step {t.state.goods[0].step}")
@@ -278,7 +291,7 @@ def take_step(t: Training, batch: Sequence[Example]) -> None:
     t.optimizer.param_groups[0]["lr"] = rate
     try:
         with checkpoints.random_kept_if_stopped():
-            loss, accuracy = backward(t.model, batch, t.job.check, t.objective, t.spec.row_tokens)
+            loss, accuracy = backward(t.model, batch, t.job.check, t.objective, t.spec.row_tokens, t.peers)
             norm = float(torch.nn.utils.clip_grad_norm_(t.parameters, MAX_GRADIENT_NORM))
         usable = math.isfinite(loss) and math.isfinite(norm)
         if usable:
@@ -323,23 +336,26 @@ def backward(
     check: Callable[[], None] = lambda: None,
     objective: Objective = SFT,
     row_tokens: int = ROW_TOKENS,
+    peers: Peers = ALONE,
 ) -> tuple[float, float]:
     """Add the gradients of the batch's mean loss over its counted tokens (or pairs); returns that loss and the share of
     those tokens that the model would have chosen (or of the pairs that it has learnt to prefer).
 
     A batch longer than a packed row goes through in several passes, with the same gradients; ``check`` is called
-    before each and may raise to stop.
+    before each and may raise to stop. Of several processes each takes its share.
     """
     counted = sum(objective.weight(one) for one in batch)
     total, right = 0.0, 0
-    for indexes in pack([len(one.ids) for one in batch], row_tokens):
+    mine = peers.share(batch)
+    for indexes in pack([len(one.ids) for one in mine], row_tokens):
         check()
-        losses, hits = objective.scores(model, [batch[i] for i in indexes])
+        losses, hits = objective.scores(model, [mine[i] for i in indexes])
         loss: Tensor = losses.sum() / counted
         loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
         right += int(hits.sum())
-    return total, right / counted
+    total, summed = peers.add_up(model.parameters(), (total, right))
+    return total, summed / counted
 
 
 def draw_batches(examples: Sequence[T], size: int, rng: random.Random) -> Iterator[list[T]]:
@@ -365,7 +381,7 @@ def validation_is_due(t: Training) -> bool:
 def validate(t: Training) -> None:
     """Score the rows that were put aside, keep the adapter if it is among the best, and stop if nothing gets better."""
     tell(t, "validating")
-    loss, accuracy = score_validation(t)
+    loss, accuracy = t.peers.agreed(partial(score_validation, t), tuple[float, float])
     t.state.validated = t.state.step
     shown = loss if math.isfinite(loss) else None
     t.validated = ValidationPoint(step=t.state.step, epoch=t.epoch, loss=shown, accuracy=accuracy)
@@ -404,7 +420,7 @@ def keep(t: Training, good: Good) -> None:
     t.state.goods = tuple(ranked[: t.spec.checkpointing.keep_best])
     if good in t.state.goods and t.trainee.small:
         t.kept[good.step] = {name: tensor.clone() for name, tensor in t.trainee.weights().items()}
-    elif good in t.state.goods:
+    elif good in t.state.goods and t.peers.first:
         write_good(t, good)
     steps = {one.step for one in t.state.goods}
     t.kept = {step: weights for step, weights in t.kept.items() if step in steps}
@@ -452,6 +468,8 @@ def checkpoint_is_due(t: Training) -> bool:
 def save(t: Training) -> None:
     """A checkpoint. A disk that is full costs the checkpoint, not the run: that is said, and it goes on."""
     t.saved_at = time.monotonic()
+    if not t.peers.first:
+        return
     try:
         t.curves.sync()
         keep_on_disk(t)
@@ -469,7 +487,7 @@ def keep_on_disk(t: Training) -> None:
 
 def leave_an_adapter(t: Training) -> None:
     """Of a training that is stopped before anything was found good: as it is now, for whoever won't go on with it."""
-    if not t.state.goods and t.state.step:
+    if not t.state.goods and t.state.step and t.peers.first:
         with contextlib.suppress(OSError):
             write_good(t, good_now(t))
 
