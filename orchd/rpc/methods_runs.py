@@ -220,8 +220,15 @@ async def job_report(node: Node, p: JobParams) -> Report:
         return Report(html=await in_thread(answers_page.page, job.title, result))
     job = await _training(node, p.job)
     points = await in_thread(read_points, node.runs.folder(run_of(job)) / METRICS_FILE)
-    spec = msgspec.convert(job.spec, TrainSpec)
+    spec = await in_thread(_settled, node, job)
     return Report(html=await in_thread(report.page, _head(job), spec, points, job.result))
+
+
+def _settled(node: Node, job: Job) -> TrainSpec:
+    """The settings, with what the plan chose for what was left to it."""
+    spec = msgspec.convert(job.spec, TrainSpec)
+    settled = runs.settled(node.runs.folder(run_of(job)))
+    return spec if settled is None else settled.put_into(spec)
 
 
 def _head(job: Job) -> report.Head:

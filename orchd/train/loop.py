@@ -200,7 +200,7 @@ def prepare(spec: TrainSpec, base: Base, folder: Path, job: JobContext, peers: P
     job.log(f"computed in {compute} on {base.model.device.type}" + (", layers twice to save memory" if twice else ""))
     if state is not None:
         job.log(f"going on after step {state.step}")
-    state = state or State(identity=key, compute=compute, settled=settled)
+    state = state or State(identity=key, compute=compute)
     metrics = folder / runs.METRICS_FILE if peers.first else Path(os.devnull)
     points = cut_back(metrics, state.step, state.validated) if peers.first else []
     batch = spec.batch_size * spec.gradient_accumulation_steps
@@ -236,14 +236,18 @@ def settle(
     job: JobContext,
 ) -> Settled:
     """The settings that are left to the plan: as the run began with them, or chosen now. Raises `MemoryShort`."""
-    begun = runs.chosen(folder)
-    if begun is not None and begun.settled is not None:
-        return begun.settled.unless(spec)
+    if (begun := runs.settled(folder)) is not None:
+        return begun.unless(spec)
     compute = "BF16" if base.model.dtype == torch.bfloat16 else "F32"
     machine = measure.machine_facts(job, base.model.device.type, compute)
     data = measure.data_facts(examples, validation, Path(spec.dataset), aside=spec.validation_split)
     trying = Trying(spec, base, examples, objective_of(spec), backward, partial(trial_batches, spec, examples), job)
-    return measure.settle(trying, measure.facts_of(trying, data, machine))
+    settled = measure.settle(trying, measure.facts_of(trying, data, machine))
+    try:
+        runs.keep_settled(folder, settled)
+    except OSError as error:  # whoever goes on with the run plans again, and comes to the same but for the memory
+        job.log(f"the plan could not be written ({error.strerror}); it goes on without")
+    return settled
 
 
 def trial_batches(spec: TrainSpec, examples: Sequence[Example], size: int) -> Iterator[list[Example]]:

@@ -4,6 +4,7 @@ the daemon reads it too.
     last-00000120/   where it stands: adapter, optimiser, torch's random state, `state.json`. Only while it may go on.
     step-00000100/   a good moment: a PEFT folder in float32, and `checkpoint.json`
     metrics.jsonl    a line a step and a line a validation (`curves.py`)
+    settled.json     the settings that were left to the plan, as it chose them before the first step
 
 A checkpoint is a folder that is renamed into place when all of it is on the disk, so it is there whole or not at all.
 """
@@ -25,6 +26,7 @@ from orchd.train.specs import Settled
 CHECKPOINT_FILE: Final = "checkpoint.json"
 METRICS_FILE: Final = "metrics.jsonl"
 STATE_FILE: Final = "state.json"
+SETTLED_FILE: Final = "settled.json"
 GOOD: Final = "step-"
 LAST: Final = "last-"
 UNFINISHED: Final = "new-"
@@ -54,12 +56,11 @@ class State(msgspec.Struct, kw_only=True):
     `validated` is the step of the last validation (-1: none yet), `stale` how many validations brought nothing better,
     `skipped` how many steps had a loss that is no number, `in_a_row` how many of them in a row up to now.
     `stopped` says why no further step is taken. `identity` is a digest of the settings and of the rows' tokens.
-    `compute` (a dtype's name) and `settled` are what was chosen at the first start: another would be other bytes.
+    `compute` (a dtype's name) is what was chosen at the first start: another would be other bytes.
     """
 
     identity: str
     compute: str = "F32"
-    settled: Settled | None = None
     step: int = 0
     tokens: int = 0
     validated: int = -1
@@ -139,6 +140,26 @@ def chosen(folder: Path) -> State | None:
         except (OSError, msgspec.DecodeError):
             continue
     return None
+
+
+def keep_settled(folder: Path, settled: Settled) -> None:
+    """Raises OSError; nothing of it is left then."""
+    draft = folder / f"{UNFINISHED}{SETTLED_FILE}"
+    try:
+        draft.write_bytes(msgspec.json.encode(settled))
+        sync(draft)
+        os.replace(draft, folder / SETTLED_FILE)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def settled(folder: Path) -> Settled | None:
+    """What the plan chose for the run; None before."""
+    try:
+        return msgspec.json.decode((folder / SETTLED_FILE).read_bytes(), type=Settled)
+    except (OSError, msgspec.DecodeError):
+        return None
 
 
 def last_folder(folder: Path, step: int) -> Path:

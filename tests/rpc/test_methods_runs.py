@@ -18,7 +18,7 @@ from orchd.rpc.methods_training import TrainContinue, TrainStart, train_continue
 from orchd.train import runs
 from orchd.train.curves import Curves, StepPoint, ValidationPoint
 from orchd.train.runs import Good
-from orchd.train.specs import Checkpointing, EarlyStopping, TrainSpec
+from orchd.train.specs import Checkpointing, EarlyStopping, Settled, TrainSpec
 from tests.helpers import Lab
 from tests.rpc.test_methods_training import Work
 
@@ -172,7 +172,21 @@ async def test_the_report_shows_the_curves(work: Work) -> None:
             curves.add(StepPoint(**point, loss=loss, rate=0.01, tokens_s=900.0, memory=400_000_000))
             if step % 100 == 0:
                 curves.add(ValidationPoint(**point, loss=6 / step))
+    planned = Settled(
+        rank=23,
+        alpha=46.0,
+        learning_rate=7e-3,
+        batch_size=9,
+        steps=1234,
+        warmup_steps=5,
+        max_length=50,
+        row_tokens=1024,
+        gradient_checkpointing="off",
+    )
+    runs.keep_settled(work.node.runs.folder(RUN), planned)
     page = (await runs_methods.job_report(work.node, JobParams(job=RUN))).html
+    for shown in ("23", "1234", "0.007"):
+        assert f"<td>{shown}</td>" in page, "what the plan chose is told"
     assert page.count("<polyline") == 6
     assert "<h1>train ours</h1>" in page
     assert "400 MB" in page

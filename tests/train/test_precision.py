@@ -107,8 +107,9 @@ def test_it_is_computed_in_what_was_asked_for_and_learnt_in_float32(
     assert good.train_loss > 0
     state = runs.chosen(job.workdir / "run")
     assert state is not None
-    assert state.settled is not None
-    assert (state.compute, state.settled.gradient_checkpointing) == (compute, "on")
+    settled = runs.settled(job.workdir / "run")
+    assert settled is not None
+    assert (state.compute, settled.gradient_checkpointing) == (compute, "on")
 
 
 def test_a_run_goes_on_in_what_it_began_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
