@@ -441,7 +441,7 @@ def not_worth(data: DataFacts, alone: Alone | None) -> tuple[str, ...]:
         found.append("every example has the same answer: an adapter would learn to say that to everything")
     if alone is not None and (alone.accuracy >= KNOWN_ACCURACY or alone.loss <= KNOWN_LOSS):
         share = f"{alone.accuracy:.0%} of the answers' tokens"
-        found.append(f"the base knows it already: it would say {share} by itself (loss {alone.loss:.3g})")
+        found.append(f"it is known already: {share} would be said without this training (loss {alone.loss:.3g})")
     return tuple(found)
 
 

@@ -145,7 +145,7 @@ def test_memory_that_is_missing_is_named_with_what_fits() -> None:
         ({"examples": 1, "distinct": 1, "duplicates": 499}, 0.2, "1 example, and 499 more that are the same"),
         ({"examples": 400, "distinct": 3}, 0.2, "3 different examples, and 397 more that are the same"),
         ({"answers": 1}, 0.2, "every example has the same answer"),
-        ({}, 0.99, "the base knows it already: it would say 99%"),
+        ({}, 0.99, "it is known already: 99% of the answers' tokens"),
     ],
 )
 def test_when_it_is_not_worth_it(data: dict[str, int], alone: float, said: str) -> None:
@@ -307,7 +307,7 @@ def test_what_the_base_knows_is_not_worth_it(dataset: MakeDataset, job: JobConte
         PlanSpec(train=TrainSpec(base=str(DEMO_BASE), dataset=str(dataset(known, split="train")))), job
     )
     assert not made.worth
-    assert "the base knows it already" in made.reasons[0]
+    assert "it is known already" in made.reasons[0]
 
 
 def test_settings_are_validated_on_the_data(
