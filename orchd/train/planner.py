@@ -33,7 +33,7 @@ def run_plan(spec: PlanSpec, job: JobContext) -> Plan:
     torch.set_num_threads(job.threads)
     job.progress(0, 3, "stages", phase="loading")
     compute = loop.compute_in(train, job.workdir)
-    base = load_base(train.base, dtype=DTYPES[compute], device=best_device())
+    base = load_base(train.base, DTYPES[compute], best_device(), train.quantization)
     examples, validation, counts = _data(train, base)
     loading = time.monotonic() - begun
     job.progress(1, 3, "stages", phase="trying the base")
