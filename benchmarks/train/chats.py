@@ -36,10 +36,12 @@ NOISE = 0.1
 
 @dataclass(frozen=True)
 class Step:
-    """After a step: seconds since the process began training, and its loss in nats a counted token."""
+    """After a step: seconds since the process began training, its loss in nats a counted token, and how many tokens all
+    steps went through, without padding (None: eight rows a step of `order`)."""
 
     seconds: float
     loss: float
+    tokens: int | None = None
 
 
 def rows() -> list[Encoded]:

@@ -64,9 +64,12 @@ def measured(name: str) -> Run:
         raise SystemExit(f"{name} failed:\n{done.stderr[-2000:]}")
     told = json.loads(done.stdout.splitlines()[-1])
     ends = [step["seconds"] for step in told["steps"]]
-    drawn = chats.order(chats.rows())[chats.ROWS_A_STEP :]  # without those of the first step
-    speed = sum(len(one.ids) for one in drawn) / (ends[-1] - ends[0])
-    return Run(speed, [step["loss"] for step in told["steps"]], told["peak_bytes"])
+    counts = [step["tokens"] for step in told["steps"]]
+    drawn = sum(
+        len(one.ids) for one in chats.order(chats.rows())[chats.ROWS_A_STEP :]
+    )  # without those of the first step
+    tokens = drawn if counts[0] is None else counts[-1] - counts[0]
+    return Run(tokens / (ends[-1] - ends[0]), [step["loss"] for step in told["steps"]], told["peak_bytes"])
 
 
 def _speed(name: str, ours: list[Run], theirs: list[Run]) -> Row:
