@@ -258,7 +258,8 @@ class Node:
         topic = self._context.topics.get(messages.topic_key(name))
         again = topic is not None and topic.announced_ms is not None
         async with self._queries:
-            taken = await topics.announce(self.host.dht, name, self._aside(UPKEEP_ASIDE if again else ASIDE))
+            aside = self._aside(UPKEEP_ASIDE if again else ASIDE)
+            taken = await topics.announce(self.host.dht, name, aside, again=again)
         self._context.count("announcements" if taken else "announcements_failed")
         if not taken:
             self._rounds.retry_announce(name, trio.current_time())

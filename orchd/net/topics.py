@@ -14,11 +14,12 @@ from collections.abc import Iterable
 import trio
 from libp2p.kad_dht.kad_dht import KadDHT
 from libp2p.peer.id import ID
+from libp2p.peer.peerinfo import PeerInfo
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from orchd.net.hardening import DHT_QUERY_TIMEOUT_S
 from orchd.net.messages import topic_key
-from orchd.net.policy.rounds import SERVERS, Search
+from orchd.net.policy.rounds import SERVERS, SMALL_NETWORK, Search
 
 log = logging.getLogger(__name__)
 
@@ -32,17 +33,36 @@ def provider_key(name: str) -> bytes:
     return MULTIHASH_SHA256 + topic_key(name)
 
 
-async def announce(dht: KadDHT, name: str, aside: Iterable[ID] = ()) -> bool:
+async def announce(dht: KadDHT, name: str, aside: Iterable[ID] = (), *, again: bool = False) -> bool:
     """Tell the servers closest to the topic's key, and those `aside`, that this node is there; whether one of the
-    closest has taken it."""
+    closest has taken it.
+
+    `again`: it was told before. The closest servers are looked up for that in a network that is too large to be known.
+    """
     key = provider_key(name)
     taken = False
     with trio.move_on_after(ROUND_TIMEOUT_S):
-        taken = bool(await dht.provider_store.provide(key))
-        for server in aside:
-            with trio.move_on_after(DHT_QUERY_TIMEOUT_S):
-                await dht.provider_store._send_add_provider(server, key)
+        if again and dht.get_routing_table_size() <= SMALL_NETWORK:
+            dht.provider_store.add_provider(key, PeerInfo(dht.local_peer_id, dht.host.get_addrs()))
+            taken = await _tell(dht, key, dht.routing_table.find_local_closest_peers(key, SMALL_NETWORK))
+        taken = taken or bool(await dht.provider_store.provide(key))
+        await _tell(dht, key, aside)
     return taken
+
+
+async def _tell(dht: KadDHT, key: bytes, servers: Iterable[ID]) -> bool:
+    """Whether any has taken it."""
+    taken: list[ID] = []
+
+    async def tell(server: ID) -> None:
+        with trio.move_on_after(DHT_QUERY_TIMEOUT_S):
+            if await dht.provider_store._send_add_provider(server, key):
+                taken.append(server)
+
+    async with trio.open_nursery() as nursery:
+        for server in servers:
+            nursery.start_soon(tell, server)
+    return bool(taken)
 
 
 async def lookup(dht: KadDHT, name: str, servers: int = SERVERS, aside: Iterable[ID] = ()) -> dict[ID, list[Multiaddr]]:

@@ -14,9 +14,9 @@ from libp2p.pubsub.pb import rpc_pb2
 from libp2p.stream_muxer.yamux import yamux
 
 from orchd.config import NetConfig
-from orchd.net import bounds, pulse, topics
+from orchd.net import bounds, pulse, quiet, topics
 from orchd.net.hardening import PROVIDER_EXPIRY_S, without
-from orchd.net.quiet import quiet_dht, records_said_once
+from orchd.net.quiet import quiet_dht, records_said_once, small_networks_are_known
 from tests.net.support import until
 from tests.net.test_hardening import a_host, join, two_that_gossip
 
@@ -75,3 +75,26 @@ async def test_a_message_says_nothing_of_its_sender(corrected: bool, monkeypatch
             messages = [rpc for rpc in came if rpc.publish]
             assert messages
             assert all(rpc.HasField("senderRecord") is not corrected for rpc in messages)
+
+
+@pytest.mark.parametrize("corrected", [True, False])
+async def test_a_small_table_is_refreshed_with_one_lookup(corrected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    with nullcontext() if corrected else without(small_networks_are_known):
+        async with a_host(1) as host, a_host(2) as other:
+            await join(host, other)
+            await until(lambda: host.dht.get_routing_table_size() == 1, "identified")
+            routing, asked = host.dht.peer_routing, list[bytes]()
+
+            async def noted(key: bytes, count: int = 20) -> list[ID]:
+                asked.append(key)
+                return [other.id]
+
+            monkeypatch.setattr(routing, "find_closest_peers_network", noted)
+            host.dht.routing_table.remove_peer(other.id) if corrected else None
+            await routing.refresh_routing_table()
+            assert asked[0] == host.id.to_bytes()
+            assert (len(asked) == 1) is corrected
+            assert host.dht.get_routing_table_size() == 1, "who was found is in it"
+            monkeypatch.setattr(quiet, "SMALL_NETWORK", 0)
+            await routing.refresh_routing_table()
+            assert len(asked) > 2

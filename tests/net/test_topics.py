@@ -67,6 +67,23 @@ async def test_every_provider_of_a_server_is_found_not_the_first_twenty() -> Non
         assert len(await topics.lookup(client.dht, NAME)) == 60
 
 
+async def test_in_a_small_network_it_is_announced_again_without_a_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with AsyncExitStack() as stack:
+        server, client = await hosts(stack, 2)
+        await until(lambda: client.dht.get_routing_table_size() == 1, "it is known")
+        key = topics.provider_key(NAME)
+
+        async def no_lookup(wanted: bytes) -> list[ID]:
+            raise AssertionError("it asks others")
+
+        monkeypatch.setattr(client.dht.peer_routing, "find_closest_peers_network", no_lookup)
+        assert await topics.announce(client.dht, NAME, again=True)
+        await until(lambda: client.id in [one.peer_id for one in server.dht.provider_store.get_providers(key)])
+        monkeypatch.setattr(topics, "SMALL_NETWORK", 0)
+        with pytest.raises(AssertionError, match="asks others"):
+            await topics.announce(client.dht, NAME, again=True)
+
+
 async def test_nobody_to_ask() -> None:
     async with AsyncExitStack() as stack:
         (alone,) = await hosts(stack, 1)

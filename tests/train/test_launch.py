@@ -36,7 +36,7 @@ def launch(asked: TrainSpec, folder: Path) -> dict[str, Any]:
     where = ["--nproc-per-node", "2", "--master-addr", "127.0.0.1", "--master-port", str(free_port())]
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", *where, "-m", "orchd.train.launch", str(file), str(folder)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "TMPDIR": str(folder.parent)},
         capture_output=True,
         text=True,
         check=False,
