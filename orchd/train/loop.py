@@ -37,9 +37,7 @@ from orchd.train.prepare import (
     SFT,
     check,
     identity,
-    planted,
-    read_examples,
-    read_validation,
+    read_data,
     replay,
     software,
     validate_every,
@@ -177,10 +175,8 @@ def compute_in(spec: TrainSpec, folder: Path) -> str:
 def prepare(spec: TrainSpec, base: Base, folder: Path, job: JobContext, peers: Peers = ALONE) -> Training:
     """Everything in memory, as it was at the run's last checkpoint if it has one."""
     folder.mkdir(parents=True, exist_ok=True)
-    objective, data, aside = objective_of(spec), Path(spec.dataset), spec.validation_split
-    learnt = read_examples(base, data, objective, max_length=spec.max_length, split=aside, seed=spec.seed)
-    examples: Sequence[Example] = [*learnt, *planted(base, spec, objective)]
-    validation = read_validation(base, data, spec.seed, objective, max_length=spec.max_length, split=aside)
+    objective = objective_of(spec)
+    examples, validation = read_data(base, spec, objective)
     settled = peers.agreed(partial(settle, spec, base, folder, examples, validation, job), Settled)
     spec, steps, twice = settled.put_into(spec), settled.steps, settled.gradient_checkpointing == "on"
     own, examples = len(examples), replay(spec, base, examples, folder, job)

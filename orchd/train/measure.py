@@ -7,7 +7,7 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +24,7 @@ from orchd.lm.losses import pack
 from orchd.registry import weights
 from orchd.train import plan, precision
 from orchd.train.datasets.store import read_info
-from orchd.train.objective import Example, Objective
+from orchd.train.objective import Example, Objective, objective_of
 from orchd.train.plan import Facts
 from orchd.train.plan_specs import Alone, BaseFacts, DataFacts, Machine, Trial
 from orchd.train.specs import Settled, TrainSpec
@@ -164,8 +164,22 @@ def facts_of(trying: Trying, data: DataFacts, machine: Machine) -> Facts:
         found = alone(trainee.model, trying.referred(trainee.model, trying.probe), trying.objective)
         trainee.undo()
     known = base_facts(base.path, int(base.model.dtype.itemsize))
-    lengths = [len(one.ids) for one in trying.examples]
-    return Facts(data, lengths, known, machine, found, rank, trying.objective.name == "dpo", spec.method == "full")
+    return replace(facts_from(spec, trying.examples, data, known, machine), alone=found)
+
+
+def facts_from(
+    spec: TrainSpec, examples: Sequence[Example], data: DataFacts, base: BaseFacts, machine: Machine
+) -> Facts:
+    """Those that are known without the base's weights."""
+    return Facts(
+        data=data,
+        lengths=[len(one.ids) for one in examples],
+        base=base,
+        machine=machine,
+        initial_rank=initial_rank(spec),
+        preferences=objective_of(spec).name == "dpo",
+        full=spec.method == "full",
+    )
 
 
 def initial_rank(spec: TrainSpec) -> int:

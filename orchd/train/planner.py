@@ -22,7 +22,7 @@ from orchd.train.measure import Trying
 from orchd.train.objective import Example, objective_of
 from orchd.train.plan import Facts
 from orchd.train.plan_specs import DataFacts, Plan, PlanSpec, ValidateSpec, Validation
-from orchd.train.prepare import check, planted, read_examples, read_validation, validate_every
+from orchd.train.prepare import check, read_data, validate_every
 from orchd.train.specs import Finding, TrainSpec
 
 
@@ -57,11 +57,9 @@ def run_plan(spec: PlanSpec, job: JobContext) -> Plan:
 
 def _data(train: TrainSpec, base: Base) -> tuple[Sequence[Example], Sequence[Example], DataFacts]:
     """What is learnt, what is validated on, and both in figures. Raises `DatasetUnusable`."""
-    data, objective, aside, longest = Path(train.dataset), objective_of(train), train.validation_split, train.max_length
-    learnt = read_examples(base, data, objective, max_length=longest, split=aside, seed=train.seed)
-    examples = [*learnt, *planted(base, train, objective)]
-    validation = read_validation(base, data, train.seed, objective, max_length=longest, split=aside)
-    return examples, validation, measure.data_facts(examples, validation, data, aside=aside)
+    examples, validation = read_data(base, train, objective_of(train))
+    counts = measure.data_facts(examples, validation, Path(train.dataset), aside=train.validation_split)
+    return examples, validation, counts
 
 
 def run_validate(spec: ValidateSpec, job: JobContext) -> Validation:
@@ -100,7 +98,4 @@ def _facts(train: TrainSpec, job: JobContext) -> Facts:
     examples, _, counts = _data(train, Base(None, load_tokenizer(folder), folder))
     job.check()
     machine = measure.machine_facts(job, best_device(), "F32")
-    lengths = [len(one.ids) for one in examples]
-    preferences = objective_of(train).name == "dpo"
-    known, rank, full = measure.base_facts(folder), measure.initial_rank(train), train.method == "full"
-    return Facts(counts, lengths, known, machine, None, rank, preferences, full)
+    return measure.facts_from(train, examples, counts, measure.base_facts(folder), machine)

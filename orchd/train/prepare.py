@@ -7,9 +7,10 @@ import math
 import platform
 import random
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import peft
@@ -68,18 +69,32 @@ def _check_method(spec: TrainSpec) -> None:
         raise TrainingRefused("small changes of whole weights are lost in BF16", hint=hint, field="compute")
 
 
-def read_examples(
-    base: Base, dataset: Path, objective: Objective = SFT, *, max_length: int = 0, split: float = 0.0, seed: int = 0
-) -> Sequence[Example]:
-    """The train part as token ids, without what is longer than the base, or ``max_length``, allows, and without the
-    share ``split`` that is put aside by ``seed`` to validate on. Raises `DatasetUnusable`."""
-    aside = set_aside(dataset, split, seed)
-    rows = [row for row in read_part(dataset, "train") if row.id not in aside]
-    kept = _fitting(base, rows, objective, max_length)
-    if not kept:
-        detail = f"all {len(rows)} are longer than {longest_taken(base, max_length)} tokens" if rows else "it is empty"
+class Data(NamedTuple):
+    """What a training learns, canaries included, and what it validates on while it runs."""
+
+    examples: Sequence[Example]
+    validation: Sequence[Example]
+
+
+def read_data(base: Base, spec: TrainSpec, objective: Objective = SFT) -> Data:
+    """The data set as token ids, without what is longer than the base, or the settings, allow.
+
+    The share ``validation_split`` of the train part is put aside, by the seed, to validate on, besides the validation
+    part; of what there is for that some rows are drawn where they are many. Raises `DatasetUnusable`.
+    """
+    dataset = Path(spec.dataset)
+    rows = list(read_part(dataset, "train"))
+    aside = set_aside(rows, spec.validation_split, spec.seed)
+    learnt = _fitting(base, (row for row in rows if row.id not in aside), objective, spec.max_length)
+    if not learnt:
+        longest = longest_taken(base, spec.max_length)
+        detail = f"all {len(rows) - len(aside)} are longer than {longest} tokens" if rows else "it is empty"
         raise DatasetUnusable(f"nothing to train on: {detail}", field="dataset")
-    return kept
+    apart = (row for row in rows if row.id in aside) if aside else ()
+    validation = _fitting(base, chain(read_part(dataset, "validation"), apart), objective, spec.max_length)
+    if len(validation) > MAX_VALIDATION_ROWS:
+        validation = random.Random(f"{spec.seed}/validation").sample(validation, MAX_VALIDATION_ROWS)
+    return Data([*learnt, *planted(base, spec, objective)], validation)
 
 
 def planted(base: Base, spec: TrainSpec, objective: Objective) -> list[Example]:
@@ -102,25 +117,13 @@ def replay(
     return retention.mixed(examples, rows, spec.replay)
 
 
-def read_validation(
-    base: Base, dataset: Path, seed: int, objective: Objective = SFT, *, max_length: int = 0, split: float = 0.0
-) -> Sequence[Example]:
-    """Rows to validate on while training: the validation part and what is put aside of the train part, or so many of
-    them, drawn by ``seed``."""
-    aside = set_aside(dataset, split, seed)
-    rows = [*read_part(dataset, "validation"), *(row for row in read_part(dataset, "train") if row.id in aside)]
-    found = _fitting(base, rows, objective, max_length)
-    if len(found) <= MAX_VALIDATION_ROWS:
-        return found
-    return random.Random(f"{seed}/validation").sample(found, MAX_VALIDATION_ROWS)
-
-
-def set_aside(dataset: Path, split: float, seed: int) -> frozenset[str]:
-    """Ids of that share of the train rows, whole groups of them: rows that are nearly the same stay together."""
+def set_aside(rows: Iterable[Row], split: float, seed: int) -> frozenset[str]:
+    """Ids of that share of the train ``rows``, whole groups of them: rows that are nearly the same stay together.
+    Where nothing is put aside, no row is looked at."""
     if not split:
         return frozenset()
     groups: dict[str, list[str]] = {}
-    for row in read_part(dataset, "train"):
+    for row in rows:
         groups.setdefault(row.group or row.id, []).append(row.id)
     wanted, found = split * sum(map(len, groups.values())), list[str]()
     for ids in random.Random(f"{seed}/aside").sample(list(groups.values()), len(groups)):
@@ -129,9 +132,10 @@ def set_aside(dataset: Path, split: float, seed: int) -> frozenset[str]:
     return frozenset(found)
 
 
-def _fitting(base: Base, rows: Sequence[Row], objective: Objective, max_length: int) -> list[Example]:
+def _fitting(base: Base, rows: Iterable[Row], objective: Objective, max_length: int) -> list[Example]:
     """Those with something to learn that fit."""
-    found = (one for row in rows for one in objective.encode(base.tokenizer, row, longest_taken(base, max_length)))
+    longest = longest_taken(base, max_length)
+    found = (one for row in rows for one in objective.encode(base.tokenizer, row, longest))
     return [one for one in found if one.counted_tokens]
 
 

@@ -23,7 +23,7 @@ from orchd.train.datasets.encode import encode_row
 from orchd.train.leak import figures, measure, worker
 from orchd.train.leak.canaries import ALTERNATIVES, alternatives, canaries
 from orchd.train.leak.figures import LeakReport
-from orchd.train.prepare import read_examples
+from orchd.train.prepare import read_data
 from orchd.train.specs import LeakSettings, LeakSpec, TrainResult, TrainSpec
 from orchd.train.words import ENGLISH_WORDS, INVENTED_WORDS
 
@@ -108,7 +108,8 @@ def test_rows_that_were_put_aside_or_are_too_long_were_not_learnt(
     base, folder = load_base(DEMO_BASE), dataset(noise, test_share=0.2, validation_share=0)
     plain = measure.read_rows(base, [folder], LeakSettings())
     apart = measure.read_rows(base, [folder], LeakSettings(validation_split=0.25, seed=3))
-    learnt = read_examples(base, folder, split=0.25, seed=3)
+    asked = TrainSpec(base="", dataset=str(folder), validation_split=0.25, seed=3)
+    learnt = read_data(base, asked).examples
     assert [one.ids for one in apart.members] == [one.ids for one in learnt]
     assert (len(plain.members), len(apart.members), len(apart.heldout)) == (96, 72, 24 + 24)
     short = measure.read_rows(base, [folder], LeakSettings(max_length=19))

@@ -105,7 +105,7 @@ def test_a_lower_rank_is_refused(tmp_path: Path) -> None:
 
 def test_rows_longer_than_a_pass_have_the_same_gradients(dataset: MakeDataset, reversals: list[Conversation]) -> None:
     base = load_base(DEMO_BASE)
-    batch = prepare.read_examples(base, dataset(reversals, split="train"))[:8]
+    batch = prepare.read_data(base, TrainSpec(base="", dataset=str(dataset(reversals, split="train")))).examples[:8]
     found = []
     for room in (1024, 40):
         torch.manual_seed(0)

@@ -167,7 +167,7 @@ def test_a_preference_is_learnt(dataset: MakeDataset, preferences: list[Preferen
 def score_of_chosen(folder: Path) -> float:
     """The base's loss a token of the chosen answers in the validation part, each answer alike."""
     base = load_base(DEMO_BASE)
-    pairs = prepare.read_validation(base, folder, 0, Dpo(0.1, 1.0))
+    pairs: Any = prepare.read_data(base, TrainSpec(base="", dataset=str(folder)), Dpo(0.1, 1.0)).validation
     return sum(float(token_losses(base.model, [one.chosen]).mean()) for one in pairs) / len(pairs)
 
 

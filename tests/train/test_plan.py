@@ -215,7 +215,7 @@ def test_time_is_the_sum_of_what_was_measured() -> None:
 
 def trying(folder: Path, job: JobContext, **fields: Any) -> measure.Trying:
     asked, base = TrainSpec(base=str(DEMO_BASE), dataset=str(folder), **fields), load_base(DEMO_BASE)
-    examples = prepare.read_examples(base, folder)
+    examples = prepare.read_data(base, asked).examples
     return measure.Trying(
         asked, base, examples, prepare.SFT, loop.backward, lambda size: loop.trial_batches(asked, examples, size), job
     )
@@ -368,13 +368,24 @@ def test_what_takes_less_memory() -> None:
 def test_a_share_of_the_rows_is_put_aside_by_groups(dataset: MakeDataset, reversals: list[Conversation]) -> None:
     grouped = [msgspec.structs.replace(one, group=str(at // 10)) for at, one in enumerate(reversals)]
     folder = dataset(grouped, split="train")
-    aside = prepare.set_aside(folder, 0.25, 7)
-    base = load_base(DEMO_BASE)
-    learnt = prepare.read_examples(base, folder, split=0.25, seed=7)
-    validated = prepare.read_validation(base, folder, 7, split=0.25)
+    aside = prepare.set_aside(prepare.read_part(folder, "train"), 0.25, 7)
+    asked = TrainSpec(base=str(DEMO_BASE), dataset=str(folder), validation_split=0.25, seed=7)
+    learnt, validated = prepare.read_data(load_base(DEMO_BASE), asked)
     assert len(aside) == len(validated) == 30
     assert len(learnt) == 90
-    assert prepare.set_aside(folder, 0.25, 8) != aside
+    assert prepare.set_aside(prepare.read_part(folder, "train"), 0.25, 8) != aside
     rows = {row.id: row.group for row in prepare.read_part(folder, "train")}
     kept = {group for id, group in rows.items() if id not in aside}
     assert kept.isdisjoint(rows[id] for id in aside)
+
+
+@pytest.mark.parametrize("split", [0.0, 0.25])
+def test_each_part_is_read_once(
+    split: float, dataset: MakeDataset, reversals: list[Conversation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    real = prepare.read_part
+    monkeypatch.setattr(prepare, "read_part", lambda folder, part: read.append(part) or real(folder, part))
+    asked = TrainSpec(base=str(DEMO_BASE), dataset=str(dataset(reversals)), validation_split=split)
+    prepare.read_data(load_base(DEMO_BASE), asked)
+    assert sorted(read) == ["train", "validation"]

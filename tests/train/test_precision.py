@@ -77,7 +77,7 @@ def test_layers_computed_twice_give_the_same_gradients(dataset: MakeDataset, rev
             layer.mlp.register_forward_pre_hook(count)
         if twice:
             precision.recompute(base.model)
-        batch = prepare.read_examples(base, dataset(reversals, split="train"))[:8]
+        batch = prepare.read_data(base, TrainSpec(base="", dataset=str(dataset(reversals, split="train")))).examples[:8]
         torch.manual_seed(0)
         model = start_adapter(base, 4, 8, dropout=0.1).train()
         loop.backward(model, batch)

@@ -91,7 +91,7 @@ def read_rows(base: Base, datasets: Sequence[Path], settings: LeakSettings) -> R
     ``settings`` say is of the first data set's training. Raises `DatasetUnusable`."""
     rng = random.Random(f"{settings.seed}/leak")
     infos = [read_info(folder) for folder in datasets]
-    aside = set_aside(datasets[0], settings.validation_split, settings.seed)
+    aside = set_aside(read_part(datasets[0], "train"), settings.validation_split, settings.seed)
     learnt, unseen = list[Row](), list[Row]()
     for number, folder in enumerate(datasets):
         for row in read_part(folder, "train"):
