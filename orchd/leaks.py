@@ -131,19 +131,21 @@ def _signed(node: Node, id: str, result: LeakResult) -> LeakShown:
 
 def _signed_before(node: Node, id: str, result: LeakResult) -> AdapterRow | None:
     """The new version, where the daemon was killed after it had signed it."""
-    rows = node.registry.index.read("SELECT digest FROM adapter WHERE supersedes = ? AND state = 'admitted'", (id,))
-    files = node.registry.manifest(id).record.files
-    for (digest,) in rows:
-        record = node.registry.manifest(digest).record
-        if (
-            record.files == files
-            and {"leak": record.leak, "routing": record.routing}.items()
-            >= {
-                name: part for name, part in signed_parts(result.report, result.centroid).items() if name != "extra"
-            }.items()
-        ):
-            return node.registry.adapter(digest)
+    parts = signed_parts(result.report, result.centroid)
+    for newer in _newer(node, id):
+        record = node.registry.manifest(newer.id).record
+        if newer.state == ADMITTED and record.leak == parts["leak"] and parts.get("routing") in (None, record.routing):
+            return newer
     return None
+
+
+def _newer(node: Node, id: str) -> Iterator[AdapterRow]:
+    """The versions that took an adapter's place and have its files."""
+    found = node.registry.index.read("SELECT digest FROM adapter WHERE supersedes = ?", (id,))
+    files = node.registry.manifest(id).record.files
+    for row in node.registry.rows_of([digest for (digest,) in found]):
+        if node.registry.manifest(row.id).record.files == files:
+            yield row
 
 
 def _is_used(node: Node, row: AdapterRow) -> bool:
@@ -259,12 +261,7 @@ def reported(node: Node, row: AdapterRow) -> AdapterRow | None:
     """The version of an adapter with the same files whose manifest has a verdict, itself or a newer one."""
     if row.leak is not None:
         return row
-    found = node.registry.index.read("SELECT digest FROM adapter WHERE supersedes = ?", (row.id,))
-    files = node.registry.manifest(row.id).record.files
-    for newer in node.registry.rows_of([digest for (digest,) in found]):
-        if newer.leak is not None and node.registry.manifest(newer.id).record.files == files:
-            return newer
-    return None
+    return next((newer for newer in _newer(node, row.id) if newer.leak is not None), None)
 
 
 def _check_one(node: Node, row: AdapterRow, *, despite: bool, within: str = "") -> None:

@@ -61,6 +61,7 @@ ROOMS = {
     "daemon": Room(5, frozenset({"trio"})),
     "node": Room(5, frozenset({"trio", "msgspec"})),
     "crafting": Room(5, frozenset()),
+    "notes": Room(5, frozenset({"msgspec"})),
     "room": Room(5, frozenset()),
     "made_bases": Room(5, frozenset({"msgspec"})),
     "measuring": Room(5, frozenset({"trio", "msgspec"})),

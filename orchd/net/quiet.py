@@ -51,8 +51,8 @@ def _no_record(self: PeerStore, peer_id: ID) -> None:
 def small_networks_are_known() -> list[Replacement]:
     """Where the routing table has room for everybody, its refresh looks up this node alone, not each bucket, too.
 
-    Seen: with twenty peers each of five lookups asked all of them for each other's addresses: half of the megabyte that
-    an idle node said and heard in half an hour. One lookup finds whoever is new.
+    Seen: of the 36 MB a day of each of 21 idle nodes 23 were the DHT's, most of them lookups of one key a bucket that
+    asked everybody for everybody's addresses. One lookup finds whoever is new.
     """
     return [(PeerRouting, "refresh_routing_table", _refresh_small_table)]
 
@@ -87,8 +87,8 @@ async def _open_half_used_window(self: YamuxStream, *, bytes_read: int = 0) -> N
 def records_said_once() -> list[Replacement]:
     """Who a node is stands in the first RPC on a stream, not in each.
 
-    Seen: every gossiped message and every look at the mesh carried the sender's signed addresses, 230 bytes that were
-    looked up and verified each time: one sixth of what a message cost both ends. Only `do_px` ever asks for them.
+    Seen: every gossiped message and every look at the mesh carried the sender's signed addresses, looked up
+    and verified each time: 7 % of the event loop's time of twenty nodes that fetch. Only `do_px` ever asks for them.
     """
     return [
         (gossipsub_module, "env_to_send_in_RPC", lambda host: (b"", False)),

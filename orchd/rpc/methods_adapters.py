@@ -12,7 +12,8 @@ from orchd.forgetting import Forgot
 from orchd.jobs import Job, LocalContext
 from orchd.net import Transferred
 from orchd.net.policy.names import separately
-from orchd.node import LeafName, Node, in_thread
+from orchd.node import Node, in_thread
+from orchd.notes import LeafName
 from orchd.records import MICRO, Announcement, Attestation, Verified, parse_id, sign, verify
 from orchd.records.ids import ADAPTER
 from orchd.registry import ADMITTED, QUARANTINED, AdapterRow, AnnouncementRow, listing

@@ -18,7 +18,8 @@ from orchd.importers.pick import Pick, bounds
 from orchd.importers.read import Reading, read_examples
 from orchd.importers.source import ImportLog
 from orchd.jobs import LocalContext
-from orchd.node import DatasetShown, ImportNote, Node, in_thread
+from orchd.node import Node, in_thread
+from orchd.notes import DatasetShown, ImportNote
 from orchd.registry import DatasetRow
 from orchd.rpc import places
 from orchd.rpc.methods_jobs import JobStarted

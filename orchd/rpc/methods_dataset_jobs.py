@@ -11,7 +11,8 @@ from msgspec import Meta
 from orchd import room
 from orchd.errors import ParamsInvalid
 from orchd.jobs import LocalContext
-from orchd.node import ImportNote, Node, in_thread
+from orchd.node import Node, in_thread
+from orchd.notes import ImportNote
 from orchd.registry import DatasetRow
 from orchd.rpc import places
 from orchd.rpc.methods_data import NearDuplicates, Secrets, Source, check_limit, existing

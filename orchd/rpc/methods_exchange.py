@@ -12,7 +12,8 @@ from orchd import crafting, room
 from orchd.crafting import Making
 from orchd.errors import NotAvailable, ParamsInvalid, did_you_mean
 from orchd.jobs import LocalContext
-from orchd.node import NO_LICENCE, Node, in_thread
+from orchd.node import Node, in_thread
+from orchd.notes import NO_LICENCE
 from orchd.registry import AdapterRow, Base, exchange, peft_folder
 from orchd.registry.bundle import SUFFIX
 from orchd.registry.exchange import IMPORTED, Exported, Imported, TurnedAway

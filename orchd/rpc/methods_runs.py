@@ -9,7 +9,8 @@ import msgspec
 
 from orchd.errors import CheckpointUnknown, JobUnknown, ParamsInvalid, RunNotResumable, TrainingDiverged
 from orchd.jobs.states import Job, State
-from orchd.node import Node, TrainNote, in_thread, run_of
+from orchd.node import Node, in_thread, run_of
+from orchd.notes import TrainNote
 from orchd.rpc.methods_jobs import JobParams, JobStarted
 from orchd.rpc.table import Params, Result, method
 from orchd.train import answers_page, report, runs

@@ -14,7 +14,8 @@ from orchd.errors import (
     TargetNameRefused,
 )
 from orchd.importers.conversation import Message
-from orchd.node import DeploymentRow, DeployNote, Node, in_thread
+from orchd.node import Node, in_thread
+from orchd.notes import DeploymentRow, DeployNote
 from orchd.registry import ADMITTED
 from orchd.registry.local_rows import Deployment
 from orchd.registry.peft_config import SERVABLE

@@ -22,7 +22,8 @@ from orchd.errors import (
 )
 from orchd.jobs.states import Job
 from orchd.measuring import evaluation
-from orchd.node import NO_LICENCE, AverageNote, Node, TrainNote, VerifyNote, in_thread, run_of
+from orchd.node import Node, in_thread, run_of
+from orchd.notes import NO_LICENCE, AverageNote, TrainNote, VerifyNote
 from orchd.records import Manifest, Verified, text_id
 from orchd.records.ids import ADAPTER, BASE
 from orchd.registry import ADMITTED, AdapterRow, Base, DatasetRow, Registry

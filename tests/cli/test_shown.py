@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from orchd import node
+from orchd import notes
 from orchd.cli.command import Command
 from orchd.cli.run import load
 from orchd.cli.table import NOUNS
@@ -24,20 +24,20 @@ from orchd.train.datasets import export, specs
 from orchd.train.specs import EvaluateResult
 
 JOB_RESULTS: dict[str, Any] = {
-    "dataset.import": node.DatasetShown,
-    "dataset.create": node.DatasetShown,
-    "dataset.prepare": node.DatasetShown,
+    "dataset.import": notes.DatasetShown,
+    "dataset.create": notes.DatasetShown,
+    "dataset.prepare": notes.DatasetShown,
     "dataset.validate": specs.ValidateResult,
     "dataset.preview": specs.Preview,
     "dataset.stats": specs.Stats,
     "dataset.export": export.Exported,
     "train.plan": plan_specs.Plan,
     "train.validate": plan_specs.Validation,
-    "train.start": node.Trained,
-    "train.resume": node.Trained,
-    "train.continue_from": node.Trained,
-    "average.start": node.Averaged,
-    "average.verify": node.AverageVerified,
+    "train.start": notes.Trained,
+    "train.resume": notes.Trained,
+    "train.continue_from": notes.Trained,
+    "average.start": notes.Averaged,
+    "average.verify": notes.AverageVerified,
     "adapter.evaluate": EvaluateResult,
     "adapter.compare": EvaluateResult,
     "adapter.attest": Attested,
@@ -46,7 +46,7 @@ JOB_RESULTS: dict[str, Any] = {
     "adapter.export": Exported,
     "adapter.import": methods_exchange.AdaptersImported,
     "base.add": methods_base_add.BaseAdded,
-    "deploy.start": node.DeploymentRow,
+    "deploy.start": notes.DeploymentRow,
     "registry.scrub": ScrubDone,
     "registry.rebuild": Rebuilt,
 }

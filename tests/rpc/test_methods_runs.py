@@ -10,7 +10,7 @@ import pytest
 
 from orchd.errors import CheckpointUnknown, OrchdError, ParamsInvalid, RunNotResumable, TrainingDiverged
 from orchd.jobs.states import ErrorInfo, Job, State
-from orchd.node import TrainNote
+from orchd.notes import TrainNote
 from orchd.rpc import methods_runs as runs_methods
 from orchd.rpc.methods_jobs import JobParams
 from orchd.rpc.methods_runs import CheckpointCleanup, CheckpointList
