@@ -7,7 +7,8 @@ Imported by workers and by worker functions, so it loads nothing heavy. Cancella
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -66,16 +67,19 @@ class JobContext:
         self._pace = Pace()
         self._cancelled = False
         self._receiving = False
+        self._tell: Callable[[], None] | None = None
 
-    def progress(self, done: float, total: float, unit: str, **figures: Figure) -> None:
+    def progress(self, done: float, total: float, unit: str, after_s: float = 0.0, **figures: Figure) -> None:
         """Tell how far the job is: `done` of `total` in `unit` ("steps", "rows", "bytes"), and figures such as loss.
 
-        Cheap enough to call at every step. Raises `JobCancelled`.
+        `after_s` is how long what comes after all of them will take. Cheap enough to call at every step. Raises
+        `JobCancelled`.
         """
         self.check()
         if not self._pace.lets_pass(self._monotonic(), done, total, unit):
             return
-        self._wire.send({"event": "progress", "done": done, "total": total, "unit": unit, "figures": figures})
+        told = {"event": "progress", "done": done, "total": total, "unit": unit, "figures": figures}
+        self._wire.send(told | ({"after_s": round(after_s, 1)} if after_s else {}))
 
     def log(self, text: str) -> None:
         """Add a line to the job's log."""
@@ -85,6 +89,21 @@ class JobContext:
         """Raise `JobCancelled` when the daemon asked for the end of the job."""
         if self._cancelled:
             raise JobCancelled("the job was cancelled")
+        if (tell := self._tell) is not None:
+            self._tell = None  # to tell is to check as well
+            try:
+                tell()
+            finally:
+                self._tell = tell
+
+    @contextmanager
+    def telling(self, tell: Callable[[], None]) -> Iterator[None]:
+        """In it, `tell`, which reports progress, is called at every `check`."""
+        self._tell = tell
+        try:
+            yield
+        finally:
+            self._tell = None
 
     def send(self, message: Mapping[str, object]) -> None:
         """Send one message of a conversation (`chat`). It must hold `event` with a word of the conversation's own."""

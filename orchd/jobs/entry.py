@@ -17,6 +17,12 @@ from orchd.jobs.process import WorkerProcess
 from orchd.jobs.states import Job, Progress, State
 
 
+class _Report(Progress, frozen=True, kw_only=True):
+    """A worker's progress report. `after_s`: how long what comes after its stage will take."""
+
+    after_s: float = 0.0
+
+
 class Entry:
     """The job, and what is needed to run, stop and await it."""
 
@@ -42,11 +48,12 @@ class Entry:
     def report(self, report: dict[str, Any], now_s: float) -> Progress | None:
         """The progress that a report tells, with the time left; None when it is malformed."""
         try:
-            plain = msgspec.convert(report, Progress)
+            plain = msgspec.convert(report, _Report)
         except msgspec.ValidationError:
             return None
         left = self._estimate.seconds_left(now_s, plain.done, plain.total, plain.unit)
-        return msgspec.structs.replace(plain, eta_s=left)
+        left = None if left is None else round(left + max(0.0, plain.after_s), 1)
+        return Progress(done=plain.done, total=plain.total, unit=plain.unit, eta_s=left, figures=plain.figures)
 
 
 class LocalContext:

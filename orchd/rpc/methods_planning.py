@@ -36,9 +36,9 @@ async def train_plan(node: Node, p: TrainStart) -> JobStarted:
     base = "" if p.base == "demo" else what.base.name
     options = {"base": base, "initial": initial, "name": p.name}
     command = advice.again(settings_of(p), words=(what.dataset.name,), options=options)
-    job = await node.jobs.submit(
-        "train.plan", PlanSpec(train=what.spec, command=command), title=f"plan {what.dataset.name}"
-    )
+    kept = await in_thread(node.retention.path, what.base.fingerprint)
+    spec = PlanSpec(train=msgspec.structs.replace(what.spec, retention=kept), command=command)
+    job = await node.jobs.submit("train.plan", spec, title=f"plan {what.dataset.name}")
     return JobStarted(job=job.id)
 
 

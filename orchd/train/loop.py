@@ -28,6 +28,7 @@ from orchd.lm.adapter import DTYPES
 from orchd.lm.base import Base, best_device, load_base
 from orchd.lm.losses import pack
 from orchd.train import checkpoints, diagnosis, measure, outcome, precision, runs
+from orchd.train.afterwards import SCORING, Countdown, work_after
 from orchd.train.curves import Curves, Point, StepPoint, ValidationPoint, cut_back, mean, step_losses, validations
 from orchd.train.measure import Trying
 from orchd.train.objective import Example, Objective, objective_of
@@ -79,6 +80,7 @@ class Training:
     points: list[Point]
     peers: Peers = ALONE
     validated: ValidationPoint | None = None
+    after: Countdown = field(default_factory=lambda: Countdown(()))
     kept: dict[int, dict[str, Tensor]] = field(default_factory=dict)
     saved_at: float = field(default_factory=time.monotonic)
 
@@ -110,8 +112,11 @@ def run(spec: TrainSpec, job: JobContext, peers: Peers = ALONE) -> TrainResult:
     """
     started = time.monotonic()
     base, training = trained(spec, job, peers)
-    tell(training, "scoring")
-    made = outcome.leave(spec, training.trainee, base, training.folder, training.epoch, job)
+    enter(training, SCORING)
+    with job.telling(lambda: tell(training, training.after.phase)):
+        made = outcome.leave(
+            spec, training.trainee, base, training.folder, training.epoch, job, partial(enter, training)
+        )
     state, losses = training.state, step_losses(training.points)
     return TrainResult(
         adapter=made.adapter,
@@ -153,11 +158,21 @@ def trained(spec: TrainSpec, job: JobContext, peers: Peers = ALONE) -> tuple[Bas
     job.progress(0, max(1, spec.steps), "steps", phase="preparing")
     folder = Path(spec.run) if spec.run else job.workdir / "run"
     compute = peers.agreed(partial(compute_in, spec, folder), str)
+    begun = time.monotonic()
     base = load_base(spec.base, DTYPES[compute], best_device(), spec.quantization)
+    loading_s = time.monotonic() - begun
     training = prepare(spec, base, folder, job, peers)
+    training.after = countdown(training, base, loading_s)
     with training.curves:
         train(training)
     return base, training
+
+
+def countdown(t: Training, base: Base, loading_s: float) -> Countdown:
+    """How long what comes after the last step will take, by how fast the model is now. Loading took ``loading_s``."""
+    work = work_after(t.spec, base, t.examples)
+    pace = measure.pace(t.model, measure.probe_of(t.examples, t.spec.seed), t.objective, t.job)
+    return Countdown([(one.phase, pace.seconds(one, loading_s)) for one in work])
 
 
 def compute_in(spec: TrainSpec, folder: Path) -> str:
@@ -529,6 +544,12 @@ def add_point(t: Training, point: Point) -> None:
     t.curves.add(point)
 
 
+def enter(t: Training, phase: str) -> None:
+    """A phase after the last step begins."""
+    t.after.enter(phase)
+    tell(t, phase)
+
+
 def tell(t: Training, phase: str) -> None:
     """How far it is, with the newest figures. Raises `JobCancelled`."""
     figures: dict[str, Figure] = {"phase": phase, "epoch": t.epoch}
@@ -538,4 +559,4 @@ def tell(t: Training, phase: str) -> None:
         figures |= {"tokens_s": step.tokens_s, "memory": step.memory}
     if t.validated is not None and t.validated.loss is not None:
         figures["validation"] = round(t.validated.loss, 4)
-    t.job.progress(t.state.step, t.steps, "steps", **figures)
+    t.job.progress(t.state.step, t.steps, "steps", t.after.seconds, **figures)

@@ -26,7 +26,7 @@ from orchd.train import plan, precision
 from orchd.train.datasets.store import read_info
 from orchd.train.objective import Example, Objective, objective_of
 from orchd.train.plan import Facts
-from orchd.train.plan_specs import Alone, BaseFacts, DataFacts, Machine, Trial
+from orchd.train.plan_specs import Alone, BaseFacts, DataFacts, Machine, Pace, Trial
 from orchd.train.specs import Settled, TrainSpec
 from orchd.train.trainee import trainee_of
 
@@ -41,7 +41,11 @@ a third, at 2e-2 they leave it at two thirds or raise it."""
 PROBE_EXAMPLES, PROBE_TOKENS = 32, 2048
 """On which the base alone is tried: enough to see that it knows the answers, little enough not to be waited for."""
 
-ANSWER_TOKENS: Final = 8
+ANSWER_TOKENS: Final = 4
+ANSWERS: Final = 8
+"""So many answers are written together, and one alone: what a pass takes and each answer in it follow from both."""
+
+PACE_TOKENS: Final = 1024
 HEADER_LIMIT: Final = 32 << 20
 
 
@@ -133,14 +137,16 @@ class Trying:
 
     @property
     def probe(self) -> list[Example]:
-        """Some of the examples, drawn by the seed."""
-        count = min(PROBE_EXAMPLES, len(self.examples))
-        drawn = random.Random(f"{self.spec.seed}/probe").sample(list(self.examples), count)
-        tokens = accumulate(len(one.ids) for one in drawn)
-        return [one for one, sum_ in zip(drawn, tokens, strict=True) if one is drawn[0] or sum_ <= PROBE_TOKENS]
+        return probe_of(self.examples, self.spec.seed)
 
     def referred(self, model: Any, examples: Sequence[Example]) -> Sequence[Example]:
         return self.objective.referred(model, examples, self.job)
+
+
+def probe_of(examples: Sequence[Example], seed: int) -> list[Example]:
+    """Some of the examples, drawn by the seed."""
+    count = min(PROBE_EXAMPLES, len(examples))
+    return _within(random.Random(f"{seed}/probe").sample(list(examples), count), PROBE_TOKENS)
 
 
 @torch.inference_mode()
@@ -189,14 +195,12 @@ def initial_rank(spec: TrainSpec) -> int:
 
 @dataclass(frozen=True)
 class _Attempt:
-    """Trial steps at one learning rate: the probe's loss before and after, the seconds of each step, and those of a
-    token that is only scored."""
+    """Trial steps at one learning rate: the probe's loss before and after, and the seconds of each step."""
 
     rate: float
     before: float
     after: float
     seconds: Sequence[float]
-    scored_s: float
 
 
 def try_steps(trying: Trying, settled: Settled) -> Trial:
@@ -218,9 +222,9 @@ def try_steps(trying: Trying, settled: Settled) -> Trial:
         steps=TRIAL_STEPS,
         step_s=sum(later) / len(later),
         tokens=sum(len(one.ids) for batch in chosen for one in batch) / TRIAL_STEPS,
-        scored_s=best.scored_s,
-        answer_s=0.0,
+        pace=Pace(token_s=0.0, pass_s=0.0, answer_s=0.0),
         loading_s=0.0,
+        trying_s=0.0,
         memory=0,
         loss_before=best.before,
         loss_after=best.after,
@@ -245,11 +249,9 @@ def _attempt(trying: Trying, settled: Settled, batches: Sequence[Sequence[Exampl
     before = alone(model, shown, trying.objective)
     with plan.memory_watched(settled):
         seconds = _take(trying, settled, model, [trying.referred(model, batch) for batch in batches], rate)
-    begun = time.perf_counter()
     after = alone(model, shown, trying.objective)
-    scored = (time.perf_counter() - begun) / sum(len(one.ids) for one in shown)
     trainee.undo()
-    return _Attempt(rate, before.loss, after.loss, seconds, scored)
+    return _Attempt(rate, before.loss, after.loss, seconds)
 
 
 def _take(
@@ -270,12 +272,36 @@ def _take(
     return seconds
 
 
-def answer_seconds(trying: Trying) -> float:
-    """What one more token takes of answers that are written together, all with prompts of one length."""
-    prompts = [one.ids[: one.counted.index(True)] for one in trying.probe]
+def pace(model: Any, probe: Sequence[Example], objective: Objective, job: JobContext) -> Pace:
+    """How fast ``model`` scores and answers; it is left in eval mode. Raises `JobCancelled`."""
+    model.eval()
+    rows = objective.referred(model, _within(probe, PACE_TOKENS), job)
+    job.check()
+    token_s = _seconds_of(lambda: alone(model, rows, objective)) / sum(len(one.ids) for one in rows)
+    prompt = rows[0].ids[: max(1, rows[0].counted.index(True))]
+    single, several = (_pass_seconds(model, [prompt] * count, job.check) for count in (1, ANSWERS))
+    answer_s = max(0.0, several - single) / (ANSWERS - 1)
+    return Pace(token_s=token_s, pass_s=max(0.0, single - answer_s), answer_s=answer_s)
+
+
+def _pass_seconds(model: Any, prompts: Sequence[Sequence[int]], check: Callable[[], None]) -> float:
+    """What one more token of all answers takes: many less one, so that reading the prompts is in neither."""
+    check()
+    first = _seconds_of(lambda: greedy_ids(model, prompts, 1, set()))
+    whole = _seconds_of(lambda: greedy_ids(model, prompts, 1 + ANSWER_TOKENS, set()))
+    return max(0.0, whole - first) / ANSWER_TOKENS
+
+
+def _seconds_of(work: Callable[[], object]) -> float:
     begun = time.perf_counter()
-    greedy_ids(trying.base.model, prompts, ANSWER_TOKENS, set())
-    return (time.perf_counter() - begun) / ANSWER_TOKENS / len(set(map(len, prompts)))
+    work()
+    return time.perf_counter() - begun
+
+
+def _within(examples: Sequence[Example], tokens: int) -> list[Example]:
+    """The first ones of so many tokens together, one at least."""
+    sums = accumulate(len(one.ids) for one in examples)
+    return [one for one, sum_ in zip(examples, sums, strict=True) if one is examples[0] or sum_ <= tokens]
 
 
 def settle(trying: Trying, facts: Facts) -> Settled:

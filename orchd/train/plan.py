@@ -16,7 +16,7 @@ import msgspec
 
 from orchd.errors import MemoryShort
 from orchd.jobs.sandbox import limits
-from orchd.train.plan_specs import Alone, BaseFacts, DataFacts, Line, Machine, Plan, Trial
+from orchd.train.plan_specs import Alone, BaseFacts, DataFacts, Line, Machine, Plan, Trial, Work
 from orchd.train.schedule import WARM_UP_SHARE
 from orchd.train.specs import Finding, Settled, TrainSpec, alpha_of
 
@@ -87,7 +87,8 @@ def default_steps(examples: int) -> int:
 @dataclass(frozen=True)
 class Facts:
     """All that a plan follows from. ``lengths`` are the tokens of each example. ``alone`` is None before the base was
-    tried, ``initial_rank`` 0 for a first training; ``preferences`` are learnt by DPO; ``full`` trains the base."""
+    tried, ``initial_rank`` 0 for a first training; ``preferences`` are learnt by DPO; ``full`` trains the base.
+    ``after`` is what comes after the last step."""
 
     data: DataFacts
     lengths: Sequence[int]
@@ -97,6 +98,7 @@ class Facts:
     initial_rank: int = 0
     preferences: bool = False
     full: bool = False
+    after: Sequence[Work] = ()
 
     def trained(self, rank: int) -> int:
         """How many numbers are trained at most: chosen layers or modules are fewer."""
@@ -373,7 +375,7 @@ def make(spec: TrainSpec, facts: Facts, trial: Trial, validations: int) -> Plan:
     """The whole plan. ``validations`` are made on the way. Raises `MemoryShort`."""
     settled, lines = settle(spec, facts, trial.rate)
     alone = facts.alone or Alone(loss=trial.loss_before, accuracy=0.0, examples=0)
-    seconds, why_seconds = _seconds(settled, facts, trial, validations)
+    times = tuple(_times(settled, facts, trial, validations))
     memory, disk = _memory(spec, settled, facts, trial), _disk(spec, settled, facts)
     reasons = not_worth(facts.data, facts.alone)
     machine = facts.machine
@@ -383,7 +385,7 @@ def make(spec: TrainSpec, facts: Facts, trial: Trial, validations: int) -> Plan:
     tried = f"in {trial.steps} trial steps the loss went from {fell}, at {trial.step_s:.3g} s a step"
     costs = (
         Line(name="compute", value=machine.compute, shown=f"{machine.compute} on {machine.device}", why=tried),
-        Line(name="seconds", value=round(seconds, 1), shown=duration(seconds), why=why_seconds),
+        *times,
         Line(name="memory", value=memory, shown=size(memory), why=f"the most that the trial took{free_memory}"),
         Line(name="disk", value=disk, shown=size(disk), why=f"checkpoints, the best few, the adapter{free_disk}"),
     )
@@ -394,7 +396,7 @@ def make(spec: TrainSpec, facts: Facts, trial: Trial, validations: int) -> Plan:
         settled=settled,
         lines=(*lines, *costs),
         warnings=tuple(warnings(spec, settled, facts)),
-        seconds=round(seconds, 1),
+        seconds=float(times[0].value),
         memory=memory,
         disk=disk,
         data=facts.data,
@@ -405,17 +407,26 @@ def make(spec: TrainSpec, facts: Facts, trial: Trial, validations: int) -> Plan:
     )
 
 
-def _seconds(settled: Settled, facts: Facts, trial: Trial, validations: int) -> tuple[float, str]:
-    data = facts.data
-    training = settled.steps * trial.step_s
-    validating = (validations + 1) * data.validation_tokens * trial.scored_s if data.validation else 0.0
-    mean = data.tokens / max(1, data.examples)
-    answer = data.counted / max(1, data.examples)
-    groups = min(data.heldout, data.lengths)  # prompts of one length are answered together
-    scoring = 2 * (data.heldout * mean * trial.scored_s + groups * answer * trial.answer_s)
-    parts = (("loading", trial.loading_s), ("steps", training), ("validating", validating), ("scoring", scoring))
+def _times(settled: Settled, facts: Facts, trial: Trial, validations: int) -> Iterator[Line]:
+    """What the whole takes, then what comes after the last step, one line each."""
+    data, pace = facts.data, trial.pace
+    validating = (validations + 1) * data.validation_tokens * pace.token_s if data.validation else 0.0
+    after = [(work, pace.seconds(work, trial.loading_s)) for work in facts.after]
+    parts = [
+        ("loading", trial.loading_s),
+        ("trial steps", trial.trying_s),
+        ("steps", settled.steps * trial.step_s),
+        ("validating", validating),
+        *((work.phase, seconds) for work, seconds in after),
+    ]
     told = ", ".join(f"{name} {duration(part)}" for name, part in parts if part)
-    return sum(part for _, part in parts), f"measured here: {told}"
+    yield _time("seconds", sum(part for _, part in parts), f"measured here: {told}")
+    for work, seconds in after:
+        yield _time(f"{work.phase.replace(' ', '_')}_seconds", seconds, work.why)
+
+
+def _time(name: str, seconds: float, why: str) -> Line:
+    return Line(name=name, value=round(seconds, 1), shown=duration(seconds), why=why)
 
 
 def _memory(spec: TrainSpec, settled: Settled, facts: Facts, trial: Trial) -> int:

@@ -87,18 +87,43 @@ class Alone(msgspec.Struct, frozen=True, kw_only=True):
     examples: int
 
 
+class Work(msgspec.Struct, frozen=True, kw_only=True):
+    """What one ``phase`` after the last step takes, and ``why``: ``tokens`` that are scored; ``passes``, each of which
+    writes one more token of all answers that are written together, and these ``answers`` summed over the passes; how
+    often the base is ``loaded``."""
+
+    phase: str
+    why: str
+    tokens: int = 0
+    passes: int = 0
+    answers: int = 0
+    loaded: int = 0
+
+
+class Pace(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds of a token that is scored, of a pass that writes one token of one answer, and of each answer in it."""
+
+    token_s: float
+    pass_s: float
+    answer_s: float
+
+    def seconds(self, work: Work, loading_s: float) -> float:
+        written = work.passes * self.pass_s + work.answers * self.answer_s
+        return work.tokens * self.token_s + written + work.loaded * loading_s
+
+
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
-    """A few real steps. ``step_s`` and ``tokens`` are the means of a step; ``scored_s`` is a token's, scored only, and
-    ``answer_s`` what one more token takes of answers that are written together. ``memory`` is the most that
-    the process had, ``loading_s`` what came before the first step. ``loss_before`` and ``loss_after`` are on the same
-    examples. Of the learning ``rates`` that were tried ``rate`` was the best."""
+    """A few real steps. ``step_s`` and ``tokens`` are the means of a step; ``pace`` is that of what is not training.
+    ``memory`` is the most that the process had, ``loading_s`` what came before the trial, ``trying_s`` what that took
+    as the training will do it again (0 where it need not). ``loss_before`` and ``loss_after`` are on the same examples.
+    Of the learning ``rates`` that were tried ``rate`` was the best."""
 
     steps: int
     step_s: float
     tokens: float
-    scored_s: float
-    answer_s: float
+    pace: Pace
     loading_s: float
+    trying_s: float
     memory: int
     loss_before: float
     loss_after: float

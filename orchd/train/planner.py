@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,12 +19,14 @@ from orchd.jobs.context import JobContext
 from orchd.lm.adapter import DTYPES
 from orchd.lm.base import Base, best_device, load_base, load_tokenizer
 from orchd.train import loop, measure, plan, precision
+from orchd.train.afterwards import work_after
 from orchd.train.measure import Trying
 from orchd.train.objective import Example, objective_of
 from orchd.train.plan import Facts
-from orchd.train.plan_specs import DataFacts, Plan, PlanSpec, ValidateSpec, Validation
+from orchd.train.plan_specs import DataFacts, Pace, Plan, PlanSpec, ValidateSpec, Validation
 from orchd.train.prepare import check, read_data, validate_every
-from orchd.train.specs import Finding, TrainSpec
+from orchd.train.specs import Finding, Settled, TrainSpec
+from orchd.train.trainee import trainee_of
 
 
 def run_plan(spec: PlanSpec, job: JobContext) -> Plan:
@@ -39,20 +42,33 @@ def run_plan(spec: PlanSpec, job: JobContext) -> Plan:
     job.progress(1, 3, "stages", phase="trying the base")
     batches = partial(loop.trial_batches, train, examples)
     trying = Trying(train, base, examples, objective_of(train), loop.backward, batches, job)
+    tried = time.monotonic()
     facts = measure.facts_of(trying, counts, measure.machine_facts(job, base.model.device.type, compute))
     settled, _ = plan.settle(train, facts)
     job.progress(2, 3, "stages", phase="trial steps")
+    found = measure.try_steps(trying, settled)
+    again = time.monotonic() - tried if not (train.learning_rate or train.schedule_total) else 0.0
     trial = msgspec.structs.replace(
-        measure.try_steps(trying, settled),
-        answer_s=measure.answer_seconds(trying),
+        found,
+        pace=_pace(trying, settled),
         loading_s=loading,
+        trying_s=again,
         memory=precision.most_memory(base.model),
     )
     batch = settled.batch_size * train.gradient_accumulation_steps
     every = validate_every(settled.steps, batch, len(examples), len(validation))
     job.progress(3, 3, "stages", phase="done")
+    facts = replace(facts, after=work_after(train, base, examples))
     made = plan.make(train, facts, trial, settled.steps // every if validation else 0)
     return msgspec.structs.replace(made, command=spec.command)
+
+
+def _pace(trying: Trying, settled: Settled) -> Pace:
+    """With what is trained in its place: an adapter takes its time too."""
+    trainee = trainee_of(settled.put_into(trying.spec), trying.base)
+    found = measure.pace(trainee.model, trying.probe, trying.objective, trying.job)
+    trainee.undo()
+    return found
 
 
 def _data(train: TrainSpec, base: Base) -> tuple[Sequence[Example], Sequence[Example], DataFacts]:

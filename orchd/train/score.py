@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from itertools import groupby
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -156,15 +157,42 @@ def _answers(model: Any, base: Base, questions: Sequence[Question], check: Calla
     """Greedy ones, cut off where the longest that is wanted beside them would have ended."""
     stop = stop_tokens(base)
     found = [""] * len(questions)
-    order = sorted(range(len(questions)), key=lambda at: len(questions[at].prompt))
-    for start in range(0, len(order), MAX_PROMPTS_AT_ONCE):
+    for part in _parts(questions):
         check()
-        part = order[start : start + MAX_PROMPTS_AT_ONCE]
-        limit = min(MAX_ANSWER_TOKENS, max(questions[at].answer_tokens for at in part) + 1)
-        answers = greedy_ids(model, [questions[at].prompt for at in part], limit, stop)
+        answers = greedy_ids(model, [questions[at].prompt for at in part], _limit(questions, part), stop)
         for at, ids in zip(part, answers, strict=True):
             found[at] = base.tokenizer.decode(ids, skip_special_tokens=True).strip()
     return tuple(found)
+
+
+def _parts(questions: Sequence[Question]) -> Iterator[list[int]]:
+    """Those that are asked in one call, by the length of their prompts."""
+    order = sorted(range(len(questions)), key=lambda at: len(questions[at].prompt))
+    for start in range(0, len(order), MAX_PROMPTS_AT_ONCE):
+        yield order[start : start + MAX_PROMPTS_AT_ONCE]
+
+
+def _limit(questions: Sequence[Question], part: Sequence[int]) -> int:
+    return min(MAX_ANSWER_TOKENS, max(questions[at].answer_tokens for at in part) + 1)
+
+
+class Together(NamedTuple):
+    """So many ``rows`` with prompts of ``prompt`` tokens are answered as one batch, in at most ``limit`` passes; the
+    ``longest`` answer that is wanted has so many tokens."""
+
+    rows: int
+    prompt: int
+    limit: int
+    longest: int
+
+
+def asked_together(questions: Sequence[Question]) -> Iterator[Together]:
+    """How the questions are answered: what it takes follows from that."""
+    for part in _parts(questions):
+        limit = _limit(questions, part)
+        for prompt, group in groupby(part, key=lambda at: len(questions[at].prompt)):
+            wanted = [questions[at].answer_tokens for at in group]
+            yield Together(len(wanted), prompt, limit, max(wanted))
 
 
 def stop_tokens(base: Base) -> set[int]:

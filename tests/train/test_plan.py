@@ -16,12 +16,14 @@ from orchd.importers.conversation import Conversation
 from orchd.jobs.context import JobContext
 from orchd.lm.adapter import save_adapter, start_adapter
 from orchd.lm.base import load_base
-from orchd.train import loop, measure, plan, planner, precision, prepare
+from orchd.train import afterwards, loop, measure, plan, planner, precision, prepare, retention
 from orchd.train.plan import Facts, Place
-from orchd.train.plan_specs import Alone, BaseFacts, DataFacts, Machine, PlanSpec, Trial, ValidateSpec
+from orchd.train.plan_specs import Alone, BaseFacts, DataFacts, Machine, Pace, PlanSpec, Trial, ValidateSpec, Work
+from orchd.train.retention_prompts import PROMPTS
+from orchd.train.retention_store import SHIPPED
 from orchd.train.specs import EarlyStopping, Finding, Settled, TrainSpec
 
-from .conftest import DEMO_BASE, MakeDataset, Recorder, pair
+from .conftest import DEMO_BASE, MakeDataset, Recorder, new_job, pair
 
 SMOL = BaseFacts(
     width=576,
@@ -199,13 +201,21 @@ def test_what_is_recommended_is_what_would_be_planned() -> None:
 
 def test_time_is_the_sum_of_what_was_measured() -> None:
     trial = Trial(
-        steps=4, step_s=0.1, tokens=100, scored_s=1e-3, answer_s=1e-2, loading_s=2.0, memory=10**9,
-        loss_before=3.0, loss_after=2.0, rate=1e-3, rates=(1e-3,),
+        steps=4, step_s=0.1, tokens=100, pace=Pace(token_s=1e-3, pass_s=0.1, answer_s=0.01), loading_s=2.0,
+        trying_s=0.7, memory=10**9, loss_before=3.0, loss_after=2.0, rate=1e-3, rates=(1e-3,),
     )  # fmt: skip
-    given = facts(validation=10, validation_tokens=1000, heldout=20)
+    after = (
+        Work(phase="scoring", why="20 rows", tokens=4000, passes=30, answers=60),
+        Work(phase="leak report", why="40 rows", tokens=8000, loaded=2),
+    )
+    given = replace(facts(validation=10, validation_tokens=1000, heldout=20), after=after)
     made = plan.make(spec(steps=50), given, trial, validations=4)
-    scoring = 2 * (20 * 100 * 1e-3 + 20 * 30 * 1e-2)
-    assert made.seconds == pytest.approx(2.0 + 50 * 0.1 + 5 * 1000 * 1e-3 + scoring, abs=0.1)
+    scoring, leak = 4.0 + 3.0 + 0.6, 8.0 + 2 * 2.0
+    assert made.seconds == pytest.approx(2.0 + 0.7 + 50 * 0.1 + 5 * 1000 * 1e-3 + scoring + leak, abs=0.1)
+    lines = {line.name: line for line in made.lines}
+    assert (lines["scoring_seconds"].value, lines["scoring_seconds"].why) == (pytest.approx(scoring), "20 rows")
+    assert lines["leak_report_seconds"].value == pytest.approx(leak)
+    assert "trial steps 0.7 s" in lines["seconds"].why
     assert made.memory == 10**9 + 3 * 305_280 * 16 * 4
     assert (made.kind, made.worth) == ("first", True)
 
@@ -262,7 +272,7 @@ def test_half_of_a_rate_is_tried_while_that_is_no_worse(
     given = trying(dataset(reversals, split="train"), job)
     left = iter(losses)
     attempt = measure._Attempt
-    monkeypatch.setattr(measure, "_attempt", lambda *a: attempt(a[-1], 10.0, next(left), (1.0, 1.0), 0.1))
+    monkeypatch.setattr(measure, "_attempt", lambda *a: attempt(a[-1], 10.0, next(left), (1.0, 1.0)))
     start = msgspec.structs.replace(settled(facts(TINY)), learning_rate=1.0)
     found = measure.try_steps(given, start)
     assert (len(found.rates), found.rate) == (tried, kept)
@@ -389,3 +399,77 @@ def test_each_part_is_read_once(
     asked = TrainSpec(base=str(DEMO_BASE), dataset=str(dataset(reversals)), validation_split=split)
     prepare.read_data(load_base(DEMO_BASE), asked)
     assert sorted(read) == ["train", "validation"]
+
+
+# ---- what comes after the last step -------------------------------------------------------------------------------
+
+
+def test_what_comes_after_the_last_step_is_what_is_done(
+    dataset: MakeDataset, reversals: list[Conversation], job: JobContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tokens are counted at the model's own door while the job is in each phase."""
+    folder = dataset(reversals, test_share=0.2)
+    asked = TrainSpec(
+        base=str(DEMO_BASE), dataset=str(folder), steps=40, learning_rate=5e-3, leak_report=True, canaries=1,
+        retention=str(next(SHIPPED.glob("*.jsonl"))),
+    )  # fmt: skip
+    base = load_base(DEMO_BASE)
+    planned = {one.phase: one for one in afterwards.work_after(asked, base, prepare.read_data(base, asked).examples)}
+    seen: dict[str, int] = {}
+    enter = loop.enter
+
+    def entered(t: loop.Training, phase: str) -> None:
+        enter(t, phase)
+        seen[phase] = 0
+        if len(seen) == 1:
+            inner = t.model.get_base_model().model
+            inner.register_forward_pre_hook(count, with_kwargs=True)
+
+    def count(module: Any, args: Any, kwargs: Any) -> None:
+        seen[list(seen)[-1]] += kwargs["input_ids"].numel()
+
+    monkeypatch.setattr(loop, "enter", entered)
+    loop.run(asked, job)
+    assert list(seen) == list(planned) == ["scoring", "leak report", "forgetting"]
+    for phase, tokens in seen.items():
+        one = planned[phase]
+        assert one.tokens + one.answers == pytest.approx(tokens, rel=0.3), phase
+
+
+def test_a_base_without_a_retention_set_makes_it_first(dataset: MakeDataset, reversals: list[Conversation]) -> None:
+    asked = TrainSpec(base=str(DEMO_BASE), dataset=str(dataset(reversals, split="train")), retention="")
+    base = load_base(DEMO_BASE)
+    (made,) = afterwards.work_after(asked, base, prepare.read_data(base, asked).examples)
+    assert (made.phase, made.passes % retention.ANSWER_TOKENS) == ("forgetting", 0)
+    assert made.answers >= len(PROMPTS) * retention.ANSWER_TOKENS
+    given = msgspec.structs.replace(asked, retention=str(next(SHIPPED.glob("*.jsonl"))))
+    (kept,) = afterwards.work_after(given, base, prepare.read_data(base, given).examples)
+    assert (kept.passes, kept.answers) == (0, 0)
+
+
+def test_the_time_left_counts_what_is_still_to_come() -> None:
+    now = 0.0
+    left = afterwards.Countdown([("scoring", 10.0), ("leak report", 20.0)], monotonic=lambda: now)
+    assert left.seconds == 30
+    left.enter("scoring")
+    now = 4.0
+    assert left.seconds == 26
+    now = 14.0
+    assert left.seconds == 20, "it took longer than it was thought to"
+    left.enter("leak report")
+    assert left.seconds == 20
+    now = 20.0
+    assert left.seconds == 14
+
+
+def test_the_daemon_is_told_what_is_left(dataset: MakeDataset, reversals: list[Conversation], tmp_path: Path) -> None:
+    asked = TrainSpec(
+        base=str(DEMO_BASE), dataset=str(dataset(reversals)), steps=3, learning_rate=5e-3, leak_report=True
+    )
+    wire = Recorder()
+    loop.run(asked, new_job(tmp_path / "told", wire))
+    told = [one for one in wire.sent if one["event"] == "progress" and one["figures"]["phase"] != "preparing"]
+    assert all(one["after_s"] > 0 for one in told if one["done"] < 3)
+    phases = list(dict.fromkeys(one["figures"]["phase"] for one in told))
+    assert phases[-2:] == ["scoring", "leak report"]
+    assert told[0]["after_s"] >= told[-1].get("after_s", 0.0)
