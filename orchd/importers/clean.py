@@ -10,6 +10,7 @@ from typing import Any, Final
 from orchd.importers.conversation import Message, Part
 
 MAX_TEXT_BYTES: Final = 2_000_000
+MAX_NUMBER: Final = 1e100
 _PARTS: Final[dict[str, Part]] = {"train": "train", "validation": "validation", "test": "test"}
 
 
@@ -17,8 +18,10 @@ def clean(value: object) -> str:
     """A string without surrogates, NULs and outer white space, of at most `MAX_TEXT_BYTES`.
 
     Surrogate pairs that were escaped one by one are joined; a lone one (an emoji cut by a length
-    limit) becomes U+FFFD. Anything but a string becomes "".
+    limit) becomes U+FFFD. A number becomes its text (labels are often 0 and 1); anything else becomes "".
     """
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MAX_NUMBER:
+        return str(value)
     if not isinstance(value, str):
         return ""
     data = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "")

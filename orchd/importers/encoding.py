@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from typing import IO, Final, cast
 
 SAMPLE_BYTES: Final = 1 << 16
@@ -13,6 +14,9 @@ _MARKS: Final = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+
+#: Half of a character outside the first plane, in UTF-8 by itself.
+_HALF: Final = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")
 
 
 def encoding_of(sample: bytes) -> str | None:
@@ -37,8 +41,14 @@ def encoding_of(sample: bytes) -> str | None:
 
 
 def as_text(data: bytes) -> str:
-    """One record's bytes as text; what no encoding explains becomes U+FFFD."""
-    return data.decode("utf-8" if _mostly_utf8(data) else "cp1252", "replace")
+    """One record's bytes as text; what no encoding explains becomes U+FFFD.
+
+    Halves of a character that were written each by itself (CESU-8: Java, Oracle, MySQL's utf8) stay as surrogates,
+    for `clean` to join."""
+    try:
+        return data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return data.decode("utf-8" if _mostly_utf8(data) else "cp1252", "replace")
 
 
 def as_utf8(source: IO[bytes], encoding: str) -> IO[bytes]:
@@ -49,6 +59,7 @@ def as_utf8(source: IO[bytes], encoding: str) -> IO[bytes]:
 
 
 def _mostly_utf8(data: bytes) -> bool:
+    data = _HALF.sub(b"", data)
     try:
         codecs.getincrementaldecoder("utf-8")().decode(data)  # a sample may end inside a character
         return True

@@ -85,9 +85,9 @@ def passage(text: str, *, code: bool, **about: Any) -> Passage:
 
 def _as_is(value: object) -> str:
     """Cleaned, with the blanks at its ends: between a prompt and its completion they are part of the text."""
-    if not isinstance(value, str):
-        return ""
     inner = clean(value)
+    if not isinstance(value, str):
+        return inner
     return value[: len(value) - len(value.lstrip())] + inner + value[len(value.rstrip()) :] if inner else ""
 
 
@@ -116,7 +116,7 @@ def _before(record: dict[str, Any], names: Mapping[str, str]) -> tuple[Message, 
 
 def _messages(value: object) -> tuple[Message, ...]:
     """A text, a message, or a list of messages, of either way of writing them; the last is the answer."""
-    if isinstance(value, str):
+    if isinstance(value, str | int | float):
         return (Message("assistant", text),) if (text := clean(value)) else ()
     found = objects(value) or objects([value])
     if any("from" in one for one in found):

@@ -37,7 +37,7 @@ def oddities(record: dict[str, Any], format: str) -> Iterator[Oddity]:
         elif (role := str(one.get(role_name))) not in roles and role not in _NOT_SAID:
             known = ", ".join(roles)
             yield f"message {number}: no such {role_name}: {role[:40]!r}; it is left out", f"Use one of {known}."
-        elif not one.get(text_name) and not _NOT_SAID & one.keys() and role not in _NOT_SAID:
+        elif one.get(text_name) in (None, "", []) and not _NOT_SAID & one.keys() and role not in _NOT_SAID:
             yield f"message {number} has no text; it is left out", f"Give it `{text_name}`, or leave it out yourself."
 
 

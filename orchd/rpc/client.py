@@ -11,13 +11,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from orchd.errors import DaemonUnreachable, OrchdError, SocketRefused, from_wire
+from orchd.errors import DaemonUnreachable, OrchdError, ParamsInvalid, SocketRefused, from_wire
 
 READ_BYTES = 65_536
 SECONDS = 60.0
 """Ordinary calls are answered at once; a daemon that takes longer than this is stuck."""
 
 OnNotification = Callable[[str, dict[str, Any]], None]
+
+_ENDLESS = (float("inf"), -float("inf"))
 
 
 class Client:
@@ -93,7 +95,7 @@ class Client:
     def _call(self, method: str, params: dict[str, Any], timeout: float | None, on_notification: OnNotification) -> Any:
         self._last_id += 1
         request = {"jsonrpc": "2.0", "id": self._last_id, "method": method, "params": params}
-        self._send(json.dumps(request, separators=(",", ":")).encode() + b"\n")
+        self._send(_line(request))
         while True:
             message = self._receive(timeout)
             if "method" in message:
@@ -138,6 +140,16 @@ class Client:
     def _gone(self, error: OSError | None) -> DaemonUnreachable:
         why = f": {error.strerror or error}" if error else ""
         return DaemonUnreachable(f"the daemon closed the connection at {self._path}{why}")
+
+
+def _line(request: dict[str, Any]) -> bytes:
+    """A request as it is sent. Raises `ParamsInvalid` for nan and infinity, which JSON does not have."""
+    try:
+        return json.dumps(request, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+    except ValueError:
+        odd = {name: value for name, value in request["params"].items() if value != value or value in _ENDLESS}
+        name, value = next(iter(odd.items()), ("a parameter", "nan"))
+        raise ParamsInvalid(f"{name} {value} is no number", hint="Give a finite number.", field=name) from None
 
 
 def wait_job(client: Client, job_id: str, on_progress: Callable[[dict[str, Any]], None] | None = None) -> Any:

@@ -89,7 +89,8 @@ def read_data(base: Base, spec: TrainSpec, objective: Objective = SFT) -> Data:
     if not learnt:
         longest = longest_taken(base, spec.max_length)
         detail = f"all {len(rows) - len(aside)} are longer than {longest} tokens" if rows else "it is empty"
-        raise DatasetUnusable(f"nothing to train on: {detail}", field="dataset")
+        hint = "`orchctl dataset stats` shows how long they are; take a base that takes in more, or shorten them."
+        raise DatasetUnusable(f"nothing to train on: {detail}", hint=hint if rows else None, field="dataset")
     apart = (row for row in rows if row.id in aside) if aside else ()
     validation = _fitting(base, chain(read_part(dataset, "validation"), apart), objective, spec.max_length)
     if len(validation) > MAX_VALIDATION_ROWS:

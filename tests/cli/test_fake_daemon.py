@@ -324,3 +324,8 @@ async def test_rpc_call_reaches_every_method(house: House) -> None:
         stray = await orchctl(house, "rpc", "call", "job.list", '{"limits": 3}', "--json")
         assert stray.returncode == 2
         assert json.loads(stray.stdout)["error"]["hint"] == "Did you mean `limit`?"
+        for odd in ("nan", "inf"):
+            refused = await orchctl(house, "train", "start", "count", "--learning-rate", odd, "--json")
+            error = json.loads(refused.stdout)["error"]
+            assert (refused.returncode, error["field"]) == (2, "learning_rate")
+            assert error["message"] == f"learning_rate {odd} is no number"

@@ -156,3 +156,24 @@ def test_the_examples() -> None:
         found, log = read(EXAMPLES / name)
         assert (len(found), log.format, log.skipped) == (rows, kind, 0)
         assert all(one.trainable and len(one.messages) == 2 for one in found)
+
+
+def test_halves_of_an_emoji_as_bytes_are_joined_and_cost_no_other_letter(tmp_path: Path) -> None:
+    """CESU-8, as Java and old MySQL write it: each half as three bytes. A lone one becomes U+FFFD, and is told."""
+    row = '{"question": "São João 😀", "answer": "à direita"}'.encode()
+    whole = row.replace("😀".encode(), b"\xed\xa0\xbd\xed\xb8\x80")
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(whole + b"\n" + whole.replace(b"\xed\xb8\x80", b"") + b"\n")
+    found, log = read(path)
+    assert [one.messages[0].content for one in found] == ["São João 😀", "São João \ufffd"]
+    assert log.warnings == ["line 2, record 2: characters that could not be read became U+FFFD"]
+
+
+def test_a_number_is_a_text_too(tmp_path: Path) -> None:
+    """Labels are 0 and 1 in many files; what is no number and no text is still nothing."""
+    rows = [{"question": "legs of a cat", "answer": 4, "group": 7}, {"question": "is it", "answer": True}]
+    rows += [{"messages": [{"role": "user", "content": "positive?"}, {"role": "assistant", "content": 0}]}]
+    found, log = read(write(tmp_path, "\n".join(map(json.dumps, rows)), "in.jsonl"))
+    assert [one.messages[-1].content for one in found if one.trainable] == ["4", "0"]
+    assert found[0].group == "7"
+    assert not log.warned

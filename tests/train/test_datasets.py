@@ -80,8 +80,9 @@ def test_without_an_answer_to_learn_there_is_no_row(tmp_path: Path) -> None:
     ]
     assert build([*useless, pair("q", "a")], log, tmp_path / "d", Parts(), "t").rows == 1
     assert log.skipped == 3
-    with pytest.raises(DatasetUnusable, match="no conversation with an answer"):
+    with pytest.raises(DatasetUnusable, match="no conversation with an answer in it: no answer to learn") as told:
         made(useless, tmp_path / "e")
+    assert told.value.hint.startswith("Add an answer")
     with pytest.raises(DatasetUnusable, match="leave something"):
         made(MANY, tmp_path / "f", test_share=0.6, validation_share=0.4)
 
@@ -111,7 +112,7 @@ def test_the_job_imports_an_export(job: JobContext, wire: Recorder) -> None:
     assert (info.format, info.kind, info.rows) == ("chatgpt", "qa", 376)
     assert (info.train, info.validation, info.test) == (300, 38, 38)
     assert info == read_info(job.workdir / result.folder)
-    assert wire.sent[-1]["unit"] == "bytes"
+    assert list(dict.fromkeys(sent["unit"] for sent in wire.sent if "unit" in sent)) == ["bytes", "rows"]
     assert 0 < wire.sent[-1]["done"] <= wire.sent[-1]["total"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,6 +13,7 @@ import msgspec
 import pytest
 import torch
 
+from orchd.cli.run import parser
 from orchd.errors import QuantizationMissing, TrainingRefused
 from orchd.importers.conversation import Conversation, Message, Preference
 from orchd.jobs.context import JobContext
@@ -32,7 +34,7 @@ from orchd.train.curves import StepPoint, read_points, validations
 from orchd.train.datasets.store import PreferenceRow
 from orchd.train.objective import Dpo, Pair, encode_pair
 from orchd.train.places import adapter_targets, chosen
-from orchd.train.specs import AdapterPath, Change, Checkpointing, EvaluateSpec, TrainSpec, alpha_of
+from orchd.train.specs import AdapterPath, Change, Checkpointing, EarlyStopping, EvaluateSpec, TrainSpec, alpha_of
 
 from .conftest import DEMO_BASE, MakeDataset, Recorder, new_job
 from .test_loop import logits, random_adapter, spec
@@ -130,9 +132,34 @@ def test_the_head_gets_no_adapter() -> None:
 
 
 def test_the_next_command_says_it() -> None:
-    used = TrainSpec(base="", dataset="", rslora=True, modules=("mlp", "q_proj"), layers=(-2, -1))
+    used = TrainSpec(base="", dataset="", rslora=True, modules=("mlp", "q_proj"), layers=(-2, -1), leak_report=True)
     line = advice.again(used, [Change(option="steps", value=9)], words=("mine",), options={"name": "a b", "base": ""})
     assert line == "orchctl train start mine --name 'a b' --steps 9 --rslora --modules=mlp,q_proj --layers=-2,-1"
+
+
+def test_the_next_command_can_be_pasted() -> None:
+    """It is parsed as a shell and `orchctl` do, and asks for what it was made of; the rate stays within its bounds."""
+    used = TrainSpec(
+        base="",
+        dataset="",
+        steps=1_234_567,
+        seed=20_251_122,
+        learning_rate=0.9,
+        warmup_steps=40,
+        canaries=4,
+        early_stopping=EarlyStopping(enabled=True, patience=3, min_delta=0.0125),
+        checkpointing=Checkpointing(interval=7, keep_best=2),
+    )
+    changes = [Change(option="learning_rate", value=2.0, times=True), Change(option="steps", value=40)]
+    words = shlex.split(advice.again(used, changes, words=("my data",), options={}))
+    asked = vars(parser("train").parse_args(words[2:]))
+    assert (asked["dataset"], asked["seed"], asked["steps"], asked["learning_rate"]) == ("my data", 20_251_122, 40, 1.0)
+    assert (asked["canaries"], asked["warmup_steps"], asked["leak_report"]) == (4, None, False)
+    assert asked["early_stopping"] == {"enabled": True, "patience": 3, "min_delta": 0.0125}
+    assert asked["checkpointing"] == {"interval": 7, "keep_best": 2}
+    assert "--checkpointing off" in advice.again(
+        msgspec.structs.replace(used, checkpointing=Checkpointing(enabled=False)), words=("x",), options={}
+    )
 
 
 # ---- preferences ----------------------------------------------------------------------------------------------------

@@ -172,7 +172,10 @@ def _nothing_left(log: ImportLog, counts: _Counts, name: str) -> DatasetUnusable
         hint = "`--redact` takes out what was found and keeps the rows."
         return DatasetUnusable(f"{name}: all rows were dropped for what is in them", hint=hint, field="secrets")
     hint = "A row needs a question and an answer to it (of the assistant)."
-    return DatasetUnusable(f"{name}: no conversation with an answer in it", hint=hint, field="source")
+    first = log.problems[0] if log.problems else None
+    why = "" if first is None else f": {f'line {first.line}, ' if first.line else ''}{first.text}"
+    detail = f"{name}: no conversation with an answer in it{why}"
+    return DatasetUnusable(detail, hint=(first and first.fix) or hint, field="source")
 
 
 # ---- what is read --------------------------------------------------------------------------------------------
