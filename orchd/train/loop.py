@@ -191,7 +191,7 @@ def prepare(spec: TrainSpec, base: Base, folder: Path, job: JobContext, peers: P
     """Everything in memory, as it was at the run's last checkpoint if it has one."""
     folder.mkdir(parents=True, exist_ok=True)
     objective = objective_of(spec)
-    examples, validation = read_data(base, spec, objective)
+    examples, validation = read_data(base, spec, objective, job.check)
     settled = peers.agreed(partial(settle, spec, base, folder, examples, validation, job), Settled)
     spec, steps, twice = settled.put_into(spec), settled.steps, settled.gradient_checkpointing == "on"
     own, examples = len(examples), replay(spec, base, examples, folder, job)

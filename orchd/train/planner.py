@@ -37,7 +37,7 @@ def run_plan(spec: PlanSpec, job: JobContext) -> Plan:
     job.progress(0, 3, "stages", phase="loading")
     compute = loop.compute_in(train, job.workdir)
     base = load_base(train.base, DTYPES[compute], best_device(), train.quantization)
-    examples, validation, counts = _data(train, base)
+    examples, validation, counts = _data(train, base, job)
     loading = time.monotonic() - begun
     job.progress(1, 3, "stages", phase="trying the base")
     batches = partial(loop.trial_batches, train, examples)
@@ -71,9 +71,9 @@ def _pace(trying: Trying, settled: Settled) -> Pace:
     return found
 
 
-def _data(train: TrainSpec, base: Base) -> tuple[Sequence[Example], Sequence[Example], DataFacts]:
+def _data(train: TrainSpec, base: Base, job: JobContext) -> tuple[Sequence[Example], Sequence[Example], DataFacts]:
     """What is learnt, what is validated on, and both in figures. Raises `DatasetUnusable`."""
-    examples, validation = read_data(base, train, objective_of(train))
+    examples, validation = read_data(base, train, objective_of(train), job.check)
     counts = measure.data_facts(examples, validation, Path(train.dataset), aside=train.validation_split)
     return examples, validation, counts
 
@@ -111,7 +111,7 @@ def _finding(error: OrchdError) -> Finding:
 def _facts(train: TrainSpec, job: JobContext) -> Facts:
     """Without the base's weights: they are not needed to say what a setting does."""
     folder = Path(train.base)
-    examples, _, counts = _data(train, Base(None, load_tokenizer(folder), folder))
+    examples, _, counts = _data(train, Base(None, load_tokenizer(folder), folder), job)
     job.check()
     machine = measure.machine_facts(job, best_device(), "F32")
     return measure.facts_from(train, examples, counts, measure.base_facts(folder), machine)

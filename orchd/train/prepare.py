@@ -7,7 +7,7 @@ import math
 import platform
 import random
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -76,23 +76,26 @@ class Data(NamedTuple):
     validation: Sequence[Example]
 
 
-def read_data(base: Base, spec: TrainSpec, objective: Objective = SFT) -> Data:
+def read_data(
+    base: Base, spec: TrainSpec, objective: Objective = SFT, check: Callable[[], None] = lambda: None
+) -> Data:
     """The data set as token ids, without what is longer than the base, or the settings, allow.
 
     The share ``validation_split`` of the train part is put aside, by the seed, to validate on, besides the validation
-    part; of what there is for that some rows are drawn where they are many. Raises `DatasetUnusable`.
+    part; of what there is for that some rows are drawn where they are many. ``check`` is called at each row (a million
+    take minutes) and may raise to stop. Raises `DatasetUnusable`.
     """
     dataset = Path(spec.dataset)
     rows = list(read_part(dataset, "train"))
     aside = set_aside(rows, spec.validation_split, spec.seed)
-    learnt = _fitting(base, (row for row in rows if row.id not in aside), objective, spec.max_length)
+    learnt = _fitting(base, (row for row in rows if row.id not in aside), objective, spec.max_length, check)
     if not learnt:
         longest = longest_taken(base, spec.max_length)
         detail = f"all {len(rows) - len(aside)} are longer than {longest} tokens" if rows else "it is empty"
         hint = "`orchctl dataset stats` shows how long they are; take a base that takes in more, or shorten them."
         raise DatasetUnusable(f"nothing to train on: {detail}", hint=hint if rows else None, field="dataset")
     apart = (row for row in rows if row.id in aside) if aside else ()
-    validation = _fitting(base, chain(read_part(dataset, "validation"), apart), objective, spec.max_length)
+    validation = _fitting(base, chain(read_part(dataset, "validation"), apart), objective, spec.max_length, check)
     if len(validation) > MAX_VALIDATION_ROWS:
         validation = random.Random(f"{spec.seed}/validation").sample(validation, MAX_VALIDATION_ROWS)
     return Data([*learnt, *planted(base, spec, objective)], validation)
@@ -133,11 +136,16 @@ def set_aside(rows: Iterable[Row], split: float, seed: int) -> frozenset[str]:
     return frozenset(found)
 
 
-def _fitting(base: Base, rows: Iterable[Row], objective: Objective, max_length: int) -> list[Example]:
+def _fitting(
+    base: Base, rows: Iterable[Row], objective: Objective, max_length: int, check: Callable[[], None]
+) -> list[Example]:
     """Those with something to learn that fit."""
     longest = longest_taken(base, max_length)
-    found = (one for row in rows for one in objective.encode(base.tokenizer, row, longest))
-    return [one for one in found if one.counted_tokens]
+    found: list[Example] = []
+    for row in rows:
+        check()
+        found += (one for one in objective.encode(base.tokenizer, row, longest) if one.counted_tokens)
+    return found
 
 
 def longest_taken(base: Base, max_length: int) -> int:
