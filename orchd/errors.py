@@ -866,6 +866,20 @@ class QuantizationMissing(OrchdError):
     default_hint = "`pip install 'orchd[quantize]'` beside orchd, or train without `--quantization`."
 
 
+class BackendMissing(OrchdError):
+    """What was asked to compute the base is not installed."""
+
+    code = 5090
+    default_hint = "`pip install 'orchd[mlx]'` beside orchd, or train without `--backend`."
+
+
+class BackendUnfit(BadRequest):
+    """What was asked to compute the base can't do that with this base or these settings."""
+
+    code = 5091
+    default_hint = "Train with `--backend torch`."
+
+
 # ---- 60xx averaging ------------------------------------------------------------------------------------------
 
 

@@ -52,7 +52,7 @@ ROOMS = {
     "registry": Room(2, frozenset({"duckdb"}) | NUMERIC),
     "jobs": Room(3, frozenset({"trio", "msgspec"})),
     "importers": Room(3, frozenset({"msgspec"}), lowest_only=1),
-    "lm": Room(3, TORCH | NUMERIC),
+    "lm": Room(3, TORCH | NUMERIC | {"mlx", "mlx_lm"}),
     "net": Room(4, frozenset({"libp2p", "multiaddr", "trio", "zeroconf", "msgspec", "cryptography"})),
     "hub": Room(4, frozenset({"trio", "httpx", "msgspec"})),
     "train": Room(4, TORCH | NUMERIC),

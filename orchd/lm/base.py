@@ -57,7 +57,7 @@ def load_base(
     when the folder is no usable base, and `QuantizationMissing`.
     """
     folder = Path(path)
-    _check_folder(folder)
+    check_folder(folder)
     tokenizer = load_tokenizer(folder)
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
@@ -89,6 +89,12 @@ def _quantized(quantization: Quantization, dtype: torch.dtype, device: str) -> d
     return {"quantization_config": BitsAndBytesConfig(**how), "device_map": {"": device}}  # type: ignore[no-untyped-call]
 
 
+def device_of(base: Base) -> str:
+    """What computes the base, as people read it: cpu, cuda, mps, mlx (cpu), mlx (gpu)."""
+    scorer = getattr(base.model, "scorer", None)
+    return str(base.model.device.type if scorer is None else scorer.device)
+
+
 def load_tokenizer(path: Path | str) -> Any:
     """The tokenizer of the base in the folder ``path``, with its chat template. Raises `BaseUnusable`."""
     folder = Path(path)
@@ -115,7 +121,7 @@ class _Context(msgspec.Struct):
     max_position_embeddings: int | None = None
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise BaseUnusable(f"{folder.name}: no config.json in it", field="base")
     if not any(folder.glob("*.safetensors")):

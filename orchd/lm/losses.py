@@ -41,6 +41,9 @@ def token_losses(model: Any, row: Sequence[Encoded]) -> Tensor:
 def token_scores(model: Any, row: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
     """Of each counted token of one packed row, in order: its nats, float32, and whether the model would have chosen
     it, bool; both (counted tokens,)."""
+    if (scorer := getattr(model, "scorer", None)) is not None:  # another library computes the base: `mlx_base`
+        scores: tuple[Tensor, Tensor] = scorer.token_scores(model, row)
+        return scores
     logits, wanted = token_logits(model, row)
     losses = torch.nn.functional.cross_entropy(logits.float(), wanted, reduction="none")
     return losses, logits.detach().argmax(-1) == wanted

@@ -62,6 +62,7 @@ class TrainSettings(Params, frozen=True, kw_only=True):
     ends a training when so many validations brought nothing better. `checkpointing`: each so many steps, 0 for each
     minute; the best few adapters are kept. `modules` (such as q_proj or mlp) and `layers` (from 0, or from the end when
     negative) say where to learn; empty is everywhere. `rslora` scales by alpha/√rank.
+    `backend` computes the base while an adapter is trained; `auto` is mlx on Apple's processors where it is installed.
     `method` full trains the base's own weights there, which become a new base called `name`; with `extract_rank` an
     adapter is made from the difference too. `objective` is supervised
     fine-tuning (sft) or direct preference optimisation (dpo); `auto` takes the latter for preferences. `dpo_beta`: how
@@ -74,6 +75,7 @@ class TrainSettings(Params, frozen=True, kw_only=True):
     name: str = ""
     description: str = ""
     method: Literal["lora", "full"] = DEFAULTS.method
+    backend: Literal["auto", "torch", "mlx"] = DEFAULTS.backend
     extract_rank: int = 0
     rank: int | None = None
     alpha: float | None = None

@@ -14,7 +14,7 @@ from orchd.train.specs import Change, Checkpointing, EarlyStopping, Settled, Tra
 SETTINGS: Final = (
     *("rank", "alpha", "learning_rate", "batch_size", "steps", "seed"),
     *("weight_decay", "lora_dropout", "gradient_accumulation_steps", "replay", "rslora", "modules", "layers"),
-    *("objective", "dpo_beta", "dpo_sft", "method", "extract_rank", "quantization"),
+    *("objective", "dpo_beta", "dpo_sft", "method", "extract_rank", "quantization", "backend"),
     *("epochs", "max_steps", "warmup_steps", "max_length", "validation_split"),
     *("compute", "gradient_checkpointing", "canaries", "routing", "early_stopping", "checkpointing", "leak_report"),
 )

@@ -25,9 +25,9 @@ from torch import Tensor
 from orchd.errors import JobCancelled, TrainingDiverged
 from orchd.jobs.context import Figure, JobContext
 from orchd.lm.adapter import DTYPES
-from orchd.lm.base import Base, best_device, load_base
+from orchd.lm.base import Base, best_device, device_of
 from orchd.lm.losses import pack
-from orchd.train import checkpoints, diagnosis, measure, outcome, precision, runs
+from orchd.train import backends, checkpoints, diagnosis, measure, outcome, precision, runs
 from orchd.train.afterwards import SCORING, Countdown, work_after
 from orchd.train.curves import Curves, Point, StepPoint, ValidationPoint, cut_back, mean, step_losses, validations
 from orchd.train.measure import Trying
@@ -46,7 +46,7 @@ from orchd.train.prepare import (
 from orchd.train.runs import Good, State
 from orchd.train.schedule import Schedule
 from orchd.train.specs import Settled, TrainResult, TrainSpec
-from orchd.train.trainee import Trainee, trainee_of
+from orchd.train.trainee import Trainee, on_torch, trainee_of
 
 MAX_GRADIENT_NORM: Final = 1.0
 MAX_SKIPPED_IN_A_ROW: Final = 3
@@ -112,6 +112,7 @@ def run(spec: TrainSpec, job: JobContext, peers: Peers = ALONE) -> TrainResult:
     """
     started = time.monotonic()
     base, training = trained(spec, job, peers)
+    base = scored_by_torch(training, base)
     enter(training, SCORING)
     with job.telling(lambda: tell(training, training.after.phase)):
         made = outcome.leave(
@@ -132,7 +133,7 @@ def run(spec: TrainSpec, job: JobContext, peers: Peers = ALONE) -> TrainResult:
         steps=state.step,
         seed=spec.seed,
         train_loss=mean(losses[-max(1, training.steps // 10) :]),
-        software=software(),
+        software=software(training.settled.backend),
         seconds=round(time.monotonic() - started, 3),
         heldout=made.heldout,
         extracted=made.extracted,
@@ -159,7 +160,7 @@ def trained(spec: TrainSpec, job: JobContext, peers: Peers = ALONE) -> tuple[Bas
     folder = Path(spec.run) if spec.run else job.workdir / "run"
     compute = peers.agreed(partial(compute_in, spec, folder), str)
     begun = time.monotonic()
-    base = load_base(spec.base, DTYPES[compute], best_device(), spec.quantization)
+    base = backends.load(spec, DTYPES[compute], peers.agreed(partial(backends.chosen, spec, folder), str))
     loading_s = time.monotonic() - begun
     training = prepare(spec, base, folder, job, peers)
     training.after = countdown(training, base, loading_s)
@@ -168,8 +169,20 @@ def trained(spec: TrainSpec, job: JobContext, peers: Peers = ALONE) -> tuple[Bas
     return base, training
 
 
+def scored_by_torch(t: Training, base: Base) -> Base:
+    """Where mlx computed the training: the same adapter on torch's base, for all that comes after the last step."""
+    t.trainee, whole = on_torch(t.spec, t.trainee, base)
+    if whole is not base:
+        t.after = countdown(t, whole, 0.0)
+    return whole
+
+
 def countdown(t: Training, base: Base, loading_s: float) -> Countdown:
-    """How long what comes after the last step will take, by how fast the model is now. Loading took ``loading_s``."""
+    """How long what comes after the last step will take, by how fast the model is now. Loading took ``loading_s``.
+
+    Not known before where mlx computes: the model that will be looked at is not there yet."""
+    if device_of(base).startswith("mlx"):
+        return Countdown(())
     work = work_after(t.spec, base, t.examples)
     pace = measure.pace(t.model, measure.probe_of(t.examples, t.spec.seed), t.objective, t.job)
     return Countdown([(one.phase, pace.seconds(one, loading_s)) for one in work])
@@ -184,7 +197,8 @@ def compute_in(spec: TrainSpec, folder: Path) -> str:
     begun = runs.chosen(folder)
     if begun is not None:
         return begun.compute
-    return "BF16" if precision.choose(Path(spec.base), best_device()) == torch.bfloat16 else "F32"
+    trial = backends.trial(backends.chosen(spec, folder))
+    return "BF16" if precision.choose(Path(spec.base), best_device(), trial) == torch.bfloat16 else "F32"
 
 
 def prepare(spec: TrainSpec, base: Base, folder: Path, job: JobContext, peers: Peers = ALONE) -> Training:
@@ -207,8 +221,8 @@ def prepare(spec: TrainSpec, base: Base, folder: Path, job: JobContext, peers: P
     examples, validation = (objective.referred(trainee.model, part, job) for part in (examples, validation))
     state = checkpoints.restore(folder, key, trainee, optimizer)
     compute = "BF16" if base.model.dtype == torch.bfloat16 else "F32"
-    job.log(f"{own} examples, {steps} steps of {spec.batch_size}, rank {spec.rank}, {software()}")
-    job.log(f"computed in {compute} on {base.model.device.type}" + (", layers twice to save memory" if twice else ""))
+    job.log(f"{own} examples, {steps} steps of {spec.batch_size}, rank {spec.rank}, {software(settled.backend)}")
+    job.log(f"computed in {compute} on {device_of(base)}" + (", layers twice to save memory" if twice else ""))
     if state is not None:
         job.log(f"going on after step {state.step}")
     state = state or State(identity=key, compute=compute)
@@ -250,7 +264,7 @@ def settle(
     if (begun := runs.settled(folder)) is not None:
         return begun.unless(spec)
     compute = "BF16" if base.model.dtype == torch.bfloat16 else "F32"
-    machine = measure.machine_facts(job, base.model.device.type, compute)
+    machine = measure.machine_facts(job, device_of(base), compute)
     data = measure.data_facts(examples, validation, Path(spec.dataset), aside=spec.validation_split)
     trying = Trying(spec, base, examples, objective_of(spec), backward, partial(trial_batches, spec, examples), job)
     settled = measure.settle(trying, measure.facts_of(trying, data, machine))

@@ -140,8 +140,10 @@ def settle(spec: TrainSpec, facts: Facts, rate: float = 0.0) -> tuple[Settled, t
         max_length=place.max_length,
         row_tokens=place.row_tokens,
         gradient_checkpointing="on" if place.recompute else "off",
+        backend=facts.machine.backend,
     )
     found = (
+        *_backend(spec, facts),
         Line(name="steps", value=steps, shown=f"{steps:,}", why=why_steps),
         Line(name="batch_size", value=batch, shown=str(batch), why=why_batch),
         Line(name="max_length", value=place.max_length, shown=f"{place.max_length:,} tokens", why=_length(spec, facts)),
@@ -152,6 +154,16 @@ def settle(spec: TrainSpec, facts: Facts, rate: float = 0.0) -> tuple[Settled, t
         _checkpointing(spec, facts, place),
     )
     return settled, tuple(line for line in found if not (facts.full and line.name in ("rank", "alpha")))
+
+
+def _backend(spec: TrainSpec, facts: Facts) -> Iterator[Line]:
+    """Said where it is not what everybody has."""
+    backend = facts.machine.backend
+    if spec.backend == backend:
+        yield Line(name="backend", value=backend, shown=backend, why="as asked")
+    elif backend == "mlx":
+        why = "this is one of Apple's processors, and mlx, which is made for them, is installed"
+        yield Line(name="backend", value=backend, shown=backend, why=why)
 
 
 def _rank(spec: TrainSpec, facts: Facts) -> tuple[int, str]:

@@ -77,6 +77,10 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     free_memory: int | None = None
     free_disk: int | None = None
 
+    @property
+    def backend(self) -> Literal["torch", "mlx"]:
+        return "mlx" if self.device.startswith("mlx") else "torch"
+
 
 class Alone(msgspec.Struct, frozen=True, kw_only=True):
     """How well the base alone does on some of the examples: ``loss``, and the share of counted tokens that it would

@@ -17,8 +17,8 @@ import torch
 from orchd.errors import JobCancelled, OrchdError
 from orchd.jobs.context import JobContext
 from orchd.lm.adapter import DTYPES
-from orchd.lm.base import Base, best_device, load_base, load_tokenizer
-from orchd.train import loop, measure, plan, precision
+from orchd.lm.base import Base, device_of, load_tokenizer
+from orchd.train import backends, loop, measure, plan, precision
 from orchd.train.afterwards import work_after
 from orchd.train.measure import Trying
 from orchd.train.objective import Example, objective_of
@@ -36,21 +36,21 @@ def run_plan(spec: PlanSpec, job: JobContext) -> Plan:
     torch.set_num_threads(job.threads)
     job.progress(0, 3, "stages", phase="loading")
     compute = loop.compute_in(train, job.workdir)
-    base = load_base(train.base, DTYPES[compute], best_device(), train.quantization)
+    base = backends.load(train, DTYPES[compute], backends.chosen(train, job.workdir))
     examples, validation, counts = _data(train, base, job)
     loading = time.monotonic() - begun
     job.progress(1, 3, "stages", phase="trying the base")
     batches = partial(loop.trial_batches, train, examples)
     trying = Trying(train, base, examples, objective_of(train), loop.backward, batches, job)
     tried = time.monotonic()
-    facts = measure.facts_of(trying, counts, measure.machine_facts(job, base.model.device.type, compute))
+    facts = measure.facts_of(trying, counts, measure.machine_facts(job, device_of(base), compute))
     settled, _ = plan.settle(train, facts)
     job.progress(2, 3, "stages", phase="trial steps")
     found = measure.try_steps(trying, settled)
     again = time.monotonic() - tried if not (train.learning_rate or train.schedule_total) else 0.0
     trial = msgspec.structs.replace(
         found,
-        pace=_pace(trying, settled),
+        pace=_pace(replace(trying, base=backends.answering(train, base)), settled),
         loading_s=loading,
         trying_s=again,
         memory=precision.most_memory(base.model),
@@ -113,5 +113,6 @@ def _facts(train: TrainSpec, job: JobContext) -> Facts:
     folder = Path(train.base)
     examples, _, counts = _data(train, Base(None, load_tokenizer(folder), folder), job)
     job.check()
-    machine = measure.machine_facts(job, best_device(), "F32")
+    backends.check(train)
+    machine = measure.machine_facts(job, backends.device(train, job.workdir), "F32")
     return measure.facts_from(train, examples, counts, measure.base_facts(folder), machine)

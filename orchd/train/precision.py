@@ -82,6 +82,9 @@ def free_bytes(memory: Path = MEMORY_FILE, limits: tuple[Path, Path] = LIMIT_FIL
 
 def recompute(model: Any) -> None:
     """Have the layers keep their inputs only; each is computed again for its gradients. The gradients are the same."""
+    if (scorer := getattr(model, "scorer", None)) is not None:
+        scorer.recompute()
+        return
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
@@ -90,4 +93,6 @@ def most_memory(model: Any) -> int:
     if model.device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(model.device))
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+    most = most if sys.platform == "darwin" else most * 1024
+    scorer = getattr(model, "scorer", None)
+    return most if scorer is None else max(most, scorer.peak_bytes)

@@ -8,6 +8,7 @@ import platform
 import random
 from array import array
 from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -21,7 +22,7 @@ from orchd.errors import AdapterUnfit, DatasetUnusable, TrainingRefused
 from orchd.jobs.context import JobContext
 from orchd.lm.adapter import DTYPES, adapter_weights, read_config, read_weights, set_weights, start_adapter
 from orchd.lm.base import Base, context_length
-from orchd.train import retention
+from orchd.train import backends, retention
 from orchd.train.datasets.store import Row, read_info, read_part
 from orchd.train.leak.canaries import canaries
 from orchd.train.objective import Example, Objective, Sft, objective_of
@@ -116,7 +117,9 @@ def replay(
         return examples
     if objective_of(spec).name != SFT.name:
         raise TrainingRefused("answers of the base can't be mixed into preferences", field="replay")
-    rows = retention.replayed(base, retention.find(base, spec.retention or "", folder, job.check))
+    rows = retention.replayed(
+        base, retention.find(backends.answering(spec, base), spec.retention or "", folder, job.check)
+    )
     job.log(f"{spec.replay:.0%} of each epoch are answers of the base to {len(rows)} prompts")
     return retention.mixed(examples, rows, spec.replay)
 
@@ -215,9 +218,10 @@ def continue_from(model: Any, folder: Path) -> None:
     set_weights(model, weights)
 
 
-def software() -> str:
+def software(backend: str = "torch") -> str:
     """The versions that the result depends on; nothing about the machine or the user."""
+    others = "" if backend == "torch" else f", mlx {version('mlx')}, mlx-lm {version('mlx-lm')}"
     return (
         f"python {platform.python_version()}, torch {torch.__version__}, "
-        f"transformers {transformers.__version__}, peft {peft.__version__}"
+        f"transformers {transformers.__version__}, peft {peft.__version__}{others}"
     )

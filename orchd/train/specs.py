@@ -68,6 +68,9 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     ``method`` lora trains an adapter; full trains the weights of the base themselves (of the chosen modules and
     layers), which become a new base. ``extract_rank`` above 0 then makes an adapter of that rank from the difference.
 
+    ``backend`` computes the base while an adapter is trained: torch, or mlx; "auto" takes mlx on Apple's processors
+    where it is installed. What is left is scored by torch.
+
     ``objective`` is supervised fine-tuning (sft) or direct preference optimisation (dpo); "auto" takes the latter for
     preferences. ``dpo_beta``: how strongly it is held to the model that it began with;
     ``dpo_sft``: how much the chosen answer's own loss a token counts besides (0: plain DPO, which can leave both
@@ -94,6 +97,7 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     run: Writable = ""
     initial: Readable | None = None
     method: Literal["lora", "full"] = "lora"
+    backend: Literal["auto", "torch", "mlx"] = "auto"
     extract_rank: int = 0
     rank: int = 0
     alpha: float | None = None
@@ -164,6 +168,7 @@ class Settled(msgspec.Struct, frozen=True, kw_only=True):
     max_length: int
     row_tokens: int
     gradient_checkpointing: Literal["on", "off"]
+    backend: Literal["torch", "mlx"] = "torch"
 
     def put_into(self, spec: TrainSpec) -> TrainSpec:
         return msgspec.structs.replace(spec, **msgspec.structs.asdict(self))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from orchd.errors import AdapterUnfit
 from orchd.lm.adapter import adapter_weights, read_weights, save_adapter, set_weights
-from orchd.lm.base import Base, load_base
+from orchd.lm.base import Base, best_device, load_base
 from orchd.lm.whole import read_base_weights, save_base
 from orchd.train.places import chosen
 from orchd.train.prepare import new_adapter
@@ -124,6 +124,20 @@ class Whole:
 def trainee_of(spec: TrainSpec, base: Base) -> Trainee:
     """Raises `TrainingRefused`, `AdapterUnfit`."""
     return Whole(spec, base) if spec.method == "full" else Adapter(spec, base)
+
+
+def on_torch(spec: TrainSpec, trainee: Trainee, base: Base) -> tuple[Trainee, Base]:
+    """The same adapter on torch's base, whose weights take the place of mlx's."""
+    if getattr(base.model, "scorer", None) is None:
+        return trainee, base
+    from orchd.lm.mlx_base import let_go
+
+    let_go(base)
+    whole = load_base(spec.base, base.model.dtype, best_device())
+    same = trainee_of(spec, whole)
+    same.put(trainee.weights())
+    same.model.eval()
+    return same, whole
 
 
 def record(source: Path) -> dict[str, object]:

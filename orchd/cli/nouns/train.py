@@ -119,6 +119,7 @@ SETTINGS = (
     opt("--supersedes", "an adapter of yours that the new one takes the place of", metavar="ADAPTER"),
     opt("--licence", "SPDX name that others get it under, signed with it (default: none stated)"),
     opt("--method", "lora (an adapter) or full (the base's own weights; makes a new base)", choices=("lora", "full")),
+    opt("--backend", "what computes: torch, or mlx (Apple; where it's installed)", choices=("auto", "torch", "mlx")),
     opt("--extract-rank", "with full: also an adapter of this rank from the difference", type=int, metavar="N"),
     opt("--alpha", "of the adapter (twice the rank; 8 with --rslora)", type=float, metavar="X"),
     switch("--rslora", "scale the adapter by alpha/√rank, so that high ranks learn as fast"),
