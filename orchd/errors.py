@@ -866,6 +866,14 @@ class QuantizationMissing(OrchdError):
     default_hint = "`pip install 'orchd[quantize]'` beside orchd, or train without `--quantization`."
 
 
+class BaseUnchanged(OrchdError):
+    """A training of whole weights changed less than a base's file can hold: rounded to BF16, with 8 significant bits,
+    its numbers are those of the base that it began with, and the two could not be told apart."""
+
+    code = 5085
+    default_hint = "Train again with more steps, or at a higher rate: `--steps N`, `--learning-rate X`."
+
+
 class BackendMissing(OrchdError):
     """What was asked to compute the base is not installed."""
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from orchd.errors import BaseIsPrivate, ParamsInvalid
+from orchd.errors import BaseIsPrivate, BaseUnchanged, ParamsInvalid
 from orchd.paths import sync
 from orchd.registry import AdapterRow, Base, Registry
+from orchd.registry.known_bases import read
 from orchd.train.specs import TrainSpec
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ def check_start(node: Node, base: Base, name: str, spec: TrainSpec) -> None:
 
 
 def keep(node: Node, name: str, run: str, folder: Path) -> MadeBase:
-    """Take in what the run's worker wrote. A daemon that died in between finds it here."""
+    """Take in what the run's worker wrote. A daemon that died in between finds it here. Raises `BaseUnchanged` where it
+    has the fingerprint of one that may be announced: the two could not be told apart."""
     target = node.paths.data / FOLDER / run
     if folder.is_dir() and not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -63,6 +65,11 @@ def keep(node: Node, name: str, run: str, folder: Path) -> MadeBase:
     for one in known.all():
         if one.path == target.resolve():
             return _made(one)
+    fingerprint = read(name, target).fingerprint
+    for one in known.all():
+        if one.fingerprint == fingerprint and not one.private:
+            shutil.rmtree(target, ignore_errors=True)
+            raise BaseUnchanged(f"what came out has the fingerprint of {one.name}", field="learning_rate")
     return _made(known.add(_free(name, _names(node)), target))
 
 

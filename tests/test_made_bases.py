@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 
 from orchd import made_bases
-from orchd.errors import BaseIsPrivate, BaseUnknown, ParamsInvalid
+from orchd.errors import BaseIsPrivate, BaseUnchanged, BaseUnknown, ParamsInvalid
 from orchd.node import Node
 from orchd.train.specs import TrainSpec
 from tests.helpers import Lab
@@ -57,6 +57,15 @@ def test_a_daemon_that_died_meanwhile_finds_it(node: Node, lab: Lab, folder: Pat
 
 def test_a_name_that_was_taken_meanwhile(node: Node, lab: Lab, folder: Path) -> None:
     assert made_bases.keep(node, lab.base.name, "job_1", folder).name == f"{lab.base.name}-2"
+
+
+def test_a_base_that_is_none_of_its_own_is_not_kept(node: Node, lab: Lab, folder: Path) -> None:
+    """A change below BF16's rounding leaves the fingerprint: a private base would pass for the one it came from."""
+    shutil.copyfile(lab.base.path / "model.safetensors", folder / "model.safetensors")
+    with pytest.raises(BaseUnchanged, match=lab.base.name):
+        made_bases.keep(node, "mine", "job_1", folder)
+    assert made_bases.announced(lab.registry.bases()) == lab.registry.bases()
+    assert not (node.paths.data / made_bases.FOLDER / "job_1").exists()
 
 
 def test_a_name_that_is_taken_is_told_before(node: Node, lab: Lab) -> None:

@@ -1,5 +1,6 @@
 """Row `overhead`: what a worker's events, checkpoints and sandbox cost a training, in per cent of the loop called
-directly, in a process of its own, without any of them.
+directly, in a process of its own, without any of them. Both are scored and look at what was forgotten, neither makes a
+leak report.
 
 Both train the same adapter on the demo base, at least a minute long, in turn. The daemon's time is from the moment when
 its warm worker takes the job to its end, admission included; the direct one is that of `loop.run`. `first_step_s`: from
@@ -25,6 +26,7 @@ from benchmarks.start.daemon import running
 from benchmarks.train import chats, skill
 from benchmarks.train.skill import DEMO_BASE
 from orchd.rpc.client import Client, wait_job
+from orchd.train.retention_store import SHIPPED
 
 STEPS = 40 if chats.SMALL else 2_500
 RUNS = 1 if chats.SMALL else 3
@@ -95,7 +97,7 @@ def _train(client: Client, dataset: str, steps: int) -> Trained:
         if progress["unit"] == "steps" and progress["done"] >= 1 and not firsts:
             firsts.append(time.perf_counter() - called)
 
-    id = client.call("train.start", dataset=dataset, steps=steps, name=f"{steps} steps")["job"]
+    id = client.call("train.start", dataset=dataset, steps=steps, name=f"{steps} steps", leak_report=False)["job"]
     wait_job(client, id, heard)
     job = client.call("job.show", job=id)
     return Trained((job["finished_ms"] - job["started_ms"]) / 1000, firsts[0])
@@ -104,6 +106,7 @@ def _train(client: Client, dataset: str, steps: int) -> Trained:
 def _direct(dataset: Path) -> float:
     """Seconds of the loop alone, in a process that has imported everything before."""
     plain = {"base": str(DEMO_BASE), "dataset": str(dataset), "steps": STEPS, "checkpointing": {"enabled": False}}
+    plain["retention"] = str(next(SHIPPED.glob("*.jsonl")))  # the daemon has what was forgotten measured as well
     environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS), "MKL_NUM_THREADS": str(THREADS)}
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-c", DIRECT, json.dumps(plain), folder, str(THREADS)]

@@ -13,7 +13,8 @@ class BaseRow(Result, frozen=True, kw_only=True):
     """`size` is in bytes. `form` is folder (Hugging Face) or gguf.
 
     The fingerprint looks at `sampled` numbers (bytes, of a GGUF file) of all weights; what lies outside this sample is
-    not compared. `linked` are other fingerprints of the same base.
+    not compared. `linked` are other fingerprints of the same base. A `private` one was made here, by a training of
+    whole weights, and is never announced.
     """
 
     name: str
@@ -26,6 +27,7 @@ class BaseRow(Result, frozen=True, kw_only=True):
     form: str
     sampled: int
     linked: tuple[str, ...]
+    private: bool = False
 
 
 class Bases(Result, frozen=True, kw_only=True):
@@ -67,6 +69,7 @@ def base_row(node: Node, base: Base) -> BaseRow:
         form=base.form,
         sampled=base.sampled,
         linked=tuple(sorted(same - {base.fingerprint})),
+        private=base.private,
     )
 
 

@@ -74,6 +74,8 @@ WORTH_EXAMPLES: Final = 20
 FEW_EXAMPLES: Final = 50
 KNOWN_ACCURACY: Final = 0.98
 KNOWN_LOSS: Final = 0.02
+UNTESTED: Final = "no rows are put aside to test on: nothing will say how good it is on rows that it has not seen"
+UNTESTED_HINT: Final = "Import it without `--split train`, or give rows of their own to `orchctl adapter evaluate`."
 MANY_EPOCHS: Final = 100.0
 """The plan itself comes to 90 for its fewest examples."""
 SCALES: Final = (0.5, 8.0)
@@ -481,6 +483,8 @@ def warnings(spec: TrainSpec, settled: Settled, facts: Facts) -> Iterator[Findin
         yield Finding(field="dataset", message=told, hint=f"From {FEW_EXAMPLES} on it is safer.")
     for reason in not_worth(data, facts.alone):
         yield Finding(field="dataset", message=f"not worth it: {reason}")
+    if not data.heldout:
+        yield Finding(field="dataset", message=UNTESTED, hint=UNTESTED_HINT)
     batch = settled.batch_size * spec.gradient_accumulation_steps
     if batch > data.examples:
         told = f"{batch} examples a step are more than the {data.examples:,} that there are"

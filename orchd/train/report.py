@@ -35,6 +35,8 @@ td{padding:.1em 1.2em .1em 0;vertical-align:top}td:first-child{color:#59636e}cod
 svg{width:100%;height:auto}text{font:11px system-ui,sans-serif;fill:#59636e}
 @media(prefers-color-scheme:dark){body{color:#e6edf3;background:#0d1117}}"""
 
+UNTESTED: Final = "not measured: no rows were put aside to test on, and nothing says how good it is on unseen ones"
+
 Curve = list[tuple[float, float]]
 
 
@@ -86,6 +88,7 @@ def _about(head: Head, points: Sequence[Point], result: Any) -> list[tuple[str, 
             ("diagnosis", f"{diagnosis['verdict']}: {diagnosis['detail']}"),
             ("next", result["again"]),
         ]
+        rows += [] if result["scores"] else [("loss on test", UNTESTED)]
         rows += [
             (f"loss on {one['split']}", f"{one['loss']:.3f} (base {one['base_loss']:.3f})") for one in result["scores"]
         ]

@@ -37,7 +37,8 @@ class Checkpointing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 class LeakSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What a leak report measures. ``seed`` and ``canaries`` are those of the training; ``routing`` makes the centroid
     of the prompts too. ``validation_split`` and ``max_length`` are the training's: what they left out was not learnt.
-    ``epochs`` (0: not known) and ``dropout`` only word the advice."""
+    ``epochs`` (0: not known) and ``dropout`` only word the advice. ``replay`` is the share of what was learnt that were
+    answers of the base: they count neither as learnt nor as unseen."""
 
     seed: int = 0
     canaries: int = 0
@@ -46,6 +47,7 @@ class LeakSettings(msgspec.Struct, frozen=True, kw_only=True):
     routing: bool = False
     epochs: float = 0.0
     dropout: float = 0.0
+    replay: float = 0.0
 
 
 class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,6 +148,7 @@ def leak_settings(spec: TrainSpec, *, epochs: float, routing: bool) -> LeakSetti
         routing=routing,
         epochs=epochs,
         dropout=spec.lora_dropout,
+        replay=spec.replay,
     )
 
 

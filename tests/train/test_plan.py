@@ -42,7 +42,7 @@ GB = 1_000_000_000
 
 def facts(base: BaseFacts = SMOL, *, free: int | None = 64 * GB, **data: Any) -> Facts:
     given: dict[str, Any] = {"examples": 300, "distinct": 300, "answers": 300, "counted": 9_000}
-    given |= {"tokens": 30_000, "longest": 100, "lengths": 50} | data
+    given |= {"tokens": 30_000, "longest": 100, "lengths": 50, "heldout": 30} | data
     alone = Alone(loss=3.0, accuracy=0.2, examples=32)
     machine = Machine(device="cpu", threads=1, compute="F32", free_memory=free, free_disk=64 * GB)
     return Facts(DataFacts(**given), [given["longest"]] * given["examples"], base, machine, alone)
@@ -168,6 +168,7 @@ def test_when_it_is_not_worth_it(data: dict[str, int], alone: float, said: str) 
         ({"steps": 10, "warmup_steps": 9}, {}, "warmup_steps", "leave less than half of 10"),
         ({"max_length": 64}, {"too_long": 12}, "max_length", "12 rows are longer than 64 tokens"),
         ({}, {"distinct": 30, "examples": 30}, "dataset", "30 examples are few"),
+        ({}, {"heldout": 0}, "dataset", "no rows are put aside to test on"),
         ({"early_stopping": EarlyStopping(enabled=True)}, {}, "early_stopping.enabled", "nothing to validate on"),
     ],
 )

@@ -164,10 +164,18 @@ def _signed(row: dict[str, Any]) -> str:
     return "" if row.get("leak") is None else f"\nits manifest says: {_leak(row['leak'])}"
 
 
+UNMEASURED = (
+    "its manifest does not say what it unlearnt, and nothing was held against the ceiling: that is measured when an\n"
+    "adapter is trained, not when it is averaged or imported; `orchctl adapter evaluate` measures it here"
+)
+
+
 def _forgot(shown: dict[str, Any]) -> str:
-    """What its manifest says that it unlearnt, where that is more than the ceiling."""
+    """What its manifest says that it unlearnt, where that is more than the ceiling or is not said."""
     told = shown.get("forgot")
-    if not told or not told["above"]:
+    if not told:
+        return f"\n{UNMEASURED}"
+    if not told["above"]:
         return ""
     return f"\nit has unlearnt much: its loss on the base's own answers rose by {number(told['rise'])} nats a token"
 

@@ -17,6 +17,7 @@ def human_report(report: dict[str, Any]) -> str:
         [
             ("leaks", report["verdict"]),
             ("membership", _membership(report) if measured else ""),
+            ("not counted", _replayed(report.get("replay", 0.0))),
             ("verbatim", _verbatim(report) if measured else ""),
             ("such as", repr(report["excerpt"]) if longer and report["excerpt"] else ""),
             ("canaries", "\n".join(map(_canary, report["canaries"]))),
@@ -32,6 +33,10 @@ def _membership(report: dict[str, Any]) -> str:
         f"AUC {number(report['auc_loss'])} by loss, {number(report['auc_ratio'])} by the ratio to the base;"
         f" 0.5 is chance ({report['members']} rows learnt, {report['heldout']} put aside)"
     )
+
+
+def _replayed(share: float) -> str:
+    return f"{share:.0%} of what it learnt: answers of the base itself, which are nobody's data" if share else ""
 
 
 def _verbatim(report: dict[str, Any]) -> str:

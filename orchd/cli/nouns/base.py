@@ -44,6 +44,7 @@ def human_show(base: dict[str, Any]) -> str:
             ("path", f"{base['path']} ({base['form']})"),
             ("looked at", _sample(base)),
             ("linked", "\n".join(base["linked"])),
+            ("announced", "never: it was made here, by a training of whole weights" if base["private"] else ""),
         ]
     )
 

@@ -12,6 +12,11 @@ from orchd.cli.nouns.adapter_leak import human_report
 from orchd.cli.nouns.adapter_scores import forgot
 from orchd.cli.text import counted, duration, fields, number, percent, table, word
 
+UNTESTED = (
+    "No rows were put aside to test on, so that nothing says how good it is on rows that it has not seen.\n"
+    "`orchctl adapter evaluate ADAPTER --dataset OTHER` measures it on rows of another data set."
+)
+
 
 def human(result: dict[str, Any]) -> str:
     """The adapter, then its scores beside the base's."""
@@ -28,7 +33,7 @@ def human(result: dict[str, Any]) -> str:
             )
             for score in result["scores"]
         ],
-        empty="",
+        empty=UNTESTED,
     )
     leak = human_report(result["leak"]) if result.get("leak") else ""
     made = [_base(result["base"]), *([human_row(result["adapter"])] if result["adapter"] else []), _lacks(result)]

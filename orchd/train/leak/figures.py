@@ -45,6 +45,8 @@ class LeakReport(msgspec.Struct, frozen=True, kw_only=True):
     ``longest_run`` is the most tokens in a row of a learnt answer that greedy decoding says when it is given all
     before them; ``heldout_run`` the same of answers it never saw, ``excerpt`` the text of the first where it is longer.
     ``routing_auc``: membership by nearness to the centroid of the prompts, where that is to be signed.
+    ``replay`` is the share of what was learnt that were the base's own answers, which are nobody's data. They are in
+    neither count: as learnt they would dilute the figure of the user's rows, and unseen they are not.
     ``lower`` is what would lower it. ``stops``: `publish` asks whether it is meant.
     """
 
@@ -64,6 +66,7 @@ class LeakReport(msgspec.Struct, frozen=True, kw_only=True):
     lower: tuple[str, ...]
     seconds: float
     routing_auc: float | None = None
+    replay: float = 0.0
 
     @property
     def emitted(self) -> int:

@@ -160,6 +160,7 @@ def measure(model: Any, base: Base, rows: Rows, settings: LeakSettings, check: C
             dropout=settings.dropout,
         ),
         seconds=round(time.monotonic() - started, 3),
+        replay=settings.replay,
     )
     return Measured(report, centroid)
 
