@@ -125,6 +125,28 @@ class RegistryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     ] = 0
 
 
+class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The Python environment in which workers train."""
+
+    environment: Annotated[
+        str,
+        _means(
+            "where training finds torch and the like: auto: in orchd's own Python if they are all there, else in an"
+            " environment below the data folder, which the first training downloads from the package index; own: always"
+            " in that environment; off: nothing is downloaded"
+        ),
+    ] = "auto"
+    index_url: Annotated[
+        str,
+        _means(
+            "the package index that the environment is downloaded from; empty: what pip is set up for on this machine"
+        ),
+    ] = ""
+    torch: Annotated[
+        str, _means("the build of torch in that environment; auto: CUDA where `nvidia-smi` shows a GPU, else CPU")
+    ] = "auto"
+
+
 class LogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What `orchd` writes to standard error."""
 
@@ -138,6 +160,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     net: NetConfig = NetConfig()
     jobs: JobsConfig = JobsConfig()
     registry: RegistryConfig = RegistryConfig()
+    training: TrainingConfig = TrainingConfig()
     log: LogConfig = LogConfig()
 
 
@@ -281,6 +304,8 @@ _BOUNDS = {
     "net.relay_limit": (64, 10_000_000),
 }
 _WORDS = {
+    "training.environment": ("auto", "own", "off"),
+    "training.torch": ("auto", "cpu", "cuda"),
     "jobs.sandbox": ("auto", "required", "off"),
     "log.format": ("auto", "text", "json"),
     "log.level": ("debug", "info", "warning", "error"),

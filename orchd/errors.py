@@ -888,6 +888,36 @@ class BackendUnfit(BadRequest):
     default_hint = "Train with `--backend torch`."
 
 
+class EnvironmentMissing(OrchdError):
+    """What training needs is not installed here, and this command does not download it by itself."""
+
+    code = 5095
+    default_hint = "`orchctl environment make` makes the training environment; `orchctl train start` does so by itself."
+
+
+class EnvironmentForbidden(Refused):
+    """What training needs is not installed here, and the setting `training.environment` forbids to download it."""
+
+    code = 5096
+    default_hint = (
+        "Install the extra `train` beside orchd, or set `training.environment` to auto and start orchd again."
+    )
+
+
+class IndexUnreachable(OrchdError):
+    """The package index that the training environment is downloaded from does not answer, or broke off."""
+
+    code = 5097
+    default_hint = "Look at the connection, then run the same command again: what was downloaded is kept."
+
+
+class EnvironmentNotMade(OrchdError):
+    """The training environment could not be made, or what was made does not import. The job's log has pip's words."""
+
+    code = 5098
+    default_hint = "`orchctl environment repair` tries again with new downloads; `orchctl job logs JOB` says more."
+
+
 # ---- 60xx averaging ------------------------------------------------------------------------------------------
 
 

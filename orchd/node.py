@@ -22,6 +22,7 @@ from orchd.average.recipe import recipe_digest
 from orchd.average.specs import AverageResult, VerifyResult
 from orchd.config import Config, Setting
 from orchd.crafting import Making
+from orchd.environment.environment import Environment
 from orchd.errors import AdapterUnknown, AnswerDiffers, NotAdmitted, ParamsInvalid, ParityFailed, TopicInvalid
 from orchd.identity import Identity
 from orchd.jobs import EventLog, Job, Jobs, State
@@ -101,6 +102,7 @@ class Node:
         self.topics = Topics(self.registry.local, self.clock)
         self.deployments = Deployments(self.registry.local)
         self.rollbacks = Rollbacks(self)
+        self.jobs.python = self.environment = Environment(self.paths.data / "environment", self.config.training)
         finishers: dict[str, Finisher] = {
             "dataset.import": self._imported,
             "dataset.prepare": self._imported,

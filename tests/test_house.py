@@ -60,6 +60,7 @@ ROOMS = {
     "serve": Room(4, TORCH | NUMERIC | {"trio", "httpx", "gguf", "xllamacpp"}),
     "daemon": Room(5, frozenset({"trio"})),
     "node": Room(5, frozenset({"trio", "msgspec"})),
+    "environment": Room(5, frozenset({"trio", "msgspec", "packaging"})),
     "crafting": Room(5, frozenset()),
     "notes": Room(5, frozenset({"msgspec"})),
     "room": Room(5, frozenset()),

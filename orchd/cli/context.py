@@ -58,7 +58,10 @@ class Context:
 
     def run_job(self, command: Command, params: Params, *, detach: bool) -> int:
         """Start a job and follow it to its end, unless `detach`."""
-        job = self.call(command.method, **params)["job"]
+        started = self.call(command.method, **params)
+        job = started["job"]
+        if started.get("note"):
+            self.note(started["note"])
         if detach:
             self.show({"job": job}, lambda shown: str(shown["job"]))
             return 0

@@ -14,7 +14,7 @@ WIDTH = 24
 SPARKS = 12
 """Columns of the sparkline; it holds the whole job up to now."""
 
-FIGURES = ("loss", "validation")
+FIGURES = ("step", "package", "waits", "loss", "validation")
 """What is shown of a training's figures beside its phase; `job report` and --json have all."""
 
 CLEAR = "\r\x1b[K"
@@ -125,7 +125,7 @@ def amount(done: float, total: float, unit: str) -> str:
 
 
 def _figure(name: str, value: object, unit: str) -> str:
-    if name == "waits":  # why nothing moves
+    if name in ("waits", "step", "package"):  # why nothing moves, or what does
         return str(value)
     if name == "rate" and unit == "bytes" and isinstance(value, int | float):
         return f"{size(value)}/s"

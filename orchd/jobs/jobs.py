@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import trio
@@ -27,7 +27,7 @@ from orchd.errors import JobCancelled, JobFailed, JobInterrupted, JobNotRunning,
 from orchd.jobs import files
 from orchd.jobs.entry import Entry, LocalContext, new_id
 from orchd.jobs.events import EventLog
-from orchd.jobs.kinds import KINDS, Kinds, struct
+from orchd.jobs.kinds import KINDS, Kind, Kinds, struct
 from orchd.jobs.process import COMMAND, STOP_SECONDS, WorkerProcess
 from orchd.jobs.rows import JobRows
 from orchd.jobs.sandbox.report import Sandbox
@@ -52,6 +52,19 @@ OnResult = Callable[[Any, Path], Awaitable[msgspec.Struct]]
 
 Finisher = Callable[[Job, Any, Path], Awaitable[msgspec.Struct]]
 """The same for every job of a kind; what it needs to know is in `job.note`."""
+
+Prepared = Callable[[Callable[[LocalContext], Awaitable[Any]]], Awaitable[Any]]
+"""Does in the daemon what comes before a job's worker: told as the job's progress, left when the job is cancelled."""
+
+Ask = Callable[[Sequence[str]], Awaitable[Any]]
+
+
+class Python(Protocol):
+    """Which Python a job's worker runs in."""
+
+    async def run(self, kind: Kind, prepared: Prepared, ask: Ask) -> Any:
+        """What `ask` gives for the command of a worker; raises what it raises."""
+
 
 LocalWork = Callable[[LocalContext], Awaitable[msgspec.Struct]]
 
@@ -95,6 +108,7 @@ class Jobs:
         self._running = 0
         self._last_ms = 0
         self._stopping = False
+        self.python: Python | None = None
         self._nursery: trio.Nursery | None = None
         self._pool: WarmPool | None = None
 
@@ -254,7 +268,9 @@ class Jobs:
         workdir = self._work / entry.job.id
         try:
             await trio.to_thread.run_sync(partial(workdir.mkdir, parents=True))
-            result = await self._ask_worker(entry, workdir, kind.warm)
+            ask = partial(self._ask_worker, entry, workdir, kind.warm)
+            python = self.python
+            result = await (python.run(kind, partial(self._prepared, entry), ask) if python else ask(self._command))
             typed = msgspec.convert(result, struct(kind.result))
             if entry.on_result is not None:
                 return await entry.on_result(typed, workdir)
@@ -265,11 +281,19 @@ class Jobs:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(partial(shutil.rmtree, workdir, ignore_errors=True))
 
-    async def _ask_worker(self, entry: Entry, workdir: Path, warm: bool) -> Any:
+    async def _prepared(self, entry: Entry, prepare: Callable[[LocalContext], Awaitable[Any]]) -> Any:
+        """What comes before the worker. Raises `JobCancelled`."""
+        entry.scope = trio.CancelScope()  # one serves only once
+        if entry.job.state is not State.CANCELLING:
+            with entry.scope:
+                return await prepare(self._local_context(entry))
+        raise JobCancelled("the job was cancelled")
+
+    async def _ask_worker(self, entry: Entry, workdir: Path, warm: bool, command: Sequence[str]) -> Any:
         """Have a worker process do the job. Returns its result or raises its error."""
         if self._pool is None:
             raise WorkerLost("the daemon is stopping")
-        worker = await self._pool.take(warm=warm)
+        worker = await self._pool.take(warm=warm, command=command)
         worker.on_stderr = partial(self._write_log, entry.job.id)
         entry.worker, entry.left = worker, trio.Event()
         try:
@@ -332,13 +356,15 @@ class Jobs:
             log.warning("job %s could reach %s: %s", entry.job.id, ", ".join(found.open), found.words)
 
     async def _work_locally(self, entry: Entry, work: LocalWork) -> msgspec.Struct:
-        context = LocalContext(
+        with entry.scope:
+            return await work(self._local_context(entry))
+        raise JobCancelled("the job was cancelled")
+
+    def _local_context(self, entry: Entry) -> LocalContext:
+        return LocalContext(
             progress=partial(self._progress, entry),
             log=lambda text: self._write_log(entry.job.id, text.encode() + b"\n"),
         )
-        with entry.scope:
-            return await work(context)
-        raise JobCancelled("the job was cancelled")
 
     # ---- changes of state ---------------------------------------------------------------------------------------
 

@@ -23,6 +23,8 @@ class Kind(NamedTuple):
     none, "unix" where it connects to that one as well (which can't be told from others), "loopback" where its processes
     talk to each other over a `lo` of theirs.
 
+    `sets_up`: what it needs is downloaded for it where it is not installed; other jobs say how to have it.
+
     With `resumes` the same spec goes on where an earlier process stopped; it is the command that has it done by hand.
     """
 
@@ -33,6 +35,7 @@ class Kind(NamedTuple):
     resumes: str = ""
     nice: int = 10
     sockets: Sockets = "none"
+    sets_up: bool = False
 
 
 Kinds = Mapping[str, Kind]
@@ -71,6 +74,7 @@ KINDS: Kinds = {
         "orchd.train.specs:TrainResult",
         warm=True,
         resumes="orchctl train resume",
+        sets_up=True,
     ),
     "train.plan": Kind(
         "orchd.train.planner:run_plan",

@@ -56,6 +56,7 @@ class WorkerProcess:
         if popen.stdin is None or popen.stdout is None or popen.stderr is None:
             raise ValueError("a worker needs all three pipes")
         self._popen = popen
+        self.command: tuple[str, ...] = ()
         self._to = trio.lowlevel.FdStream(os.dup(popen.stdin.fileno()))
         self._from = trio.lowlevel.FdStream(os.dup(popen.stdout.fileno()))
         self._errors = trio.lowlevel.FdStream(os.dup(popen.stderr.fileno()))
@@ -95,6 +96,7 @@ class WorkerProcess:
             process_group=0,  # Ctrl-C in the terminal is the daemon's to handle
         )
         worker = cls(popen, on_stderr)
+        worker.command = tuple(command)
         nursery.start_soon(worker._attend, name=f"worker {popen.pid}")
         await trio.lowlevel.checkpoint()
         return worker

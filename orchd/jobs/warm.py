@@ -37,13 +37,16 @@ class WarmPool:
         """The process that waits now, if there is one and it lives."""
         return self._waiting if self._waiting is not None and self._waiting.running else None
 
-    async def take(self, *, warm: bool) -> WorkerProcess:
-        """A process for one job. A job that wants `warm` gets the one that waits, if any does."""
+    async def take(self, *, warm: bool, command: Sequence[str] | None = None) -> WorkerProcess:
+        """A process for one job. A job that wants `warm` gets the one that waits, if it runs the same `command`."""
+        command = command or self._command
         worker = self.waiting if warm else None
-        if worker is None:
-            return await WorkerProcess.start(self._nursery, threads=self._threads, warm=warm, command=self._command)
-        self._forget()
-        return worker
+        if worker is not None:
+            self._forget()
+            if worker.command == tuple(command):
+                return worker
+            worker.kill()
+        return await WorkerProcess.start(self._nursery, threads=self._threads, warm=warm, command=command)
 
     def give_back(self, worker: WorkerProcess) -> None:
         """A warm process after its job. Where it has exited, another is started in its place."""
@@ -61,7 +64,7 @@ class WarmPool:
         """Have the process wait, and let it go when it has waited for too long."""
         if not worker.running:
             try:
-                worker = await self.take(warm=True)
+                worker = await self.take(warm=True, command=worker.command)
             except OSError:
                 return  # no process to be had now: the next job starts its own, and reports why it can't
         if self.waiting is not None:

@@ -130,8 +130,14 @@ class TrainStart(TrainSettings, frozen=True, kw_only=True):
     schedule_offset: int = 0
 
 
-@method("train.start", TrainStart, JobStarted, "Train an adapter on a data set.")
-async def train_start(node: Node, p: TrainStart) -> JobStarted:
+class TrainingStarted(JobStarted, frozen=True, kw_only=True):
+    """`note` says what is downloaded first, where the packages of training are not installed; empty else."""
+
+    note: str
+
+
+@method("train.start", TrainStart, TrainingStarted, "Train an adapter on a data set.")
+async def train_start(node: Node, p: TrainStart) -> TrainingStarted:
     p = named(p)
     _check_train(p)
     what = await resolve(node, p)
@@ -229,14 +235,15 @@ def settings_of(p: TrainSettings) -> TrainSpec:
     return TrainSpec(base="", dataset="", **given)
 
 
-async def _submit(node: Node, spec: TrainSpec, note: TrainNote) -> JobStarted:
+async def _submit(node: Node, spec: TrainSpec, note: TrainNote) -> TrainingStarted:
     """A run of its own, called after its job."""
+    told = await node.environment.note()
     id = node.jobs.next_id()
     fingerprint = (await in_thread(node.registry.base, note.base)).fingerprint
     kept = await in_thread(node.retention.path, fingerprint)
     spec = msgspec.structs.replace(spec, run=str(node.runs.folder(id)), retention=kept)
     job = await node.jobs.submit("train", spec, title=f"train {note.name}", note=note, id=id)
-    return JobStarted(job=job.id)
+    return TrainingStarted(job=job.id, note=told)
 
 
 class TrainContinue(TrainSettings, frozen=True, kw_only=True):
@@ -249,8 +256,10 @@ class TrainContinue(TrainSettings, frozen=True, kw_only=True):
     step: int | None = None
 
 
-@method("train.continue_from", TrainContinue, JobStarted, "Train on from an adapter, or from a training's checkpoint.")
-async def train_continue_from(node: Node, p: TrainContinue) -> JobStarted:
+@method(
+    "train.continue_from", TrainContinue, TrainingStarted, "Train on from an adapter, or from a training's checkpoint."
+)
+async def train_continue_from(node: Node, p: TrainContinue) -> TrainingStarted:
     p = named(p)
     if not p.source.startswith("job_"):
         return await _continue_adapter(node, p)
@@ -310,7 +319,7 @@ def _adapter_at(node: Node, job: Job, good: Good) -> str | None:
         return None
 
 
-async def _continue_adapter(node: Node, p: TrainContinue) -> JobStarted:
+async def _continue_adapter(node: Node, p: TrainContinue) -> TrainingStarted:
     """As `train.start` from an adapter."""
     if not p.dataset:
         hint = "Name it after the adapter; a training's own is only known for a job."

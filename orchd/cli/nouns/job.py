@@ -52,6 +52,7 @@ def human_row(job: dict[str, Any]) -> str:
             ("job", f"{job['title']} ({job['kind']})"),
             ("state", job["state"]),
             ("progress", _how_far(job)),
+            ("at", _now(job)),
             ("waits", (job["progress"] or {}).get("figures", {}).get("waits")),
             ("asked for", when(job["created_ms"])),
             ("took", _took(job)),
@@ -153,6 +154,12 @@ def _how_far(job: dict[str, Any]) -> str:
         return ""
     left = f", {duration(progress['eta_s'])} left" if progress["eta_s"] else ""
     return f"{amount(progress['done'], progress['total'], progress['unit'])}{left}"
+
+
+def _now(job: dict[str, Any]) -> str:
+    """What it does where that is no training: making its environment, preparing."""
+    figures = (job["progress"] or {}).get("figures", {})
+    return ", ".join(str(figures[name]) for name in ("phase", "step", "package") if name in figures)
 
 
 def _took(job: dict[str, Any]) -> str:
