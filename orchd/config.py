@@ -137,11 +137,11 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         ),
     ] = "auto"
     index_url: Annotated[
-        str,
+        str | None,
         _means(
             "the package index that the environment is downloaded from; empty: what pip is set up for on this machine"
         ),
-    ] = ""
+    ] = None
     torch: Annotated[
         str, _means("the build of torch in that environment; auto: CUDA where `nvidia-smi` shows a GPU, else CPU")
     ] = "auto"

@@ -105,7 +105,7 @@ def needs(config: TrainingConfig) -> Needs:
         requirements=tuple(_wanted(torch, dict(_pins(constraints)))),
         constraints=constraints,
         torch=torch,
-        index_url=config.index_url,
+        index_url=config.index_url or "",
         python=sys.executable,
         version=this_python(),
         layer=tuple(layer()),

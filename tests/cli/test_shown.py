@@ -12,6 +12,7 @@ from orchd import notes
 from orchd.cli.command import Command
 from orchd.cli.run import load
 from orchd.cli.table import NOUNS
+from orchd.environment.environment import State
 from orchd.leaks import LeakShown
 from orchd.measuring import Attested
 from orchd.registry.exchange import Exported
@@ -24,6 +25,8 @@ from orchd.train.datasets import export, specs
 from orchd.train.specs import EvaluateResult
 
 JOB_RESULTS: dict[str, Any] = {
+    "environment.make": State,
+    "environment.repair": State,
     "dataset.import": notes.DatasetShown,
     "dataset.create": notes.DatasetShown,
     "dataset.prepare": notes.DatasetShown,

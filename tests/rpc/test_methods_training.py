@@ -48,8 +48,12 @@ class Work:
                 unfinished_jobs=self._unfinished,
                 target=lambda kind: None,
                 network=SimpleNamespace(caught_up=self._caught_up),
+                environment=SimpleNamespace(note=self._nothing),
             ),
         )
+
+    async def _nothing(self) -> str:
+        return ""
 
     async def _caught_up(self) -> None:
         pass
