@@ -182,7 +182,7 @@ def _wanted(torch: Torch, pins: Mapping[str, str]) -> Iterator[str]:
         if one.name == "torch" and torch.local:
             yield f"torch=={pins['torch']}{torch.local}"
         else:
-            yield f"{one.name}{one.specifier}"
+            yield str(one).partition(";")[0].strip()
 
 
 def _of_extra(extra: str) -> Iterator[Requirement]:
