@@ -17,6 +17,7 @@ MODULES = (
     "resume",
     "quality",
     "steps",
+    "rates",
     "leaks",
 )
 

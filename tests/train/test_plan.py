@@ -89,7 +89,7 @@ def test_the_rate_falls_with_the_root_of_the_rank() -> None:
 def test_a_training_that_goes_on_is_planned_otherwise() -> None:
     first, second = settled(facts()), settled(replace(facts(), initial_rank=8))
     assert (second.rank, second.steps) == (8, round(first.steps / 2))
-    assert second.learning_rate == pytest.approx(first.learning_rate / 2 * math.sqrt(16 / 8), rel=0.05)
+    assert second.learning_rate == pytest.approx(first.learning_rate * math.sqrt(16 / 8), rel=0.05)
     in_rounds = settled(replace(facts(), initial_rank=16), schedule_total=300, steps=100)
     assert in_rounds.learning_rate == first.learning_rate, "the rounds of one schedule take one rate"
     assert in_rounds.warmup_steps == 30
