@@ -44,7 +44,8 @@ seed)."""
 
 PREFERENCES: Final = 0.5
 """Of the rate: DPO pushes answers down as well as up. On the demo base, rank 4, 60 steps at the whole of it bring a
-quarter of the answers, at half of it most."""
+quarter of the answers, at half of it most; at rank 16 and 250 steps, a quarter to the whole come to the same
+(benchmarks/train/rates.py, one seed)."""
 
 CONTINUED: Final = 0.5
 """Of the steps of a first training: part of the way is behind it. Of the rate it takes the whole: on the demo base an
