@@ -230,10 +230,10 @@ def main() -> int:
     try:
         task = msgspec.json.decode(line, type=Task)
         if task.check:
-            with contextlib.ExitStack() as stack:
-                temporary = Path(task.root) / "checking"
-                stack.callback(shutil.rmtree, temporary, ignore_errors=True)
-                teller.result(look(Path(task.root) / task.folder, task.needs, temporary))
+            temporary = Path(task.root) / "checking"
+            verdict = look(Path(task.root) / task.folder, task.needs, temporary)
+            shutil.rmtree(temporary, ignore_errors=True)  # before the answer, after which this process is ended
+            teller.result(verdict)
         else:
             teller.result(make(task, teller))
     except OrchdError as error:

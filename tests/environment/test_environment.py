@@ -166,6 +166,7 @@ async def test_two_trainings_make_one_environment_and_a_broken_one_is_made_anew(
         assert index.asked.count("alpha-1.2-py3-none-any.whl") == 2
         (left,) = house.root.glob("venv-*")
         assert left.name != found.folder
+        assert {one.name for one in house.root.iterdir()} == {left.name, marker.MARKER, "lock"}
         state = await house.environment.state()
         assert (state.where, state.folder) == ("environment", str(left))
 
