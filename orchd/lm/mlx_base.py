@@ -153,7 +153,7 @@ class Scorer:
     def recompute(self) -> None:
         """Have the layers keep their inputs only, as `precision.recompute`."""
         if not self._recomputes:
-            grad_checkpoint(self._model.layers[0])  # type: ignore[no-untyped-call]
+            grad_checkpoint(self._model.layers[0])
         self._recomputes = True
 
     def token_scores(self, model: Any, row: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
@@ -271,7 +271,8 @@ class _Pass:
             losses, hits = self._scorer._scores(parameters, self._row)
             return (losses if weights is None else losses * weights).sum(), losses, hits
 
-        return mx.value_and_grad(total)(self._parameters)
+        found: tuple[tuple[mx.array, mx.array, mx.array], Arrays] = mx.value_and_grad(total)(self._parameters)
+        return found
 
     def gradients(self, weights: Tensor) -> Iterable[Tensor]:
         """Of the factors, in their order, for losses that count ``weights``. Where these are all the same, as they are
@@ -298,11 +299,11 @@ class _Differentiable(torch.autograd.Function):
         return None, *ctx.pass_.gradients(weights[0])
 
 
-class _Dropout(Module):
+class _Dropout(Module):  # type: ignore[misc]
     """Drawn from a key, so that a layer that is computed twice leaves out the same."""
 
     def __init__(self, share: float) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.share = share
         self._key: mx.array | None = None
 
