@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config
 
 pytest.importorskip("mlx_lm", reason="not run: mlx is not installed (`pip install 'orchd[mlx]'`)")
 
 from orchd.errors import BackendMissing, BackendUnfit, BaseUnusable
 from orchd.importers.conversation import Conversation, Message, Preference
 from orchd.jobs.context import JobContext
+from orchd.lm import mlx_base
 from orchd.lm.adapter import load_adapter, read_config, start_adapter
 from orchd.lm.base import Base, load_base
 from orchd.lm.chat import Encoded
@@ -310,3 +312,56 @@ def test_on_apple_it_is_chosen_and_a_run_stays_with_it(
     monkeypatch.setattr(backends, "apple", lambda: False)
     assert backends.chosen(asked, tmp_path / "run") == "mlx"
     assert backends.chosen(asked, tmp_path / "new") == "torch"
+
+
+TINY: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 1024,
+}
+LLAMA3: dict[str, Any] = {
+    "rope_type": "llama3",
+    "rope_theta": 500_000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+
+def tiny_base(folder: Path, config: Any) -> Path:
+    """Random weights, strong enough that attention looks at places, in a folder that transformers wrote."""
+    torch.manual_seed(1)
+    model: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        for tensor in model.parameters():
+            if tensor.ndim > 1:
+                tensor.normal_(0, 0.15)
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        if (DEMO_BASE / name).is_file():
+            shutil.copy(DEMO_BASE / name, folder / name)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "config", [LlamaConfig(**TINY, rope_parameters=LLAMA3), Qwen2Config(**TINY)], ids=["llama3", "qwen2"]
+)
+def test_other_architectures_are_those_of_torch(config: Any, tmp_path: Path, row: Sequence[Any]) -> None:
+    """mlx-lm 0.32 does not read the angle of positions where transformers 5 writes it."""
+    folder = tiny_base(tmp_path / "base", config)
+    with torch.inference_mode():
+        want = token_scores(load_base(folder).model, row)[0]
+        assert (token_scores(load_mlx_base(folder).model, row)[0] - want).abs().max() < ROUNDING
+
+
+def test_a_base_that_mlx_computes_otherwise_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    window = tiny_base(tmp_path / "window", MistralConfig(**TINY, sliding_window=4096))
+    with pytest.raises(BackendUnfit, match="mlx computes window otherwise than torch does"):
+        load_mlx_base(window)
+    monkeypatch.setattr(mlx_base, "_positions", lambda folder: {})
+    with pytest.raises(BackendUnfit, match="mlx computes angle otherwise"):
+        load_mlx_base(tiny_base(tmp_path / "angle", LlamaConfig(**TINY, rope_parameters=LLAMA3)))
