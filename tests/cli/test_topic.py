@@ -35,7 +35,9 @@ def test_each_topic_that_was_published_under_has_its_own_count(counts: tuple[int
     topics = ("ours", "private/us/72ug")
     under = [{"topic": name, "members": count} for name, count in zip(topics, counts, strict=True)]
     shown = {"adapter": {"name": "x"}, "topics": topics, "under": under, "members": max(counts)}
-    assert adapter.human_published(shown) == said
+    measured = shown | {"forgot": {"above": False}}
+    assert adapter.human_published(measured) == said
+    assert adapter.human_published(shown).startswith(f"{said}\nits manifest does not say what it unlearnt")
 
 
 def test_an_address_that_was_not_tried_is_not_said_to_work() -> None:
