@@ -16,11 +16,12 @@ from peft import (
     set_peft_model_state_dict,
 )
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from orchd.errors import AdapterUnfit
 from orchd.lm.base import Base
+from orchd.lm.tensors import write_tensors
 
 CONFIG_FILE: Final = "adapter_config.json"
 WEIGHTS_FILE: Final = "adapter_model.safetensors"
@@ -172,7 +173,7 @@ def save_adapter(model: Any, folder: Path, dtype: str = "BF16") -> AdapterConfig
     )
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: t.to(DTYPES[dtype]).contiguous() for name, t in adapter_weights(model).items()}
-    save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    write_tensors(weights, folder / WEIGHTS_FILE, {"format": "pt"})
     (folder / WEIGHTS_FILE).chmod(0o644)
     (folder / CONFIG_FILE).write_text(json.dumps(peft_json(config), indent=1, sort_keys=True))
     return config

@@ -9,12 +9,12 @@ from typing import Final
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from orchd.errors import BaseUnusable
 from orchd.lm.adapter import DTYPES
 from orchd.lm.base import Base
+from orchd.lm.tensors import write_tensors
 
 WEIGHTS_FILE: Final = "model.safetensors"
 KEPT: Final = (
@@ -36,7 +36,7 @@ def save_base(base: Base, folder: Path, dtype: str) -> None:
     weights = {
         name: tensor.detach().to("cpu", DTYPES[dtype]).contiguous() for name, tensor in base.model.named_parameters()
     }
-    save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    write_tensors(weights, folder / WEIGHTS_FILE, {"format": "pt"})
     (folder / WEIGHTS_FILE).chmod(0o644)
 
 

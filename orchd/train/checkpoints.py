@@ -16,10 +16,11 @@ from typing import Any, Final
 import msgspec
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from orchd.errors import CheckpointUnfit
+from orchd.lm.tensors import write_tensors
 from orchd.train import runs
 from orchd.train.runs import STATE_FILE, State
 from orchd.train.trainee import Trainee
@@ -34,7 +35,7 @@ def save(folder: Path, state: State, trainee: Trainee, optimizer: torch.optim.Op
     target = runs.last_folder(folder, state.step)
     if not target.exists():
         with runs.whole_folder(target) as draft:
-            save_file(_tensors(trainee, optimizer), draft / TENSORS_FILE)
+            write_tensors(_tensors(trainee, optimizer), draft / TENSORS_FILE)
             (draft / DIGEST_FILE).write_text(_digest(draft / TENSORS_FILE))
             (draft / STATE_FILE).write_bytes(msgspec.json.encode(state))
     for path in runs.last_folders(folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -51,13 +52,15 @@ class Curves:
         self._flushed = monotonic()
 
     def add(self, point: Point) -> None:
-        self._file.write(msgspec.json.encode(point) + b"\n")
-        if self._monotonic() - self._flushed >= FLUSH_SECONDS:
-            self._file.flush()
-            self._flushed = self._monotonic()
+        """On a full disk points are lost, and the training goes on; `sync` says so."""
+        with contextlib.suppress(OSError):
+            self._file.write(msgspec.json.encode(point) + b"\n")
+            if self._monotonic() - self._flushed >= FLUSH_SECONDS:
+                self._flushed = self._monotonic()
+                self._file.flush()
 
     def sync(self) -> None:
-        """Everything up to now is on the disk when this returns."""
+        """Everything up to now is on the disk when this returns. Raises OSError."""
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -65,7 +68,8 @@ class Curves:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):
+            self._file.close()
 
 
 def read_points(path: Path) -> list[Point]:

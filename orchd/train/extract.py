@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from orchd.errors import TrainingRefused
 from orchd.lm.adapter import CONFIG_FILE, DTYPES, WEIGHTS_FILE, AdapterConfig, peft_json
+from orchd.lm.tensors import write_tensors
 
 PREFIX: Final = "base_model.model."
 WEIGHT: Final = ".weight"
@@ -57,7 +57,7 @@ def extract(
         raise TrainingRefused("no linear map of the layers was trained", hint=hint, field="extract_rank")
     config = AdapterConfig(r=rank, lora_alpha=float(rank), target_modules=_targets(list(weights), linear))
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(dict(sorted(weights.items())), folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    write_tensors(dict(sorted(weights.items())), folder / WEIGHTS_FILE, {"format": "pt"})
     (folder / WEIGHTS_FILE).chmod(0o644)
     (folder / CONFIG_FILE).write_text(json.dumps(peft_json(config), indent=1, sort_keys=True))
     residual = round(MILLION * (lost / whole) ** 0.5) if whole else 0

@@ -354,7 +354,7 @@ def guard(t: Training, usable: bool) -> None:
     kept = f"; the adapter of step {t.state.goods[0].step} is kept" if t.state.goods else ""
     raise TrainingDiverged(
         f"the loss is no number at {t.state.in_a_row} steps in a row, the last of them step {t.state.step}{kept}",
-        hint=f"Train again without `--learning-rate`, as the plan has it, or with half: {t.spec.learning_rate / 2:g}.",
+        hint=f"Train again with half, `--learning-rate {t.spec.learning_rate / 2:g}`, or without it: the plan has one.",
         field="learning_rate",
     )
 
