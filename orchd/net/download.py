@@ -238,7 +238,7 @@ class Download:
         asked: deque[Span] = deque()
         while (spans := await self._more_for(channel.peer, bool(asked))) is not None:
             for span in spans:
-                await channel.send(self._question(span))
+                await channel.question(self._question(span))
             asked.extend(spans)
             await self._receive(channel, asked.popleft())
 

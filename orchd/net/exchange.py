@@ -1,36 +1,34 @@
 """`/orchd/exchange/1` over libp2p streams: questions to peers, and answers to theirs.
 
 A stream carries any number of questions, answered one after the other; whoever asks need not wait for one answer to
-put the next question, and closes the stream. Every answer has a time limit; a peer that asks too much is told `busy`.
+put the next question, and closes the stream (`asking.py`). Every answer has a time limit; a peer that asks too much is
+told `busy`.
 `docs/SPEC-exchange.md` is the protocol for other implementations.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator, MutableSet
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 import trio
-from libp2p.custom_types import TProtocol
 from libp2p.network.stream.exceptions import StreamEOF
 from libp2p.peer.id import ID
 
 from orchd.errors import OrchdError, PeerBusy, PeerMisbehaved, PeerRefused, PeerTimeout, PeerUnreachable
 from orchd.net import messages
-from orchd.net.host import READ_SIZE, WRITE_SIZE, Host
-from orchd.net.messages import PROTOCOL, Failed, Frames, Reply, Request
+from orchd.net.host import READ_SIZE, WRITE_SIZE
+from orchd.net.messages import Failed, Frames, Reply, Request
 from orchd.net.policy.rates import Bucket
 from orchd.net.policy.scores import Floods
 from orchd.net.policy.unfinished import Unfinished
 
 log = logging.getLogger(__name__)
 
-#: Seconds: to open a stream, for a small answer, and until a whole answer has been read.
-OPEN_TIMEOUT_S, ANSWER_TIMEOUT_S, READ_TIMEOUT_S = 15.0, 20.0, 60.0
-#: What is cancelled while a stream is being opened waits so long for it, in seconds.
-GRACE_S = 0.5
+#: Seconds: for a small answer, and until a whole answer has been read.
+ANSWER_TIMEOUT_S, READ_TIMEOUT_S = 20.0, 60.0
 #: An idle stream is closed after this many seconds.
 IDLE_S = 60.0
 #: Questions a second that one peer may ask, and how many at once after a silence.
@@ -65,15 +63,38 @@ class Channel:
 
     def __init__(self, stream: Any, limit: int, waits: Callable[[int], bool] | None = None) -> None:
         self.peer: ID = stream.muxed_conn.peer_id
-        self._stream = stream
+        self.stream = stream
         self._frames = Frames(limit)
         self._waits = waits or _any_number
+        #: Answers that have not come yet, and bytes that follow the last one that has.
+        self._owed = self._owed_bytes = 0
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether every question was answered to its end, and the other side has not ended the stream."""
+        muxed = self.stream.muxed_stream
+        ended = muxed.closed or muxed.send_closed or muxed.recv_closed or muxed.conn.is_closed
+        return not (self._owed or self._owed_bytes or self._frames.waiting or ended)
+
+    def is_on(self, connection: Any) -> bool:
+        return self.stream.muxed_conn is connection.muxed_conn
+
+    async def close(self) -> None:
+        await _end(self.stream.close)
+
+    async def reset(self) -> None:
+        await _end(self.stream.reset)
 
     async def ask(self, request: Request, wanted: type[R], timeout_s: float = ANSWER_TIMEOUT_S) -> R:
         """The answer. Raises `PeerTimeout`, `PeerBusy`, `PeerRefused` or `PeerMisbehaved`."""
         with self._within(timeout_s):
-            await self.send(request)
+            await self.question(request)
         return await self.reply(wanted, timeout_s)
+
+    async def question(self, request: Request) -> None:
+        """Put a question; `reply` gives the answer."""
+        self._owed += 1
+        await self.send(request)
 
     async def reply(self, wanted: type[R], timeout_s: float = ANSWER_TIMEOUT_S) -> R:
         """The answer to the question that was put first of those that have none. Raises as `ask`."""
@@ -82,24 +103,29 @@ class Channel:
         if body is None:
             raise PeerRefused(f"{self.peer} closed the stream instead of answering")
         reply = messages.decode_reply(body)
+        self._owed -= 1
         if isinstance(reply, Failed):
             raise messages.refusal(self.peer, reply.reason)
         if not isinstance(reply, wanted):
             raise PeerMisbehaved(f"{self.peer} answered with another kind of message")
+        if isinstance(reply, messages.Range):
+            self._owed_bytes += reply.length
         return reply
 
     async def raw(self, most: int, timeout_s: float) -> bytes:
         """Some of the bytes that follow a frame, one at least. Raises `PeerTimeout` or `PeerUnreachable`."""
-        if self._frames.waiting:
-            return self._frames.take(most)
-        with self._within(timeout_s):
-            data = await self._read()
-        if not data:
-            raise PeerUnreachable(f"{self.peer} ended within an answer")
-        if len(data) <= most:
-            return data
-        self._frames.feed(data)
-        return self._frames.take(most)
+        if not self._frames.waiting:
+            with self._within(timeout_s):
+                data = await self._read()
+            if not data:
+                raise PeerUnreachable(f"{self.peer} ended within an answer")
+            if len(data) <= most:
+                self._owed_bytes -= len(data)
+                return data
+            self._frames.feed(data)
+        taken = self._frames.take(most)
+        self._owed_bytes -= len(taken)
+        return taken
 
     async def send(self, message: Request | Reply) -> None:
         await self.write(memoryview(messages.encode(message)))
@@ -107,7 +133,7 @@ class Channel:
     async def write(self, data: memoryview) -> None:
         try:
             for start in range(0, len(data), WRITE_SIZE):
-                await self._stream.write(bytes(data[start : start + WRITE_SIZE]))
+                await self.stream.write(bytes(data[start : start + WRITE_SIZE]))
         except Exception as error:
             raise PeerUnreachable(f"{self.peer} is gone: {error}") from None
 
@@ -128,7 +154,7 @@ class Channel:
     async def _read(self) -> bytes:
         """Whatever has come, nothing at the end."""
         try:
-            data: bytes = await self._stream.read(READ_SIZE)
+            data: bytes = await self.stream.read(READ_SIZE)
         except StreamEOF:
             return b""
         except Exception as error:
@@ -148,60 +174,6 @@ def _any_number(count: int) -> bool:
     return True
 
 
-@asynccontextmanager
-async def open_channel(host: Host, peer: ID) -> AsyncIterator[Channel]:
-    """A channel to a connected peer, for questions. Raises `PeerUnreachable` or `PeerTimeout`."""
-    if not host.connected(peer):
-        raise PeerUnreachable(f"{peer} is not connected")
-    host.opening[peer] += 1
-    try:
-        stream = await _open(host, peer)
-    finally:
-        host.opening[peer] -= 1
-        if not host.opening[peer]:
-            del host.opening[peer]
-    try:
-        yield Channel(stream, messages.REPLY_LIMIT)
-    except BaseException:
-        await _end(stream.reset)
-        raise
-    await _end(stream.close)
-
-
-async def _open(host: Host, peer: ID) -> Any:
-    """A stream whose opening is cancelled stays open on the other side: give it `GRACE_S` to become whole first."""
-    opened: list[Any] = []
-    failures: list[Exception] = []
-    done = trio.Event()
-
-    async def open_it() -> None:
-        with patience:
-            try:
-                opened.append(await host.basic.new_stream(peer, [TProtocol(PROTOCOL)]))
-            except Exception as error:
-                failures.append(error)
-        done.set()
-
-    patience = trio.CancelScope(shield=True, deadline=trio.current_time() + OPEN_TIMEOUT_S)
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(open_it)
-            try:
-                await done.wait()
-            except trio.Cancelled:
-                patience.deadline = min(patience.deadline, trio.current_time() + GRACE_S)
-                raise
-    except BaseException:
-        if opened:
-            await _end(opened[0].reset)
-        raise
-    if failures:
-        raise PeerUnreachable(f"{peer} opens no stream: {failures[0]}")
-    if not opened:
-        raise PeerTimeout(f"{peer} opened no stream within {OPEN_TIMEOUT_S:.0f} s")
-    return opened[0]
-
-
 async def _end(how: Any) -> None:
     with trio.CancelScope(shield=True), trio.move_on_after(1.0):
         try:
@@ -210,17 +182,11 @@ async def _end(how: Any) -> None:
             log.debug("ending a stream: %r", error)
 
 
-async def ask(host: Host, peer: ID, request: Request, wanted: type[R], timeout_s: float = ANSWER_TIMEOUT_S) -> R:
-    """One question on a stream of its own."""
-    async with open_channel(host, peer) as channel:
-        return await channel.ask(request, wanted, timeout_s)
-
-
 class Server:
-    """Answers peers' questions, within limits."""
+    """Answers peers' questions, within limits. Streams on which none is open are put into `idle`."""
 
-    def __init__(self, answers: Answers) -> None:
-        self._answers = answers
+    def __init__(self, answers: Answers, idle: MutableSet[Any]) -> None:
+        self._answers, self._idle = answers, idle
         self._buckets: dict[ID, Bucket] = {}
         self._floods: Floods[ID] = Floods(REFUSED_RATE, REFUSED_BURST)
         self._unfinished: Unfinished[ID] = Unfinished()
@@ -241,7 +207,7 @@ class Server:
 
     async def _handle(self, stream: Any, channel: Channel) -> None:
         try:
-            await self._serve(channel)
+            await self._serve(stream, channel)
         except PeerMisbehaved as error:
             log.info("%s: %s", channel.peer, error)
             with trio.move_on_after(1.0):
@@ -254,11 +220,13 @@ class Server:
         else:
             await stream.close()
 
-    async def _serve(self, channel: Channel) -> None:
+    async def _serve(self, stream: Any, channel: Channel) -> None:
         while True:
             body = None
+            self._idle.add(stream)
             with trio.move_on_after(IDLE_S):
                 body = await channel.receive()
+            self._idle.discard(stream)
             if body is None:
                 return
             request = messages.decode_request(body)

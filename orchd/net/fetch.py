@@ -13,7 +13,7 @@ from libp2p.peer.id import ID
 
 from orchd.errors import AdapterRevoked, DiskFull, NoProvider, OrchdError, PeerBlocked, Refused
 from orchd.identity import KEY_PREFIX
-from orchd.net import exchange
+from orchd.net import asking
 from orchd.net.context import Context
 from orchd.net.download import Download, Progress
 from orchd.net.here import places
@@ -107,7 +107,7 @@ async def _fetch_files(
                     manifest,
                     plan,
                     partial,
-                    partial_call(exchange.open_channel, node.host),
+                    partial_call(asking.open_channel, node.host),
                     transfers.down,
                     progress,
                     refused,

@@ -15,8 +15,8 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
-from weakref import WeakValueDictionary
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet, WeakValueDictionary
 
 import trio
 from libp2p.connection_types import ConnectionType
@@ -39,6 +39,10 @@ from orchd.identity import Identity
 from orchd.net import hardening
 from orchd.net.capture import Capture
 from orchd.net.policy.reach import is_relayed, network_of
+from orchd.net.policy.resting import Resting
+
+if TYPE_CHECKING:
+    from orchd.net.exchange import Channel
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +61,8 @@ ADDRESS_TTL_S = 3600
 ADDRESSES_PER_PEER, CIRCUITS_PER_PEER = 8, 2
 #: A peer id is the multihash of a key: the identity of a small one, or SHA-256.
 PEER_ID_FORMS = (b"\x00\x24\x08", b"\x00\x25\x08", b"\x12\x20")
+#: Streams that are opened to one peer at once.
+OPENING = 2
 WILDCARDS = ("0.0.0.0", "::")
 
 
@@ -84,6 +90,8 @@ class Host:
     """A running host with its DHT. `dial_circuit` is set by who knows of relays.
 
     `opening` counts the streams that are being opened to ask a peer: as long as that takes they have no protocol.
+    `resting` are the channels of those that have answered (`asking.py`), `idle` streams, of both directions, on which
+    no question is open.
     """
 
     basic: Basic
@@ -91,6 +99,9 @@ class Host:
     swarm: Any
     dial_circuit: DialCircuit = _no_circuits
     opening: Counter[ID] = field(default_factory=Counter)
+    resting: Resting[ID, Channel] = field(default_factory=Resting)
+    idle: WeakSet[Any] = field(default_factory=WeakSet)
+    _opening_turns: WeakValueDictionary[ID, trio.Semaphore] = field(default_factory=WeakValueDictionary)
     _dialling: WeakValueDictionary[ID, trio.Lock] = field(default_factory=WeakValueDictionary)
 
     @property
@@ -107,6 +118,10 @@ class Host:
     def direct_addresses(self) -> list[Multiaddr]:
         """Without those through relays."""
         return [Multiaddr(address) for address in self.addresses() if not is_relayed(address)]
+
+    def opening_turns(self, peer: ID) -> trio.Semaphore:
+        """Held while a stream to a peer is opened."""
+        return self._opening_turns.setdefault(peer, trio.Semaphore(OPENING))
 
     def connected(self, peer: ID) -> bool:
         return any(not connection.is_closed for connection in self.swarm.get_connections(peer))

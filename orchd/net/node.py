@@ -14,7 +14,7 @@ from libp2p.rcmgr import Direction
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from orchd.errors import OrchdError, PeerMisbehaved
-from orchd.net import exchange, hardening, messages, topics
+from orchd.net import asking, exchange, hardening, messages, topics
 from orchd.net.bulk import host_of
 from orchd.net.bulk_server import BulkServer
 from orchd.net.company import Company
@@ -84,7 +84,7 @@ class Node:
         self.relay = Relay(host, context, self._shares, self.company.place_of)
         self.relayed = Relayed(host, context, self.company, self._is_trusted, self._moved)
         self._punch = Punch(host, context)
-        self._server = exchange.Server(self)
+        self._server = exchange.Server(self, host.idle)
         self._rounds = Rounds(context.announce_every_s, context.lookup_every_s, context.rng)
         self._wake = trio.Event()
         self._looking: set[str] = set()
@@ -328,7 +328,7 @@ class Node:
 
     async def _ask(self, peer: ID, request: Request, wanted: type[Any]) -> Any:
         self._context.count("questions_asked")
-        return await exchange.ask(self.host, peer, request, wanted)
+        return await asking.ask(self.host, peer, request, wanted)
 
     async def answer(self, peer: ID, request: Request) -> Reply | Upload:
         """What the exchange server answers."""

@@ -17,6 +17,7 @@ import trio
 from libp2p.stream_muxer.yamux.yamux import FLAG_SYN, TYPE_PING, YAMUX_HEADER_FORMAT
 
 from orchd.net import hardening
+from orchd.net.asking import end_rested
 from orchd.net.hardening import Traffic
 from orchd.net.host import Host
 from orchd.net.messages import PROTOCOL
@@ -37,6 +38,7 @@ async def run(host: Host) -> None:
             slept = trio.current_time()
             await trio.sleep(EVERY_S)
             now = trio.current_time()
+            nursery.start_soon(end_rested, host)
             if now - slept > 2 * EVERY_S:  # it was this process that stood still
                 continue
             for connection in host.swarm.get_connections():
@@ -51,7 +53,7 @@ async def run(host: Host) -> None:
 def is_waited_for(host: Host, connection: Any) -> bool:
     """Whether one of our questions is open on it, in either direction, or about to be."""
     return connection.muxed_conn.peer_id in host.opening or any(
-        stream.get_protocol() == PROTOCOL for stream in connection.get_streams()
+        stream.get_protocol() == PROTOCOL and stream not in host.idle for stream in connection.get_streams()
     )
 
 

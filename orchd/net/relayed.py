@@ -120,6 +120,7 @@ class Relayed:
     async def look(self) -> None:
         """Renew what is due, and ask for what is missing."""
         now = trio.current_time()
+        self._refused = {peer: until for peer, until in self._refused.items() if until > now}
         counters = self._context.counters
         reached = counters.get("inbound", 0), counters.get("inbound_from_afar", 0)
         for slot in self.slots:
@@ -137,8 +138,6 @@ class Relayed:
         return min(due, default=float("inf"))
 
     def _candidates(self) -> list[Candidate[ID]]:
-        now = trio.current_time()
-        self._refused = {peer: until for peer, until in self._refused.items() if until > now}
         return [
             Candidate(
                 peer,

@@ -12,7 +12,7 @@ import trio
 from libp2p.peer.id import ID
 
 from orchd.errors import PeerBusy, PeerUnreachable
-from orchd.net import bulk, bulk_server, exchange, messages
+from orchd.net import asking, bulk, bulk_server, messages
 from orchd.net.bulk import host_of
 from orchd.net.bulk_server import CHANNELS_EACH, TOKENS_EACH, make_context
 from orchd.net.messages import BulkAt, GetManifest, GetRange, OpenBulk, Range
@@ -32,7 +32,7 @@ async def giver_and_taker(made: Cluster, **settings: Any) -> tuple[Peer, Peer, V
 async def way_in(giver: Peer, taker: Peer, manifest: Verified[Manifest]) -> BulkAt:
     assert taker.network._node is not None
     peer = ID.from_string(giver.network.peer_id)
-    return await exchange.ask(taker.network._node.host, peer, OpenBulk(adapter=manifest.digest), BulkAt)
+    return await asking.ask(taker.network._node.host, peer, OpenBulk(adapter=manifest.digest), BulkAt)
 
 
 async def try_out(way: BulkAt, *questions: GetRange | GetManifest) -> list[bytes]:

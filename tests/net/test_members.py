@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from orchd.errors import NoProvider, TopicInvalid
-from orchd.net import exchange, topics
+from orchd.net import asking, topics
 from orchd.net.members import Members
 from orchd.net.messages import GetRecords, Hello, Reconcile, Reconciled, RecordsAre, TopicParts, topic_key
 from orchd.net.policy.names import private_name, proof
@@ -66,19 +66,19 @@ async def test_who_has_found_out_the_key_is_no_member(tmp_path: Path) -> None:
         assert a.network._node is not None
         peer, member = a.network._node.host.id, topic_key(FAMILY)
         stolen = proof(SECRET, peer.to_bytes(), b"somebody")
-        reply = await exchange.ask(node.host, peer, Hello(topics=(member,), proofs=(stolen,)), Hello)
+        reply = await asking.ask(node.host, peer, Hello(topics=(member,), proofs=(stolen,)), Hello)
         assert reply.topics == ()
         assert len(reply.proofs) == 1
         record = GetRecords(topics=(member,), ids=(announced.digest,))
         compare = Reconcile(sets=(TopicParts(member, (Sum(b"", bytes(16)),)),))
-        assert (await exchange.ask(node.host, peer, record, RecordsAre)).records == ()
-        assert (await exchange.ask(node.host, peer, compare, Reconciled)).sets == ()
+        assert (await asking.ask(node.host, peer, record, RecordsAre)).records == ()
+        assert (await asking.ask(node.host, peer, compare, Reconciled)).sets == ()
         assert members(a, FAMILY) == 0
 
         right = proof(SECRET, node.host.id.to_bytes(), peer.to_bytes())
-        await exchange.ask(node.host, peer, Hello(topics=(), proofs=(right,)), Hello)
-        assert (await exchange.ask(node.host, peer, record, RecordsAre)).records == (announced.envelope,)
-        assert len((await exchange.ask(node.host, peer, compare, Reconciled)).sets) == 1
+        await asking.ask(node.host, peer, Hello(topics=(), proofs=(right,)), Hello)
+        assert (await asking.ask(node.host, peer, record, RecordsAre)).records == (announced.envelope,)
+        assert len((await asking.ask(node.host, peer, compare, Reconciled)).sets) == 1
         assert members(a, FAMILY) == 1
 
 

@@ -13,7 +13,7 @@ from multiaddr import Multiaddr
 
 from orchd.errors import PeerUnreachable
 from orchd.net import hardening, pulse
-from orchd.net.exchange import open_channel
+from orchd.net.asking import open_channel
 from orchd.net.hardening import without
 from orchd.net.host import Host
 from orchd.net.messages import PROTOCOL

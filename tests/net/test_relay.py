@@ -325,3 +325,18 @@ async def test_holes_are_punched_where_plain_dials_fail(tmp_path: Path, monkeypa
         here, there = await direct_after_relayed(made)
         await until(lambda: here.network.stats().counters["punches_done"], "counted here")
         await until(lambda: there.network.stats().counters["punches"], "and there")
+
+
+async def test_a_relay_that_refused_is_no_reason_to_look_again_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen: a node with all the slots that it wants looked for more, without a pause, for hours."""
+    monkeypatch.setattr(relayed, "WANTED", 1)
+    async with cluster(tmp_path) as made:
+        await made.start("relay")
+        here = await made.start("here")
+        await until(lambda: circuits(here), "a slot")
+        slots = node_of(here).relayed
+        slots._refused[NOBODY] = trio.current_time()
+        await slots.look()
+        assert slots._next_look() > trio.current_time() + 1

@@ -10,7 +10,7 @@ import trio
 
 from orchd.errors import PeerMisbehaved, PeerRefused
 from orchd.identity import Identity
-from orchd.net import Library, exchange, messages, records
+from orchd.net import Library, asking, messages, records
 from orchd.net.gossip import Gossip
 from orchd.net.host import run_host
 from orchd.net.messages import GetRange, GetRecords, Range, Reconcile, Reconciled, RecordsAre, TopicParts, topic_key
@@ -108,7 +108,7 @@ async def test_a_node_that_was_off_serves_nothing_before_it_has_repaired(tmp_pat
 async def refused(stranger: Any, peer: Peer, question: GetRange) -> None:
     assert peer.network._node is not None
     with pytest.raises(PeerRefused, match="unknown"):
-        await exchange.ask(stranger, peer.network._node.host.id, question, Range)
+        await asking.ask(stranger, peer.network._node.host.id, question, Range)
 
 
 async def test_who_wants_to_average_waits_for_the_first_repair(tmp_path: Path) -> None:
@@ -272,14 +272,14 @@ async def test_questions_that_make_no_sense_and_too_many_of_them(
             with pytest.raises(PeerMisbehaved):
                 await a.network._node.answer(stranger.id, Reconcile(sets=sets))
         unknown = GetRecords(topics=(key,), ids=(bytes(32),))
-        assert (await exchange.ask(stranger, peer, unknown, RecordsAre)).records == ()
+        assert (await asking.ask(stranger, peer, unknown, RecordsAre)).records == ()
         repair = a.network._node.records.repair
         monkeypatch.setattr(repair._dealings._shares, "_buckets", type(repair._dealings._shares._buckets)())
         monkeypatch.setattr(repair._dealings._shares, "_burst", 2.0)
         monkeypatch.setattr(repair._dealings._shares, "_rate", 0.0)
         question = Reconcile(sets=(TopicParts(key, (nothing,)), TopicParts(bytes(32), (nothing,))))
         for _ in range(2):
-            answer = await exchange.ask(stranger, peer, question, Reconciled)
+            answer = await asking.ask(stranger, peer, question, Reconciled)
             assert [one.topic for one in answer.sets] == [key], "of a topic that is not ours nothing is said"
         with pytest.raises(PeerRefused, match=messages.BUSY):
-            await exchange.ask(stranger, peer, question, Reconciled)
+            await asking.ask(stranger, peer, question, Reconciled)

@@ -17,7 +17,7 @@ from libp2p.tools.anyio_service import background_trio_service
 
 from orchd.errors import PeerRefused
 from orchd.identity import Identity
-from orchd.net import exchange, hardening, messages
+from orchd.net import asking, exchange, hardening, messages
 from orchd.net.host import Host, run_host
 from orchd.net.messages import PROTOCOL, Failed, Push
 from tests.attacks.net.frames import OFFERED
@@ -65,7 +65,7 @@ async def test_frames_that_are_none_are_answered_so(tmp_path: Path, data: bytes)
         frames.feed(await send(attacker, victim, PROTOCOL, data))
         body = frames.next()
         assert body is None or messages.decode_reply(body) == Failed(reason=messages.MALFORMED)
-        await exchange.ask(attacker, node.host.id, messages.Hello(topics=()), messages.Hello)
+        await asking.ask(attacker, node.host.id, messages.Hello(topics=()), messages.Hello)
 
 
 async def test_forged_announcements_are_refused_and_their_bringer_is_banned(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ async def test_forged_announcements_are_refused_and_their_bringer_is_banned(tmp_
         await victim.events.wait("net.peer.banned", subject=str(attacker.id))
         await victim.events.wait("net.peer.lost", peer=str(attacker.id))
         await messenger.connect(node.host.id, node.host.basic.get_transport_addrs())
-        await exchange.ask(messenger, node.host.id, Push(records=(good,)), messages.Done)
+        await asking.ask(messenger, node.host.id, Push(records=(good,)), messages.Done)
         assert len(victim.registry.announcements()) == 1
         await still_serves(made, victim)
 
@@ -103,9 +103,9 @@ async def test_a_peer_that_asks_without_end_is_told_to_wait(tmp_path: Path, monk
         await attacker.connect(node.host.id, node.host.basic.get_transport_addrs())
         await victim.network.join("test/topic")
         for _ in range(5):
-            await exchange.ask(attacker, node.host.id, messages.Hello(topics=()), messages.Hello)
+            await asking.ask(attacker, node.host.id, messages.Hello(topics=()), messages.Hello)
         with pytest.raises(PeerRefused, match="busy"):
-            await exchange.ask(attacker, node.host.id, messages.Hello(topics=()), messages.Hello)
+            await asking.ask(attacker, node.host.id, messages.Hello(topics=()), messages.Hello)
         monkeypatch.undo()
         await still_serves(made, victim)
 

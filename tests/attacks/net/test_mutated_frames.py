@@ -15,7 +15,7 @@ import trio
 from libp2p.custom_types import TProtocol
 from libp2p.host.exceptions import StreamFailure
 
-from orchd.net import bounds, exchange
+from orchd.net import asking, bounds
 from orchd.net.host import Host
 from orchd.net.messages import BulkAt, OpenBulk
 from tests.attacks.net.frames import OFFERED, frames_of, mutate
@@ -44,7 +44,7 @@ async def test_mutated_frames(tmp_path: Path, protocol: str, monkeypatch: pytest
         manifest = await victim.publish(seed=1)
         news = victim.announcement(manifest, TOPIC)
         async with attacker(victim, b"before") as first:  # who asks for it first has the bulk port opened, for good
-            await exchange.ask(first, host_of(victim).id, OpenBulk(adapter=manifest.digest), BulkAt)
+            await asking.ask(first, host_of(victim).id, OpenBulk(adapter=manifest.digest), BulkAt)
         with nobody_is_banned():
             async with leaves_nothing(victim), attacker(victim) as hostile:
                 good = frames_of(protocol, hostile, manifest, news)

@@ -16,7 +16,7 @@ from libp2p.custom_types import TProtocol
 from libp2p.pubsub.pb import rpc_pb2
 
 from orchd.identity import Identity
-from orchd.net import exchange, news
+from orchd.net import asking, exchange, news
 from orchd.net.gossip import PREFIX
 from orchd.net.messages import Done, Push
 from orchd.net.policy import gossip as policy
@@ -61,7 +61,7 @@ async def test_a_peer_that_announces_without_end(tmp_path: Path, monkeypatch: py
             for start in range(0, ANNOUNCED, 64):
                 numbers = range(start, min(ANNOUNCED, start + 64))
                 records = tuple(made_up(victim, number // each, number % each) for number in numbers)
-                await exchange.ask(hostile, host_of(victim).id, Push(records=records), Done)
+                await asking.ask(hostile, host_of(victim).id, Push(records=records), Done)
                 assert len(node_of(victim).news._known) <= limit + 64
         rows = victim.registry.announcements()
         assert len(rows) <= limit + 64
