@@ -250,6 +250,7 @@ class Node:
             findings=info.findings,
             made_from=info.made_from,
             synthetic=info.synthetic,
+            learns=info.learns,
         )
 
     async def _trained(self, job: Job, result: TrainResult, workdir: Path) -> Trained:

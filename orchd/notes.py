@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from orchd.importers.turns import Learn
 from orchd.made_bases import MadeBase
 from orchd.registry import AdapterRow, DatasetRow
 from orchd.train.leak.figures import LeakReport
@@ -30,7 +31,7 @@ class DatasetShown(DatasetRow, frozen=True, kw_only=True):
     `kind` is what the rows are, `format` what they were read from. `duplicates` and `near_duplicates` were left out,
     `not_picked` not wanted; `redacted` and `dropped` for what was found in them. `findings` counts what was found and
     kept, by kind. `groups` (documents, or rows that are nearly the same) were never divided, by `seed`.
-    `synthetic`: the user says that the rows are of nobody.
+    `synthetic`: the user says that the rows are of nobody. `learns`: whose turns of conversations are learnt.
     """
 
     format: str
@@ -45,6 +46,7 @@ class DatasetShown(DatasetRow, frozen=True, kw_only=True):
     findings: dict[str, int]
     made_from: str
     synthetic: bool
+    learns: Learn
 
 
 class TrainNote(_Note, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ from orchd.importers.pick import Pick, texts_of
 from orchd.importers.shape import oddities, order_of
 from orchd.importers.source import ImportLog, Piece, pieces
 from orchd.importers.stream import BadRecord
+from orchd.importers.turns import Learn, turned
 
 AS_TEXT: Final = "If it is plain text, give `--format text`."
 
@@ -37,12 +38,14 @@ KINDS: Final[tuple[str, ...]] = get_args(Kind)
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """How to read a source. ``auto`` finds out what it is. ``columns`` says in which column of a table (or under which
-    key) the question, answer, prompt, completion, text, chosen, rejected or system text is."""
+    key) the question, answer, prompt, completion, text, chosen, rejected or system text is. ``learn``: whose turns of a
+    conversation."""
 
     format: str = "auto"
     kind: str = "auto"
     columns: dict[str, str] = {}
     pick: Pick = Pick()
+    learn: Learn = "assistant"
 
 
 AUTO: Final = Reading()
@@ -58,6 +61,7 @@ def read_examples(
     record, `ImportTooLarge` when it is bigger than the limits.
     """
     _check(reading)
+    log.learns = reading.learn
     found = readable = 0
     others = dict[str, None]()
     for piece in pieces(path, log, reading.format, reading.kind):
@@ -70,7 +74,7 @@ def read_examples(
             found += 1
             log.format = log.format or format
             if fitting := _fitting(example, reading, log):
-                yield fitting
+                yield turned(fitting, reading.learn)
     if not found and not log.format:
         raise _nothing(path, log, reading.format, readable, list(others))
 

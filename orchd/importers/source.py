@@ -15,6 +15,7 @@ from orchd.importers import tables, texts
 from orchd.importers.conversation import Passage
 from orchd.importers.encoding import SAMPLE_BYTES, as_utf8, encoding_of
 from orchd.importers.stream import BadRecord, records
+from orchd.importers.turns import Learn
 
 MAX_BYTES: Final = 16 << 30
 MAX_ZIP_RATIO: Final = 200
@@ -52,6 +53,7 @@ class ImportLog:
     """What happened while reading: how many bytes, which format and kind, what was left out and why.
 
     ``file``, ``line`` and ``records`` say where the reading is now. ``not_picked`` examples were not wanted.
+    ``learns`` says whose turns are learnt.
     """
 
     format: str = ""
@@ -64,6 +66,7 @@ class ImportLog:
     skipped: int = 0
     warned: int = 0
     not_picked: int = 0
+    learns: Learn = "assistant"
     problems: list[Problem] = field(default_factory=list)
 
     @property

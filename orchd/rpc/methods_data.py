@@ -17,6 +17,7 @@ from orchd.importers.conversation import Message
 from orchd.importers.pick import Pick, bounds
 from orchd.importers.read import Reading, read_examples
 from orchd.importers.source import ImportLog
+from orchd.importers.turns import Learn
 from orchd.jobs import LocalContext
 from orchd.node import Node, in_thread
 from orchd.notes import DatasetShown, ImportNote
@@ -41,6 +42,7 @@ class Source(Params, frozen=True, kw_only=True):
     """`source` is a file or folder on this machine. `format` and `kind` are found out where they are auto; `columns`
     says where the question, answer, prompt, completion or text is. The rest picks conversations: all that is given must
     fit. `ids` are beginnings; `since` and `until` are dates (2025, 2025-03, 2025-03-14; the last change, UTC).
+    `learn` says whose turns of the conversations are learnt; for the user's the roles are exchanged.
     """
 
     source: str
@@ -53,6 +55,7 @@ class Source(Params, frozen=True, kw_only=True):
     until: str = ""
     model: str = ""
     search: str = ""
+    learn: Learn = "assistant"
 
     def reading(self) -> Reading:
         """Raises `ParamsInvalid`."""
@@ -60,7 +63,7 @@ class Source(Params, frozen=True, kw_only=True):
         pick = Pick(
             ids=self.ids, title=self.title, since_ms=since, until_ms=until, model=self.model, search=self.search
         )
-        return Reading(format=self.format, kind=self.kind, columns=dict(self.columns), pick=pick)
+        return Reading(format=self.format, kind=self.kind, columns=dict(self.columns), pick=pick, learn=self.learn)
 
 
 class DatasetImport(Source, frozen=True, kw_only=True):

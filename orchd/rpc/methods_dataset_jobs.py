@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
@@ -49,7 +49,8 @@ class DatasetPrepare(Params, frozen=True, kw_only=True):
     """`cap` is the most rows a part, drawn and shuffled by `seed`, as all are with `shuffle`; lengths are characters a
     row, 0 is no bound.
 
-    Rows stay in the part that they are in; `reseed` divides all anew, by `seed`.
+    Rows stay in the part that they are in; `reseed` divides all anew, by `seed`. `learn` says whose
+    turns of the conversations are learnt; empty: as it is.
     """
 
     dataset: str
@@ -60,6 +61,7 @@ class DatasetPrepare(Params, frozen=True, kw_only=True):
     max_characters: Count = 0
     languages: tuple[str, ...] = ()
     search: str = ""
+    learn: Literal["", "assistant", "user"] = ""
     reseed: bool = False
     seed: int = 0
     secrets: Secrets = "keep"
@@ -84,6 +86,7 @@ async def dataset_prepare(node: Node, p: DatasetPrepare) -> JobStarted:
         max_characters=p.max_characters,
         languages=p.languages,
         search=p.search,
+        learn=p.learn,
         reseed=p.reseed,
         seed=p.seed,
         secrets=p.secrets,

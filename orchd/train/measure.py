@@ -107,6 +107,7 @@ def data_facts(
         validation=len(validation),
         validation_tokens=sum(len(one.ids) for one in validation),
         heldout=info.test,
+        learns=info.learns,
     )
 
 

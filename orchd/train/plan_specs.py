@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from orchd.importers.turns import Learn
 from orchd.train.specs import Finding, Settled, TrainSpec
 
 
@@ -36,7 +37,7 @@ class DataFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     ``tokens`` are all, ``counted`` those that count in the loss; the ``longest`` example has so many. ``lengths``
     counts the different numbers of tokens. ``validation`` and ``heldout`` are rows, ``validation_tokens`` those of the
-    former.
+    former. ``learns``: whose turns of conversations.
     """
 
     examples: int
@@ -51,6 +52,7 @@ class DataFacts(msgspec.Struct, frozen=True, kw_only=True):
     validation: int = 0
     validation_tokens: int = 0
     heldout: int = 0
+    learns: Learn = "assistant"
 
 
 class BaseFacts(msgspec.Struct, frozen=True, kw_only=True):

@@ -43,6 +43,7 @@ def human_row(row: dict[str, Any]) -> str:
             ("id", row["id"]),
             ("kind", f"{row['kind']}, from {row['format']}" if row["format"] else row["kind"]),
             ("rows", f"{row['train']} train, {row['validation']} validation, {row['test']} test"),
+            ("learnt", _learnt(row)),
             ("left out", ", ".join(f"{count} {why}" for why, count in left_out.items() if count)),
             ("redacted", f"{row['redacted']} rows" if row["redacted"] else ""),
             ("holds", found and f"{found}; `orchctl dataset findings {word(row['name'])}` says where"),
@@ -52,6 +53,16 @@ def human_row(row: dict[str, Any]) -> str:
             ("made", when(row["created_ms"])),
         ]
     )
+
+
+def _learnt(row: dict[str, Any]) -> str:
+    """Whose words count in the loss."""
+    if row["learns"] == "user":
+        return "what the user wrote; the roles are exchanged, so that the model writes like the user"
+    if row["format"] in ("chatgpt", "claude"):
+        return "the assistant's answers; with `--learn user` what you wrote yourself"
+    whole = {"text": "all of it", "code": "all of it", "completion": "the completions", "preference": "what was chosen"}
+    return whole.get(row["kind"], "the assistant's answers")
 
 
 def human_validated(found: dict[str, Any]) -> str:
@@ -157,6 +168,11 @@ def export(context: Context, options: argparse.Namespace, params: Params) -> int
     return context.run_job(EXPORT, params, detach=options.detach)
 
 
+LEARN: Argument = opt(
+    "--learn",
+    "whose turns of conversations count in the loss: the assistant's (default), or the user's, to write like them",
+    choices=("assistant", "user"),
+)
 SOURCE = (
     arg("source", "the file, zip or folder"),
     opt("--format", "chatgpt, claude, openai, sharegpt, alpaca, jsonl, csv or text (default: found out)"),
@@ -174,6 +190,7 @@ SOURCE = (
     opt("--until", "only those changed until then, that day included", metavar="DATE"),
     opt("--model", "only those answered by a model with this in its name"),
     opt("--search", "only those in which this is said", metavar="WORDS"),
+    LEARN,
 )
 SEED: Argument = opt("--seed", "of the split into parts", type=int, metavar="N")
 SPLIT: Argument = opt(
@@ -278,6 +295,7 @@ PREPARE = Command(
             action="append",
         ),
         opt("--search", "only rows in which this is said", metavar="WORDS"),
+        LEARN,
         switch("--reseed", "divide all rows anew (without it, each stays in its part)"),
         SEED,
         *CARE,

@@ -41,7 +41,10 @@ def human_stats(stats: dict[str, Any]) -> str:
 
 def human_preview(shown: dict[str, Any]) -> str:
     blocks = [_previewed(row) for row in shown["rows"]]
-    return "\n\n".join([*blocks, "«…» is learnt, the rest is only read"]) if blocks else "no rows"
+    learnt = "«…» is learnt, the rest is only read"
+    if shown["learns"] == "user":
+        learnt += "; the roles are exchanged: what the user wrote stands as the assistant's answers"
+    return "\n\n".join([*blocks, learnt]) if blocks else "no rows"
 
 
 def _previewed(row: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ def human_plan(plan: dict[str, Any]) -> str:
     data, alone = plan["data"], plan["alone"]
     about = f"{kind}, on {data['examples']:,} examples of {data['longest']:,} tokens at most; the base alone has a loss"
     about += f" of {alone['loss']:.3g} on them"
+    about += "; learnt is what the user wrote" if data["learns"] == "user" else ""
     if plan["worth"]:
         end = f"`{plan['command']}` trains so"
     else:

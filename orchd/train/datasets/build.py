@@ -34,6 +34,8 @@ Split = Literal["auto", "train", "test"]
 OnSecrets = Literal["ask", "redact", "drop", "keep"]
 MAX_FINDINGS = 10_000
 PLACES_TOLD = 3
+_EXCHANGED: Final = {"user": "assistant", "assistant": "user"}
+"""A row's role → who said it, where the user's turns are learnt."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,7 @@ def build(
         findings=dict(Counter(one.kind for one in findings)),
         made_from=made_from,
         synthetic=synthetic,
+        learns=log.learns,
     )
     (folder / INFO_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(info), indent=1))
     return info
@@ -172,6 +175,8 @@ def _nothing_left(log: ImportLog, counts: _Counts, name: str) -> DatasetUnusable
         hint = "`--redact` takes out what was found and keeps the rows."
         return DatasetUnusable(f"{name}: all rows were dropped for what is in them", hint=hint, field="secrets")
     hint = "A row needs a question and an answer to it (of the assistant)."
+    if log.learns == "user":
+        hint = "A conversation needs a message that the user wrote."
     first = log.problems[0] if log.problems else None
     why = "" if first is None else f": {f'line {first.line}, ' if first.line else ''}{first.text}"
     detail = f"{name}: no conversation with an answer in it{why}"
@@ -214,6 +219,7 @@ def learnable(examples: Iterable[Example], log: ImportLog) -> Iterator[Example]:
 
 def findings_in(row: Row, log: ImportLog, *, keys_only: bool) -> tuple[Finding, ...]:
     """What is found in a row that was just read; ``log`` says where."""
+    exchanged = _EXCHANGED if log.learns == "user" else {}
     return tuple(
         Finding(
             kind=one.kind,
@@ -222,7 +228,7 @@ def findings_in(row: Row, log: ImportLog, *, keys_only: bool) -> tuple[Finding, 
             file=log.file,
             line=log.line,
             text=number,
-            who=who,
+            who=exchanged.get(who, who),
             start=one.start,
             end=one.end,
             shown=masked(text[one.start : one.end]),

@@ -7,8 +7,10 @@ import heapq
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from orchd.errors import DatasetUnusable
 from orchd.importers.conversation import Example, Part
 from orchd.importers.source import ImportLog
+from orchd.importers.turns import Learn, turned
 from orchd.train.datasets.language import language_of
 from orchd.train.datasets.specs import PrepareSpec
 from orchd.train.datasets.store import PARTS, Row, digest_of_content, read_part, texts_of_row, to_example
@@ -16,7 +18,8 @@ from orchd.train.datasets.store import PARTS, Row, digest_of_content, read_part,
 
 def chosen(spec: PrepareSpec, folder: Path, log: ImportLog, check: Callable[[], None]) -> Iterator[Example]:
     """The rows that fit, each with its part (none where all are divided anew); with a cap or shuffled in an order that
-    the seed decides. Those left out are counted as not picked."""
+    the seed decides. Those left out are counted as not picked. Raises `DatasetUnusable`, `ImportUnreadable`."""
+    turn = _turn(spec, log)
     for part in PARTS:
         said: Part = "" if spec.reseed else part
         order = _drawn(spec, folder, part) if spec.cap or spec.shuffle else None
@@ -26,11 +29,21 @@ def chosen(spec: PrepareSpec, folder: Path, log: ImportLog, check: Callable[[], 
             if not (fits(row, spec) if order is None else number in order):
                 log.not_picked += 1
             elif order is None:
-                yield to_example(row, log.kind, said)
+                yield turned(to_example(row, log.kind, said), turn)
             else:
                 rows[number] = row
         for number in order or ():
-            yield to_example(rows[number], log.kind, said)
+            yield turned(to_example(rows[number], log.kind, said), turn)
+
+
+def _turn(spec: PrepareSpec, log: ImportLog) -> Learn:
+    """What is still to be done so that the wanted turns are learnt. Raises `DatasetUnusable`."""
+    before, wanted = log.learns, spec.learn or log.learns
+    if before == "user" and wanted == "assistant":
+        hint = "Import it again from where it came from."
+        raise DatasetUnusable("the assistant's last words are not in it any more", hint=hint, field="learn")
+    log.learns = wanted
+    return "assistant" if wanted == before else wanted
 
 
 def fits(row: Row, spec: PrepareSpec) -> bool:

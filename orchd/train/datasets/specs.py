@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from orchd.importers.read import Reading
+from orchd.importers.turns import Learn
 from orchd.jobs.sandbox import Readable
 from orchd.train.datasets.privacy import Finding
 from orchd.train.datasets.store import DatasetInfo
@@ -96,7 +97,7 @@ class PrepareSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     ``cap`` (0: none) is the most rows a part, drawn by ``seed``; these, or with ``shuffle`` all, are shuffled by it.
     ``min_characters`` and ``max_characters`` (0: none) bound the length of a row; ``languages`` (none: all) and
-    ``search`` choose rows.
+    ``search`` choose rows. ``learn``: whose turns of the conversations (empty: as it is).
     """
 
     dataset: Readable
@@ -108,6 +109,7 @@ class PrepareSpec(msgspec.Struct, frozen=True, kw_only=True):
     max_characters: int = 0
     languages: tuple[str, ...] = ()
     search: str = ""
+    learn: Literal["", "assistant", "user"] = ""
     reseed: bool = False
     seed: int = 0
     test_share: float = 0.1
@@ -147,9 +149,11 @@ class PreviewRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Preview(msgspec.Struct, frozen=True, kw_only=True):
-    """``context`` is the longest row that the base takes in, in tokens (0: it does not say)."""
+    """``context`` is the longest row that the base takes in, in tokens (0: it does not say). ``learns``: whose turns of
+    conversations are learnt; of the user's the roles are exchanged."""
 
     context: int
+    learns: Learn = "assistant"
     rows: tuple[PreviewRow, ...]
 
 

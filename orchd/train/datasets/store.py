@@ -13,6 +13,7 @@ from orchd.errors import DatasetUnusable
 from orchd.importers.clean import content_id, digest_of
 from orchd.importers.conversation import Completion, Conversation, Example, Message, Part, Passage, Preference
 from orchd.importers.read import FORMATS
+from orchd.importers.turns import Learn
 
 PARTS: Final[tuple[Part, ...]] = ("train", "validation", "test")
 INFO_FILE: Final = "dataset.json"
@@ -26,6 +27,7 @@ class DatasetInfo(msgspec.Struct, frozen=True, kw_only=True):
     ``kind`` is what the rows are, ``format`` what they were read from. ``duplicates`` and ``near_duplicates`` were
     taken out, ``redacted`` and ``dropped`` count rows; ``findings`` counts what was found by its kind. ``made_from`` is
     the data set that this one was prepared from. ``synthetic``: the user says that it is made up, and of nobody.
+    ``learns``: whose turns of conversations are learnt; of the user's the rows have the roles exchanged.
     """
 
     id: str
@@ -48,6 +50,7 @@ class DatasetInfo(msgspec.Struct, frozen=True, kw_only=True):
     findings: dict[str, int] = {}
     made_from: str = ""
     synthetic: bool = False
+    learns: Learn = "assistant"
     version: int = FORMAT_VERSION
 
 

@@ -31,7 +31,7 @@ def run_preview(spec: PreviewSpec, job: JobContext) -> Preview:
         for part in PARTS
         for row in islice(_checked(Path(spec.dataset), part, job), spec.limit)
     )
-    return Preview(context=context, rows=rows)
+    return Preview(context=context, rows=rows, learns=read_info(Path(spec.dataset)).learns)
 
 
 def run_stats(spec: StatsSpec, job: JobContext) -> Stats:

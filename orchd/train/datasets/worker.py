@@ -107,7 +107,8 @@ def run_prepare(spec: PrepareSpec, job: JobContext) -> ImportResult:
     """
     folder = Path(spec.dataset)
     before = read_info(folder)
-    log = ImportLog(format=before.format, kind="chat" if before.kind == "qa" else before.kind)
+    kind = "chat" if before.kind == "qa" else before.kind
+    log = ImportLog(format=before.format, kind=kind, learns=before.learns)
     info = build(
         chosen(spec, folder, log, job.check),
         log,
