@@ -44,6 +44,9 @@ LOG_TAIL = 20
 LEAVE_SECONDS = 5.0
 """A worker that gave its result has this long to exit."""
 
+REWRITE_SECONDS = 5.0
+"""How often the end of a job is tried to be written that the disk had no room for."""
+
 MOST_CRASHES = 5
 """A job that was running when the daemon died so often isn't taken up again: it may be the reason."""
 
@@ -104,6 +107,7 @@ class Jobs:
         self._rng = rng or random.SystemRandom()
         self._finishers: dict[str, Finisher] = {}
         self._live: dict[str, Entry] = {}
+        self._unwritten: dict[str, Entry] = {}  # these have ended, and the disk does not know it yet
         self._queue: deque[Entry] = deque()
         self._running = 0
         self._last_ms = 0
@@ -134,6 +138,7 @@ class Jobs:
                 )
                 await self._recover()
                 nursery.start_soon(self._prune_daily)
+                nursery.start_soon(self._rewrite)
                 task_status.started()
                 self._fill()
         finally:
@@ -197,16 +202,24 @@ class Jobs:
         entry = self._live.get(job_id)
         if entry is not None:
             return entry.job
-        job = await trio.to_thread.run_sync(self._rows.get, job_id)
-        return self._live[job.id].job if job.id in self._live else job
+        return self._now(await trio.to_thread.run_sync(self._rows.get, job_id))
 
     async def list(
         self, state: State | None = None, limit: int = 50, cursor: str | None = None
     ) -> tuple[builtins.list[Job], str | None]:
         """Jobs, newest first, and the cursor of the next page (None: this was the last)."""
         jobs = await trio.to_thread.run_sync(self._rows.newest, state, limit + 1, cursor)
-        page = [self._live[job.id].job if job.id in self._live else job for job in jobs[:limit]]
-        return page, page[-1].id if len(jobs) > limit else None
+        page = [self._now(job) for job in jobs[:limit]]
+        following = page[-1].id if len(jobs) > limit else None
+        late = {id: entry.job for id, entry in self._unwritten.items() if (following or "") < id < (cursor or "job_~")}
+        page = [job for job in page if job.id not in late] + list(late.values())
+        page = [job for job in page if job.id not in late or state in (None, job.state)]
+        return sorted(page, key=lambda job: job.id, reverse=True), following
+
+    def _now(self, job: Job) -> Job:
+        """A job that was read from the disk, as it stands."""
+        entry = self._live.get(job.id) or self._unwritten.get(job.id)
+        return job if entry is None else entry.job
 
     async def cancel(self, job_id: str) -> Job:
         """Ask a job to stop; it gets 5 s before its worker is killed. Raises `JobNotRunning` when it has ended."""
@@ -380,15 +393,20 @@ class Jobs:
         self._tell(entry.job)
 
     async def _move(self, entry: Entry, state: State, **changes: Any) -> None:
-        """The one way from state to state: in memory, then on disk, then as an event."""
+        """The one way from state to state: in memory, then on disk, then as an event.
+
+        What a full disk or a broken index does not take up costs the record, not the job; its end is written later.
+        """
         entry.job = move(entry.job, state, self._events.clock(), **changes)
         with trio.CancelScope(shield=True):
             async with entry.writing:
                 job = entry.job
                 try:
                     await trio.to_thread.run_sync(self._rows.put, job, entry.resumable)
-                except Exception:  # a full disk or a broken index: the job itself goes on
+                except Exception:
                     log.exception("job %s: its state %s could not be written", job.id, state)
+                    if job.state.ended:
+                        self._unwritten[job.id] = entry
                 if entry.told is not job.state:
                     self._tell(job)
                     entry.told = job.state
@@ -483,6 +501,16 @@ class Jobs:
                 self._queue.append(entry)
             else:
                 await self._end(entry, State.INTERRUPTED, error=ErrorInfo.of(_interrupted(job)))
+
+    async def _rewrite(self) -> None:
+        """Write what could not be written at a job's end, once there is room. A restart would take it for running."""
+        while True:
+            await trio.sleep(REWRITE_SECONDS)
+            with contextlib.suppress(Exception):  # still no room
+                for entry in list(self._unwritten.values()):
+                    await trio.to_thread.run_sync(self._rows.put, entry.job, entry.resumable)
+                    del self._unwritten[entry.job.id]
+                    log.info("job %s: its state %s is written now", entry.job.id, entry.job.state)
 
     async def _prune_daily(self) -> None:
         while True:

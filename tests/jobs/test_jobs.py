@@ -17,7 +17,7 @@ import trio.testing
 
 from orchd.cli.nouns.job import human_row
 from orchd.config import JobsConfig
-from orchd.errors import AdapterConfigRefused, AmbiguousId, JobFailed, JobNotRunning, JobUnknown, WorkerLost
+from orchd.errors import AdapterConfigRefused, AmbiguousId, DiskFull, JobFailed, JobNotRunning, JobUnknown, WorkerLost
 from orchd.jobs.entry import LocalContext, new_id
 from orchd.jobs.eta import Estimate
 from orchd.jobs.events import EventLog, Subscription
@@ -413,6 +413,42 @@ async def test_list_pages_filters_and_prefixes(house: House) -> None:
         with pytest.raises(JobUnknown):
             await jobs.get("job_zzz")
         assert (await jobs.get(made[0].id.removeprefix("job_"))).id == made[0].id
+
+
+async def test_an_end_that_the_disk_had_no_room_for_is_seen_at_once_and_written_later(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchd.jobs.jobs.REWRITE_SECONDS", 0.01)
+    act, full = house.local.act, True
+    tried, written = trio.Event(), trio.Event()
+
+    def on_a_full_disk(name: str, *changes: Any, **more: Any) -> Any:
+        if name == "job.failed" and full:
+            trio.from_thread.run_sync(tried.set)
+            raise DiskFull("only 0 MB are free")
+        answer = act(name, *changes, **more)
+        if name == "job.failed":
+            trio.from_thread.run_sync(written.set)
+        return answer
+
+    monkeypatch.setattr(house.local, "act", on_a_full_disk)
+    async with house.running() as (jobs, _):
+        job = await jobs.submit("refuse", CountSpec(), title="refused")
+        assert (await jobs.wait(job.id)).state is State.FAILED
+        assert jobs._rows.get(job.id).state is State.RUNNING
+        assert (await jobs.get(job.id)).state is State.FAILED
+        assert (await jobs.list(state=State.RUNNING))[0] == []
+        assert [one.id for one in (await jobs.list(state=State.FAILED))[0]] == [job.id]
+        assert [one.state for one in (await jobs.list())[0]] == [State.FAILED]
+        with pytest.raises(JobNotRunning):
+            await jobs.cancel(job.id)
+        tried = trio.Event()
+        await tried.wait()  # and it is tried again, while there is no room
+        full = False
+        await written.wait()
+        assert jobs._rows.get(job.id) == await jobs.get(job.id)
+    async with house.running() as (jobs, _):
+        assert (await jobs.get(job.id)).error is not None
 
 
 async def test_warm_jobs_use_the_waiting_process(house: House) -> None:
