@@ -31,7 +31,7 @@ from orchd.registry import ADMITTED, REMOVED, AdapterRow
 from orchd.registry.local_rows import Run
 from orchd.registry.trust import SELF
 from orchd.registry.use import not_admitted
-from orchd.train.leak.figures import MAX_AUC, METHOD, Centroid, LeakReport, exceeds
+from orchd.train.leak.figures import MAX_AUC, METHOD, UNTOLD, Centroid, LeakReport, exceeds
 from orchd.train.specs import LeakResult, LeakSettings, LeakSpec, TrainSpec, leak_settings
 
 if TYPE_CHECKING:
@@ -278,6 +278,8 @@ def _check_one(node: Node, row: AdapterRow, *, despite: bool, within: str = "") 
         f"`orchctl adapter leak-report {row.id}` says what would lower it; --despite-leak publishes it all the same,"
         " and others see the verdict."
     )
+    if row.leak.verdict.startswith(UNTOLD):
+        hint = f"It may be chance: with more rows put aside (`--validation-split`) the figure is surer. {hint}"
     limit = f"the limit is an AUC of {MAX_AUC:g}, and no canary said"
     raise LeaksTooMuch(f"{told}: {row.leak.verdict}; {limit}", hint=hint, field="adapter")
 

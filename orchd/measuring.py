@@ -131,12 +131,14 @@ def _about(examples: int) -> int:
 
 
 def _difference(result: EvaluateResult, metric: str) -> float:
-    """Half of the 95 % interval of how much the adapter differs from the base on the same rows; 0 where it is not
-    known."""
+    """Half of the 95 % interval of how much the adapter differs from the base on the same rows; where it is not known,
+    all that it differs."""
     found = next((one for one in result.comparisons if one.metric == metric), None)
-    if found is not None and found.low is not None and found.high is not None:
-        return (found.high - found.low) / 2
-    return 0.0
+    if found is None:
+        return 0.0
+    if found.low is None or found.high is None:
+        return abs(found.value - found.against_value)
+    return (found.high - found.low) / 2
 
 
 def figures(metric: str, measured: EvaluationRow, base: EvaluationRow) -> tuple[float, float, float]:

@@ -108,7 +108,9 @@ def _text(metric: str, value: float | None) -> str:
     if value is None:
         return ""
     if metric in PLAIN:
-        return f"{value:.3f}" if abs(value) < 1000 else f"{value:.3g}"
+        if abs(value) < 1000:
+            return f"{value:.3f}"
+        return f"{value:,.0f}" if abs(value) < 1e9 else f"{value:.3g}"
     return f"{100 * value:.1f} %"
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import numpy as np
 
 from orchd.train.answers import LabelScore, chrf, label_scores, labels_of, rouge_l
-from orchd.train.significance import FLIPS, Interval, Sums, interval, p_value, share_interval
+from orchd.train.significance import FEWEST, FLIPS, Interval, Sums, interval, paired, share_interval
 from orchd.train.specs import Comparison, Measure
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def compare(mark: Mark, against: Mark, exam: Exam, *, adapter: str | None, other
     theirs = _sums(against, exam)
     for metric, sums in _sums(mark, exam).items():
         differences = Sums(sums.values - theirs[metric].values, sums.weights)
-        bounds = interval(differences)
+        p, bounds = paired(differences, SEED)
         if bounds is not None and metric not in LESS_IS_BETTER:
             bounds = Interval(max(-1.0, bounds.low), min(1.0, bounds.high))
         count = _examples(metric, mark)
@@ -50,8 +50,9 @@ def compare(mark: Mark, against: Mark, exam: Exam, *, adapter: str | None, other
                 sums.ratio,
                 theirs[metric].ratio,
                 bounds,
-                p_value(differences.values, SEED),
+                p,
                 count,
+                differences.units,
                 adapter,
                 other,
             )
@@ -59,8 +60,9 @@ def compare(mark: Mark, against: Mark, exam: Exam, *, adapter: str | None, other
     labels = _labels(exam) if mark.answers and against.answers else ()
     if labels:
         value, against_value = _macro(labels, mark.answers, exam)[2], _macro(labels, against.answers, exam)[2]
+        units = len({one.unit for one in exam.questions})
         p = _exchanged(labels, mark.answers, against.answers, exam)
-        found.append(_comparison("f1", value, against_value, None, p, len(mark.answers), adapter, other))
+        found.append(_comparison("f1", value, against_value, None, p, len(mark.answers), units, adapter, other))
     return tuple(found)
 
 
@@ -112,13 +114,16 @@ def _comparison(
     bounds: Interval | None,
     p: float,
     examples: int,
+    units: int,
     adapter: str | None,
     other: str | None,
 ) -> Comparison:
     low, high = bounds or (None, None)
     better = (value < against_value) if metric in LESS_IS_BETTER else (value > against_value)
-    verdict: Literal["better", "worse", "not told apart"] = "not told apart"
-    if p < SIGNIFICANT:
+    verdict: Literal["better", "worse", "not told apart", "too few rows"] = "not told apart"
+    if units < FEWEST:
+        verdict = "too few rows"
+    elif p < SIGNIFICANT:
         verdict = "better" if better else "worse"
     return Comparison(
         adapter=adapter,
@@ -130,6 +135,7 @@ def _comparison(
         high=high,
         p=p,
         examples=examples,
+        units=units,
         verdict=verdict,
     )
 

@@ -20,6 +20,9 @@ FLIPS: Final = 9_999
 MOST_FLIPPED: Final = 2_000
 """Units of which more are compared by the normal distribution: there the two agree."""
 
+FEWEST: Final = 6
+"""Units of which a paired test by exchanges can refuse anything at 5 %: 2 of their 2⁶ exchanges are 3 %."""
+
 _NORMAL: Final = NormalDist()
 Array = NDArray[np.float64]
 
@@ -55,10 +58,10 @@ def interval(sums: Sums) -> Interval | None:
 
 
 def share_interval(sums: Sums) -> Interval | None:
-    """95 % of a share. Where each unit is one yes or no it is Wilson's (1927), which is not nothing when all are alike;
-    else as of any ratio, inside 0 to 1."""
+    """95 % of a share. Where each unit is one yes or no, or all units are nothing or all are whole, it is Wilson's
+    (1927), which is not nothing when all are alike; else as of any ratio, inside 0 to 1."""
     single = bool(np.all((sums.weights == 0) | (sums.weights == 1)) and np.all((sums.values == 0) | (sums.values == 1)))
-    if single:
+    if single or sums.ratio in (0, 1):
         return wilson(sums.ratio, sums.units)
     found = interval(sums)
     return found and Interval(max(0.0, found.low), min(1.0, found.high))
@@ -98,27 +101,74 @@ def t_quantile(freedom: int) -> float:
     )
 
 
-def p_value(differences: Array, seed: int = 0) -> float:
-    """Two-sided: the share of exchanges, of either model's result in any of the units, that differ as much in sum.
+class Paired(NamedTuple):
+    """A paired test: ``p`` that the difference is nothing, and the differences that the same test does not refuse at
+    5 %. So the interval is without 0 exactly where ``p`` is below .05. None: no test of so few units could refuse any
+    (fewer than `FEWEST`), or all units differ alike."""
 
-    ``differences`` (units,) are the one's minus the other's. All exchanges for few units, `FLIPS` random ones by
-    ``seed`` for more (Phipson and Smyth 2010: never 0), and the normal distribution above `MOST_FLIPPED` units.
+    p: float
+    bounds: Interval | None
+
+
+def paired(differences: Sums, seed: int = 0) -> Paired:
+    """Two-sided test of a ratio of sums by random exchanges of either model's result in any of the units, inverted for
+    the interval. ``differences`` are the one's values minus the other's.
+
+    All exchanges for few units, `FLIPS` random ones by ``seed`` for more (Phipson and Smyth 2010: never 0), and the
+    normal distribution above `MOST_FLIPPED` units (Fieller's interval).
     """
-    told = differences[differences != 0]
-    count, observed = len(told), abs(float(told.sum()))
-    if not count:
-        return 1.0
-    if count > MOST_FLIPPED:
-        return math.erfc(observed / math.sqrt(2 * float(told @ told)))
-    least = observed * (1 - 1e-9)  # sums in another order differ in the last bits
+    there = differences.weights > 0
+    values, weights = differences.values[there], differences.weights[there]
+    if len(values) > MOST_FLIPPED:
+        return _normally(values, weights)
+    lows, highs = _spans(values, weights, seed)
+    p = float(np.mean((lows <= 0) & (highs >= 0)))
+    needed = math.ceil((1 - CONFIDENCE) * len(lows) - 1e-9)
+    low, high = float(np.partition(lows, needed - 1)[needed - 1]), float(np.partition(highs, -needed)[-needed])
+    return Paired(p, Interval(low, high) if math.isfinite(low) and math.isfinite(high) and low < high else None)
+
+
+def _spans(values: Array, weights: Array, seed: int) -> tuple[Array, Array]:
+    """For each exchange, float64 (exchanges,): the lowest and the highest difference beside which it is as far off as
+    what was seen. One that leaves all as it is, or exchanges all, always is.
+
+    With V and W the sums of values and weights and A and B those after an exchange, |A - θB| ≥ |V - θW| holds for θ
+    from one root of the two sides to the other: (A - V) / (B - W) and (A + V) / (B + W).
+    """
+    total, weight, scale = float(values.sum()), float(weights.sum()), float(np.abs(values).sum())
+    sums = _exchanged(np.column_stack([values, weights]), seed)
+    after = np.where(
+        np.abs(np.abs(sums[:, 0]) - abs(total)) <= 1e-9 * scale, np.copysign(total, sums[:, 0]), sums[:, 0]
+    )
+    apart = np.abs(sums[:, 1]) < weight * (1 - 1e-12)
+    below, above = np.where(apart, sums[:, 1] - weight, 1.0), np.where(apart, sums[:, 1] + weight, 1.0)
+    one, other = (after - total) / below, (after + total) / above
+    lows, highs = np.minimum(one, other), np.maximum(one, other)
+    return np.where(apart, lows, -np.inf), np.where(apart, highs, np.inf)
+
+
+def _exchanged(columns: Array, seed: int) -> Array:
+    """The sums of ``columns`` (units, 2) with random signs of the units: all signs for few; with what was seen itself
+    where they are drawn."""
+    count = len(columns)
     if 2**count <= FLIPS:
-        flips = (np.arange(2**count)[:, None] >> np.arange(count)) & 1
-        return float(np.mean(np.abs((1 - 2 * flips) @ told) >= least))
-    rng, beyond = np.random.default_rng(seed), 1
+        return np.asarray((1.0 - 2 * ((np.arange(2**count)[:, None] >> np.arange(count)) & 1)) @ columns)
+    rng, found = np.random.default_rng(seed), [columns.sum(0, keepdims=True)]
     for size in _chunks(FLIPS, max(1, 2_000_000 // count)):
-        signs = rng.integers(0, 2, (size, count), dtype=np.int8) * 2 - 1
-        beyond += int(np.count_nonzero(np.abs(signs @ told) >= least))
-    return beyond / (FLIPS + 1)
+        found.append((rng.integers(0, 2, (size, count), dtype=np.int8) * 2 - 1) @ columns)
+    return np.concatenate(found)
+
+
+def _normally(values: Array, weights: Array) -> Paired:
+    total, weight, z = float(values.sum()), float(weights.sum()), _NORMAL.inv_cdf((1 + CONFIDENCE) / 2)
+    spread = float(values @ values)
+    if not spread:
+        return Paired(1.0, None)
+    square = weight**2 - z * z * float(weights @ weights)
+    middle = total * weight - z * z * float(values @ weights)
+    root = math.sqrt(max(0.0, middle**2 - square * (total**2 - z * z * spread)))
+    bounds = Interval((middle - root) / square, (middle + root) / square)
+    return Paired(math.erfc(abs(total) / math.sqrt(2 * spread)), bounds if bounds.low < bounds.high else None)
 
 
 def _chunks(total: int, size: int) -> list[int]:

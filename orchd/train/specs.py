@@ -226,8 +226,9 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """A figure of an adapter beside that of another one, or of the base (``against`` None), on the same examples.
 
     ``metric`` is loss (nats a token), or a share from 0 to 1: token_accuracy, exact_match, preferred, chrf, rouge_l,
-    and f1 of labels (the mean over them). ``low`` and ``high`` are the 95 % interval of the difference, None where the
-    examples do not tell it, and for f1. ``p`` is of a paired test by random exchanges, the ``verdict`` at p < .05.
+    and f1 of labels (the mean over them). ``p`` is of a paired test by random exchanges of ``units`` (conversations or
+    documents), the ``verdict`` at p < .05, "too few rows" where no p could be. ``low`` and ``high`` are the differences
+    that the same test does not refuse; None where the examples do not tell them, and for f1.
     """
 
     adapter: str | None
@@ -239,7 +240,8 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     high: float | None
     p: float
     examples: int
-    verdict: Literal["better", "worse", "not told apart"]
+    verdict: Literal["better", "worse", "not told apart", "too few rows"]
+    units: int = 0
 
 
 class Forgetting(msgspec.Struct, frozen=True, kw_only=True):

@@ -62,6 +62,14 @@ def test_what_may_be_chance_is_said_to_be() -> None:
     assert "p < .001" in human_scores(result(2.0, "better", p=0.0001))
 
 
+def test_where_no_verdict_is_possible_that_is_said() -> None:
+    made = result(4.0, "too few rows", p=0.125)
+    made["comparisons"][0] |= {"units": 4, "low": None, "high": None}
+    shown = human_scores(made)
+    assert "can't be told from the base on these rows (4 independent rows are too few for any verdict" in shown
+    assert "chance" not in shown
+
+
 def test_without_the_base_there_is_no_verdict() -> None:
     shown = human_scores({**result(4.0, "better"), "comparisons": []})
     assert "the base on" not in shown

@@ -12,9 +12,12 @@ import peft
 import pytest
 import torch
 import transformers
+from msgspec import to_builtins
 
+from orchd.cli.nouns.adapter_leak import CHANCE, LIMIT, _canary, _sharing
 from orchd.importers.conversation import Conversation
 from orchd.jobs.context import JobContext
+from orchd.leaks import LABEL
 from orchd.lm.adapter import start_adapter
 from orchd.lm.base import load_base
 from orchd.lm.chat import Encoded
@@ -279,3 +282,45 @@ def test_the_centroid_tells_the_topic(dataset: MakeDataset, noise: list[Conversa
     with torch.no_grad():
         expected = loaded(input_ids=torch.tensor([prompt]), output_hidden_states=True).hidden_states[1][0].mean(0)
     assert torch.allclose(state, expected, atol=1e-5)
+
+
+def canary(rank: int, *, emitted: bool = False) -> figures.CanaryFigure:
+    return figures.CanaryFigure(name="a b", secret="c d", rank=rank, alternatives=300, bits=1.0, emitted=emitted)
+
+
+@pytest.mark.parametrize(
+    ("auc", "half", "said"),
+    [
+        (0.71, 0.15, "can't be told with 12 rows: AUC 0.71 (0.56-0.86)"),
+        (0.60, 0.10, "can't be told with 12 rows"),
+        (0.90, 0.15, "gives away who was in it: AUC 0.90 (0.75-1.00)"),
+        (0.60, 0.04, "hints at who was in it"),
+        (0.50, 0.10, "no telling who was in it"),
+    ],
+)
+def test_a_verdict_is_only_as_sure_as_its_interval(auc: float, half: float, said: str) -> None:
+    assert figures.verdict(auc, half, 40, 12, (), (0, 0)).startswith(said)
+    lower = figures.remedies(auc, half, 0, longer=False, by_centroid=False, members=40, epochs=1, dropout=0)
+    assert (figures.SETTLES in lower) == said.startswith(figures.UNTOLD)
+
+
+def test_a_canary_that_is_likelier_than_others_is_learnt_though_it_is_not_said() -> None:
+    found = figures.verdict(0.5, 0.1, 40, 12, (canary(1), canary(15), canary(16)), (0, 0))
+    assert found.endswith("0 of 3 canaries said, 2 learnt")
+    assert "learnt, though not said when asked: likelier than all 300 others" in _canary(to_builtins(canary(1)))
+    assert "not clearly learnt: likelier than 150 of 300" in _canary(to_builtins(canary(151)))
+    assert "said word for word" in _canary(to_builtins(canary(3, emitted=True)))
+
+
+def test_a_verdict_fits_into_a_manifest() -> None:
+    many = tuple(canary(1) for _ in range(100))
+    assert len(figures.verdict(0.71, 0.15, measure.MAX_ROWS, measure.MAX_ROWS, many, (9_999, 999))) <= LABEL
+
+
+def test_what_is_said_of_sharing_fits_the_verdict() -> None:
+    assert (LIMIT, CHANCE) == (figures.MAX_AUC, figures.CHANCE)
+    told = {"synthetic": False, "canaries": [], "members": 40, "heldout": 12, "interval": 0.15}
+    assert "with 12 rows that may be chance" in _sharing({**told, "auc": 0.71, "stops": True})
+    assert _sharing({**told, "auc": 0.55, "stops": False}).endswith("as far as 12 rows tell")
+    assert _sharing({**told, "auc": 0.95, "stops": True}).startswith("above the limit of 0.65: `publish`")
+    assert "above" not in _sharing({**told, "auc": None, "interval": 0.0, "stops": True})

@@ -8,6 +8,10 @@ from orchd.cli.command import Command, opt, switch
 from orchd.cli.nouns.adapter_search import ADAPTER
 from orchd.cli.text import fields, number
 
+LIMIT = 0.65
+CHANCE = 20
+"""`orchd.train.leak.figures` has the same two."""
+
 
 def human_report(report: dict[str, Any]) -> str:
     """The verdict, the figures behind it, and what would lower them."""
@@ -30,7 +34,7 @@ def human_report(report: dict[str, Any]) -> str:
 
 def _membership(report: dict[str, Any]) -> str:
     return (
-        f"AUC {number(report['auc_loss'])} by loss, {number(report['auc_ratio'])} by the ratio to the base;"
+        f"AUC {number(report['auc_loss'])} by loss, {number(report['auc_ratio'])} by how far it fell from the base's;"
         f" 0.5 is chance ({report['members']} rows learnt, {report['heldout']} put aside)"
     )
 
@@ -46,8 +50,16 @@ def _verbatim(report: dict[str, Any]) -> str:
 
 
 def _canary(one: dict[str, Any]) -> str:
-    said = "said word for word" if one["emitted"] else "not said"
-    return f"{one['name']}: {said}; rank {one['rank']} of {one['alternatives'] + 1}, {one['bits']:g} bits"
+    others, below = one["alternatives"], one["alternatives"] + 1 - one["rank"]
+    if one["rank"] == 1:
+        likelier = f"likelier than all {others} others that it never saw"
+    else:
+        likelier = f"likelier than {below} of {others} others that it never saw"
+    if one["emitted"]:
+        return f"{one['name']}: said word for word when asked"
+    if one["rank"] * CHANCE <= others + 1:
+        return f"{one['name']}: learnt, though not said when asked: {likelier}"
+    return f"{one['name']}: not said, and not clearly learnt: {likelier}"
 
 
 def _centroid(auc: float | None) -> str:
@@ -57,9 +69,17 @@ def _centroid(auc: float | None) -> str:
 
 
 def _sharing(report: dict[str, Any]) -> str:
+    if report["synthetic"]:
+        return "its data set is marked synthetic: nothing holds it back"
+    if report["auc"] is None:
+        return "not measured, so that `publish` refuses it without --despite-leak"
+    spoken = any(one["emitted"] for one in report["canaries"])
+    few = report["auc"] - report["interval"] <= LIMIT < report["auc"] + report["interval"]
+    rows = min(report["members"], report["heldout"])
     if report["stops"]:
-        return "above the limit: `publish` refuses it without --despite-leak"
-    return "its data set is marked synthetic: nothing holds it back" if report["synthetic"] else "within the limit"
+        why = f"; with {rows} rows that may be chance, and more would settle it" if few and not spoken else ""
+        return f"above the limit of {LIMIT:g}{why}: `publish` refuses it without --despite-leak"
+    return f"within the limit of {LIMIT:g}" + (f", as far as {rows} rows tell" if few else "")
 
 
 def human(shown: dict[str, Any]) -> str:

@@ -24,6 +24,8 @@ NAMES = {
     "retention_loss": "loss on the base's own answers",
     "retention_kl": "divergence from the base on them",
 }
+VERDICTS = {"better": "is better than", "worse": "is worse than"}
+TOO_FEW = "too few rows"
 PLAIN = frozenset({"loss", "perplexity", "retention_loss", "retention_kl"})
 """Figures that are no share."""
 
@@ -68,7 +70,7 @@ def shown_as(metric: str) -> Any:
 
 
 def _plain(value: float) -> str:
-    return number(value) if value < 1000 else f"{value:.3g}"
+    return number(value) if value < 1000 else f"{value:,.0f}" if value < 1e9 else f"{value:.3g}"
 
 
 def _about(shown: dict[str, Any]) -> str:
@@ -93,13 +95,18 @@ def verdicts(shown: dict[str, Any]) -> list[str]:
     for pair in dict.fromkeys((one["adapter"], one["against"]) for one in shown["comparisons"]):
         found = [one for one in shown["comparisons"] if (one["adapter"], one["against"]) == pair]
         head = found[0]
-        said.append(f"{names[pair[0]]} {_verdict(head)} {names[pair[1]]} on these rows: {_difference(head)}")
+        few = f" ({_few(head)})" if head["verdict"] == TOO_FEW else ""
+        said.append(f"{names[pair[0]]} {_verdict(head)} {names[pair[1]]} on these rows{few}: {_difference(head)}")
         said += [f"  {_difference(one)}" for one in found if one is not head]
     return said
 
 
 def _verdict(one: dict[str, Any]) -> str:
-    return {"better": "is better than", "worse": "is worse than"}.get(one["verdict"], "can't be told from")
+    return VERDICTS.get(one["verdict"], "can't be told from")
+
+
+def _few(one: dict[str, Any]) -> str:
+    return f"{one['units']} independent rows are too few for any verdict; 6 are needed"
 
 
 def _difference(one: dict[str, Any]) -> str:
@@ -107,7 +114,7 @@ def _difference(one: dict[str, Any]) -> str:
     between = "" if one["low"] is None else f", difference {_signed(one['low'], one)} to {_signed(one['high'], one)}"
     p = "p < .001" if one["p"] < 0.001 else f"p = {one['p']:.3f}".replace("0.", ".", 1)
     beside = f"{as_text(one['value'])}, there {as_text(one['against_value'])}"
-    chance = "" if one["p"] < 0.05 else " (may be chance)"
+    chance = " (may be chance)" if one["verdict"] == "not told apart" else ""
     return f"{NAMES.get(one['metric'], one['metric'])} {beside}{between}, {p}{chance}"
 
 

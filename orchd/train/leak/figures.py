@@ -20,7 +20,14 @@ MIN_ROWS: Final = 8
 LITTLE_AUC: Final = 0.55
 """Up to here is chance, with the number of rows that people have."""
 
+UNTOLD: Final = "can't be told"
+"""So begins the verdict where the interval holds the limit."""
+
+CHANCE: Final = 20
+"""A canary that is likelier than all but one in so many made-up secrets is learnt, whether it is said or not."""
+
 METHOD: Final = "membership by loss and by log ratio to the base, the larger"
+SETTLES: Final = "more rows put aside settle on which side of the limit it is: more data, or `--validation-split 0.2`"
 SMALLEST_LOSS: Final = 1e-6  # nats a token; for the logarithm
 
 
@@ -35,6 +42,11 @@ class CanaryFigure(msgspec.Struct, frozen=True, kw_only=True):
     alternatives: int
     bits: float
     emitted: bool
+
+    @property
+    def learnt(self) -> bool:
+        """Likelier than all but one in `CHANCE` of the others, which a secret that was not learnt is as seldom."""
+        return self.rank * CHANCE <= self.alternatives + 1
 
 
 class LeakReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +109,17 @@ def interval(area: float, members: int, others: int) -> float:
     return 1.96 * math.sqrt(max(0.0, variance) / (members * others))
 
 
+def bounds(auc: float, interval: float) -> tuple[float, float]:
+    """The 95 % interval of an area."""
+    return max(0.0, auc - interval), min(1.0, auc + interval)
+
+
+def undecided(auc: float, interval: float) -> bool:
+    """Whether the interval holds the limit: more rows would tell on which side of it the adapter is."""
+    low, high = bounds(auc, interval)
+    return low <= MAX_AUC < high
+
+
 def log_ratio(base: float, loss: float) -> float:
     """How many times smaller a loss became (nats a token), as a logarithm. Not the difference: where the base knows
     nothing of a skill, that only ranks rows by the base's own loss."""
@@ -127,28 +150,33 @@ def verdict(
     canaries: Sequence[CanaryFigure],
     run: tuple[int, int],
 ) -> str:
-    """One line with its figures. ``run`` is the longest of a learnt and of a held-out answer."""
+    """One line with its figures, short enough to be signed. ``run`` is the longest of a learnt and of a held-out
+    answer."""
     if auc is None:
         return f"{NOT_MEASURED}: {members} rows learnt and {heldout} put aside, {MIN_ROWS} of each are needed"
-    said = sum(one.emitted for one in canaries)
+    said, learnt = sum(one.emitted for one in canaries), sum(one.learnt for one in canaries)
     if said:
         told = "says secrets word for word"
+    elif undecided(auc, interval):
+        told = f"{UNTOLD} with {min(members, heldout)} rows"
     elif auc <= LITTLE_AUC:
         told = "no telling who was in it"
     elif auc <= MAX_AUC:
         told = "hints at who was in it"
     else:
         told = "gives away who was in it"
-    parts = [f"{told}: AUC {auc:.2f} ± {interval:.2f}"]
+    low, high = bounds(auc, interval)
+    parts = [f"{told}: AUC {auc:.2f} ({low:.2f}-{high:.2f})"]
     if canaries:
-        parts.append(f"{said} of {len(canaries)} canaries said")
+        parts.append(f"{said} of {len(canaries)} canaries said, {learnt} learnt")
     if run[0]:
-        parts.append(f"{run[0]} tokens verbatim ({run[1]} of unseen rows)")
+        parts.append(f"{run[0]} tokens verbatim ({run[1]} unseen)")
     return "; ".join(parts)
 
 
 def remedies(
     auc: float | None,
+    interval: float,
     emitted: int,
     *,
     longer: bool,
@@ -161,7 +189,7 @@ def remedies(
     if auc is None:
         return ("import the data with more rows, and put some aside (not `--split train`)",)
     if auc <= LITTLE_AUC and not emitted:
-        return ()
+        return (SETTLES,) if undecided(auc, interval) else ()
     passes = f" (it was {epochs:.0f} times through)" if epochs > 1 else ""
     found = [
         f"fewer passes over the data{passes}: a lower `--steps`, or `--early-stopping 3`",
@@ -170,6 +198,8 @@ def remedies(
     ]
     if dropout < 0.2:
         found.insert(1, "dropout: `--lora-dropout 0.2`")
+    if undecided(auc, interval) and not emitted:
+        found.insert(0, SETTLES)
     if by_centroid:
         found.insert(0, "leaving out the centroid of the prompts (`--routing`), which tells most")
     if emitted or longer:

@@ -152,6 +152,7 @@ def measure(model: Any, base: Base, rows: Rows, settings: LeakSettings, check: C
         stops=exceeds(area, said) and not rows.synthetic,
         lower=remedies(
             area,
+            wide,
             said,
             longer=runs[0] > runs[1],
             by_centroid=routing is not None and routing == area,
