@@ -114,7 +114,7 @@ def run(spec: TrainSpec, job: JobContext, peers: Peers = ALONE) -> TrainResult:
     base, training = trained(spec, job, peers)
     base = scored_by_torch(training, base)
     enter(training, SCORING)
-    with job.telling(lambda: tell(training, training.after.phase)):
+    with job.telling(lambda: tell(training, training.after.phase)), memory_watched(training.settled):
         made = outcome.leave(
             spec, training.trainee, base, training.folder, training.epoch, job, partial(enter, training)
         )
@@ -164,7 +164,7 @@ def trained(spec: TrainSpec, job: JobContext, peers: Peers = ALONE) -> tuple[Bas
     loading_s = time.monotonic() - begun
     training = prepare(spec, base, folder, job, peers)
     training.after = countdown(training, base, loading_s)
-    with training.curves:
+    with training.curves, memory_watched(training.settled):
         train(training)
     return base, training
 
@@ -297,8 +297,7 @@ def train(t: Training) -> None:
                 break
             if checkpoint_is_due(t):
                 save(t)
-            with memory_watched(t.settled):
-                take_step(t, next(batches))
+            take_step(t, next(batches))
     except JobCancelled:
         save(t)
         leave_an_adapter(t)

@@ -74,6 +74,13 @@ MEMORY_SHARE: Final = 0.7
 BYTES_PER_TRAINED: Final = 16
 """Of a number that is trained, float32: itself, its gradient, and AdamW's two moments."""
 
+BYTES_PER_KEPT: Final = 16
+"""Of a number of an adapter besides, float32: the best three are held in memory, and it itself while one is written."""
+
+MARGIN_BYTES: Final = 32_000_000
+"""For what is none of that: buffers of the libraries, and what comes after the last step. On the demo base a training
+was seen to fail with 17 MB to fill and to end with 47 MB (two threads, rank 8)."""
+
 WORTH_EXAMPLES: Final = 20
 """The fewest that were seen to teach something that holds for others (facts on training, section 6)."""
 
@@ -304,10 +311,11 @@ def needed(facts: Facts, place: Place) -> int:
     After Korthikanti et al., Reducing Activation Recomputation (2022), section 4, without the attention scores, which
     are not kept.
     """
+    each = BYTES_PER_TRAINED + (0 if facts.full else BYTES_PER_KEPT)
     base, tokens = facts.base, max(place.row_tokens, place.max_length)
     layer = (8 * base.width + 5 * base.inner) * base.itemsize
     kept = base.layers * base.width * base.itemsize + layer if place.recompute else base.layers * layer
-    return facts.trained(place.rank) * BYTES_PER_TRAINED + tokens * (kept + 3 * 4 * base.vocabulary)
+    return MARGIN_BYTES + facts.trained(place.rank) * each + tokens * (kept + 3 * 4 * base.vocabulary)
 
 
 def fit(spec: TrainSpec, facts: Facts, rank: int) -> Place:

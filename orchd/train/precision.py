@@ -16,6 +16,8 @@ from typing import Any, Final
 
 import torch
 
+from orchd.jobs.sandbox.limits import room
+
 SMALL_BASE_BYTES: Final = 40_000_000
 """The files of a base below this are computed in float32 without a trial: its products are too small to gain."""
 
@@ -67,11 +69,12 @@ def _wait(device: str) -> None:
 
 
 def free_bytes(memory: Path = MEMORY_FILE, limits: tuple[Path, Path] = LIMIT_FILES) -> int | None:
-    """Main memory that this process may still take: what the system has free, or its control group has left (Linux).
+    """Main memory that this process may still take: what the system has free, or its control group or its own limit has
+    left (Linux).
 
-    None where neither can be read.
+    None where none of these can be read.
     """
-    found: list[int] = []
+    found = [own] if (own := room()) is not None else []
     with contextlib.suppress(OSError, KeyError, ValueError):
         rows = dict(line.split(":", 1) for line in memory.read_text().splitlines() if ":" in line)
         found.append(int(rows["MemAvailable"].split()[0]) * 1024)

@@ -162,7 +162,7 @@ async def test_memory_below_the_limit_can_be_had(tmp_path: Path) -> None:
 async def test_memory_that_runs_out_is_told_with_its_limit(tmp_path: Path) -> None:
     said = await job(tmp_path, "hog", Target(megabytes=600), memory_mb=500)
     assert said[-1]["code"] == MemoryShort.code
-    assert "GB in use of 0.50 GB that it may fill" in said[-1]["message"]
+    assert "MB in use of 500.0 MB that it may fill" in said[-1]["message"]
 
 
 @pytest.mark.parametrize(
@@ -172,12 +172,23 @@ async def test_memory_that_runs_out_is_told_with_its_limit(tmp_path: Path) -> No
             "DefaultCPUAllocator: can't allocate memory: you tried to allocate 4000000000 bytes. Error code 12",
             "4.00 GB",
         ),
+        ("you tried to allocate 2359296 bytes. Error code 12", "2.4 MB"),
+        ("you tried to allocate 65536 bytes. Error code 12", "65.5 kB"),
         ("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has", "20.00 MiB"),
     ],
 )
 def test_what_torch_says_of_memory_is_understood(said: str, told: str) -> None:
     assert f": {told} more" in str(confine.limits.shortage(RuntimeError(said)))
     assert confine.limits.shortage(RuntimeError("shapes differ")) is None
+
+
+def test_what_was_missing_is_what_was_asked_for_beyond_what_was_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(confine.limits, "_in_use", lambda: 699_000_000)
+    monkeypatch.setattr(confine.limits.resource, "getrlimit", lambda which: (700_000_000, 700_000_000))
+    assert confine.limits.shortage(RuntimeError("you tried to allocate 4000000 bytes.")) == (
+        "there was not enough memory: 4.0 MB more were asked for, with 699.0 MB in use of 700.0 MB that it may fill;"
+        " at least 3.0 MB were missing"
+    )
 
 
 @LINUX

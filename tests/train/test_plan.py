@@ -99,7 +99,7 @@ def test_other_ways_of_learning_take_lower_rates() -> None:
     assert settled(replace(facts(TINY), preferences=True)).learning_rate == 2.5e-3
     assert settled(replace(facts(TINY), full=True)).learning_rate == 5e-4
     whole = plan.needed(replace(facts(), full=True), Place(False, 1024, 100, 16))
-    assert whole - plan.needed(facts(), Place(False, 1024, 100, 16)) == 16 * (134_515_008 - 16 * 305_280)
+    assert whole - plan.needed(facts(), Place(False, 1024, 100, 16)) == 16 * 134_515_008 - 32 * 16 * 305_280
 
 
 def test_more_to_learn_takes_a_higher_rank() -> None:
@@ -363,6 +363,19 @@ def test_memory_that_runs_out_all_the_same(
     with pytest.raises(MemoryShort, match=r"not enough memory: 1152921504\.61 GB more were asked for") as told:
         loop.run(asked, job)
     assert "`--gradient-checkpointing on`" in told.value.hint
+
+
+def test_memory_that_runs_out_after_the_last_step_is_told_with_what_takes_less(
+    dataset: MakeDataset, reversals: list[Conversation], job: JobContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def greedy(*arguments: Any, **more: Any) -> None:
+        torch.empty(1 << 58)
+
+    monkeypatch.setattr(loop.outcome, "leave", greedy)
+    asked = {"steps": 1, "learning_rate": 5e-3, "rank": 8, "gradient_checkpointing": "on"}
+    with pytest.raises(MemoryShort) as told:
+        loop.run(TrainSpec(base=str(DEMO_BASE), dataset=str(dataset(reversals)), **asked), job)
+    assert "`--rank 4`" in told.value.hint
 
 
 def test_what_takes_less_memory() -> None:

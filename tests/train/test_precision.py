@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import re
+import resource
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ import torch
 
 from orchd.importers.conversation import Conversation
 from orchd.jobs.context import JobContext
+from orchd.jobs.sandbox import limits
 from orchd.lm.adapter import start_adapter
 from orchd.lm.base import load_base
 from orchd.train import loop, precision, prepare, runs
@@ -61,6 +65,15 @@ def test_free_memory_is_the_systems_or_the_groups(tmp_path: Path) -> None:
     limit.write_text("50\n")
     assert precision.free_bytes(memory, (limit, used)) == 0
     assert precision.free_bytes(tmp_path / "none", (tmp_path / "none", used)) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a limit that holds")
+def test_free_memory_is_no_more_than_the_limit_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    used = int(re.findall(r"VmData:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) * 1024
+    monkeypatch.setattr(limits.resource, "getrlimit", lambda which: (used + 50_000_000, resource.RLIM_INFINITY))
+    free = precision.free_bytes()
+    assert free is not None
+    assert abs(free - 50_000_000) < 10_000_000
 
 
 def test_layers_computed_twice_give_the_same_gradients(dataset: MakeDataset, reversals: list[Conversation]) -> None:

@@ -53,24 +53,44 @@ def shortage(error: Exception) -> str | None:
     said = ASKED_FOR.search(str(error))
     if not isinstance(error, MemoryError) and said is None:
         return None
-    asked = ""
-    if said is not None:
-        asked = (
-            f": {int(said['bytes']) / 1e9:.2f} GB more were asked for" if said["bytes"] else f": {said['words']} more"
-        )
-    return f"there was not enough memory{asked}{_used()}"
+    asked = left = ""
+    if said is not None and said["bytes"]:
+        more, free = int(said["bytes"]), room()
+        asked = f": {_size(more)} more were asked for"
+        left = f"; at least {_size(more - free)} were missing" if free is not None and more > free else ""
+    elif said is not None:
+        asked = f": {said['words']} more"
+    return f"there was not enough memory{asked}{_used()}{left}"
+
+
+def room() -> int | None:
+    """Bytes that this process may still fill before its limit; None where it has none, or the kernel doesn't tell."""
+    limit, used = resource.getrlimit(resource.RLIMIT_DATA)[0], _in_use()
+    return None if used is None or limit == resource.RLIM_INFINITY else max(0, limit - used)
 
 
 def _used() -> str:
     """What is in use of the limit, where the kernel tells it."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    limit, used = resource.getrlimit(resource.RLIMIT_DATA)[0], _in_use()
+    if used is None or limit == resource.RLIM_INFINITY:
+        return ""
+    return f", with {_size(used)} in use of {_size(limit)} that it may fill"
+
+
+def _in_use() -> int | None:
+    """Bytes that count against the limit."""
     try:
         used = IN_USE.search(Path("/proc/self/status").read_text(encoding="ascii"))
     except OSError:
-        used = None
-    if used is None or limit == resource.RLIM_INFINITY:
-        return ""
-    return f", with {int(used[1]) * 1024 / 1e9:.2f} GB in use of {limit / 1e9:.2f} GB that it may fill"
+        return None
+    return None if used is None else int(used[1]) * 1024
+
+
+def _size(count: int) -> str:
+    """In GB, or in MB or kB where that would be less than one."""
+    if count >= 1e9:
+        return f"{count / 1e9:.2f} GB"
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
 
 
 def lower_priority(nice: int) -> str:
