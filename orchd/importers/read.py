@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, get_args
@@ -12,14 +13,19 @@ from orchd.errors import ImportUnreadable
 from orchd.importers import chatgpt, claude, flat, named
 from orchd.importers.clean import MAX_TEXT_BYTES, digest_of, objects
 from orchd.importers.conversation import Completion, Conversation, Example, Message, Passage
+from orchd.importers.encoding import SAMPLE_BYTES, encoding_of
 from orchd.importers.kinds import Kind, kind_of
 from orchd.importers.pick import Pick, texts_of
 from orchd.importers.shape import oddities, order_of
-from orchd.importers.source import ImportLog, Piece, pieces
+from orchd.importers.source import AS_SAVED, ImportLog, Piece, pieces
 from orchd.importers.stream import BadRecord
 from orchd.importers.turns import Learn, turned
 
 AS_TEXT: Final = "If it is plain text, give `--format text`."
+
+SHOWN_FIELDS: Final = 12
+REASONS: Final = 3
+"""So many fields of a record, and reasons why nothing came of a file, are named."""
 
 _Parser = Callable[[dict[str, Any]], Example | None]
 
@@ -108,8 +114,10 @@ def _examples(piece: Piece, reading: Reading, log: ImportLog, others: dict[str, 
     for one in _unwrapped(piece, reading):
         seen = detect(one, reading)
         if seen is None or (reading.format in SHAPES and seen != reading.format):
-            fix = "A record needs texts under names that are known; `--columns question=NAME,answer=NAME` tells them."
-            log.skip("no known shape" if seen is None else f"{seen}, not {reading.format}", fix)
+            if seen is None:
+                log.skip(*_unknown(one, reading))
+            else:
+                log.skip(f"{seen}, not {reading.format}", f"Leave `--format` out, or give `--format {seen}`.")
             others.update({seen: None} if seen else {})
             continue
         log.format = log.format or ("csv" if table else seen)
@@ -121,6 +129,16 @@ def _examples(piece: Piece, reading: Reading, log: ImportLog, others: dict[str, 
             log.skip("not to be remembered" if example is None else "empty", fix)
             continue
         yield log.format, example
+
+
+def _unknown(record: dict[str, Any], reading: Reading) -> tuple[str, str]:
+    """Why nothing is found in a record, and what to do about it."""
+    there = ", ".join(list(record)[:SHOWN_FIELDS]) or "nothing"
+    if missing := [column for column in reading.columns.values() if column not in record]:
+        return f"no column {missing[0][:40]!r}; there is {there}", "Give `--columns` the names that are there."
+    wanted = "prompt=NAME,chosen=NAME,rejected=NAME" if reading.kind == "preference" else "question=NAME,answer=NAME"
+    fix = f"A record needs texts under names that are known; `--columns {wanted}` tells them."
+    return f"no known shape; there is {there}", fix
 
 
 def detect(record: dict[str, Any], reading: Reading = AUTO) -> str | None:
@@ -192,8 +210,15 @@ def _nothing(path: Path, log: ImportLog, format: str, readable: int, others: lis
     if others:
         hint = f"Leave `--format` out, or give `--format {others[0]}`."
         return ImportUnreadable(f"{path.name} is {' and '.join(others)}, not {format}", hint=hint, field="format")
+    if path.is_file() and not path.stat().st_size:
+        return ImportUnreadable(
+            f"{path.name}: nothing to import, it is empty", hint="Give a file with something in it.", field="source"
+        )
     if log.records and not readable:
-        return ImportUnreadable(f"{path.name}: nothing to import, this is not JSON", hint=AS_TEXT, field="source")
-    reason = log.warnings[0] if log.warnings else "no records"
+        with path.open("rb") if path.is_file() else io.BytesIO() as file:
+            binary = encoding_of(file.read(SAMPLE_BYTES)) is None
+        detail, hint = ("this is binary, no text", AS_SAVED) if binary else ("this is not JSON", AS_TEXT)
+        return ImportUnreadable(f"{path.name}: nothing to import, {detail}", hint=hint, field="source")
+    reason = "; ".join(log.warnings[:REASONS]) or "no records"
     hint = log.problems[0].fix if log.problems else AS_TEXT
     return ImportUnreadable(f"{path.name}: nothing to import ({reason})", hint=hint or None, field="source")

@@ -26,6 +26,8 @@ TABLE_SUFFIXES: Final = frozenset({".csv", ".tsv"})
 
 NO_RIGHTS: Final = "Check who may read it: the daemon opens it itself."
 
+AS_SAVED: Final = "Give a text file; PDF, Word and the like have to be saved as text first."
+
 _MEMBER: Final = re.compile(r"(^|/)conversations(-\d+)?\.json$|\.jsonl$")
 _RECORD_FILE: Final = re.compile(r"^conversations(-\d+)?\.json$|\.jsonl$|\.csv$|\.tsv$")
 
@@ -138,7 +140,8 @@ def _folder(path: Path, log: ImportLog, format: str, kind: str) -> Iterator[Piec
         wanted = holders
     if not wanted:
         detail = f"{len(found)} files, none of them text, code, JSONL, CSV or a chat export" if found else "no files"
-        raise ImportUnreadable(f"{path.name}: nothing to import ({detail})", field="source")
+        hint = None if found else "There is no file in this folder; give another, or a file."
+        raise ImportUnreadable(f"{path.name}: nothing to import ({detail})", hint=hint, field="source")
     log.bytes_total = sum(one.stat().st_size for one in wanted)
     for one in wanted:
         yield from _file(one, str(one.relative_to(path)), log, format, kind)
@@ -153,7 +156,7 @@ def _file(path: Path, name: str, log: ImportLog, format: str, kind: str) -> Iter
         encoding = encoding_of(source.read(SAMPLE_BYTES))
     is_text = format == "text" or (format == "auto" and suffix in texts.TEXT_SUFFIXES | texts.CODE_SUFFIXES)
     if encoding is None and (is_text or format == "csv" or suffix in TABLE_SUFFIXES):
-        log.skip("binary, no text", "Give a text file; PDF, Word and the like have to be saved as text first.")
+        log.skip("binary, no text", AS_SAVED)
         log.bytes_read += size
         return
     if is_text:

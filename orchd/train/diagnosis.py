@@ -27,12 +27,14 @@ EARLY_SHARE: Final = 0.8
 """A best step later than this share of the run is as good as its end."""
 
 
-def diagnose(points: Sequence[Point], steps: int) -> Diagnosis:
+def diagnose(points: Sequence[Point], steps: int, *, continued: bool = False) -> Diagnosis:
     """Fine, overfitted from a step on, not converged, or unstable: one verdict, and the change that answers it.
 
-    ``steps`` is what was planned. By validation where there is one; else the training loss can only say that it fell.
+    ``steps`` is what was planned; ``continued``: it went on from an adapter, which may have learnt it all.
+    By validation where there is one; else the training loss can only say that it fell.
     """
-    return _overfitted(points, steps) or _unstable(points) or _not_converged(points, steps) or _fine(points)
+    bad = _overfitted(points, steps) or _unstable(points) or _not_converged(points, steps, continued)
+    return bad or _fine(points, continued)
 
 
 def _overfitted(points: Sequence[Point], steps: int) -> Diagnosis | None:
@@ -57,11 +59,13 @@ def _unstable(points: Sequence[Point]) -> Diagnosis | None:
     )
 
 
-def _not_converged(points: Sequence[Point], steps: int) -> Diagnosis | None:
+def _not_converged(points: Sequence[Point], steps: int, continued: bool) -> Diagnosis | None:
     tenths = _tenths(step_losses(points))
     if len(tenths) < WINDOW:
         return None
     if tenths[-1] > LEARNT_NOTHING * tenths[0]:
+        if continued:
+            return None
         detail = f"the training loss was {tenths[0]:.3f} in the first tenth and {tenths[-1]:.3f} in the last"
         change = Change(option="learning_rate", value=2.0, times=True)
         return Diagnosis(verdict="not converged", detail=detail, changes=(change,))
@@ -72,9 +76,11 @@ def _not_converged(points: Sequence[Point], steps: int) -> Diagnosis | None:
     return Diagnosis(verdict="not converged", detail=detail, changes=(Change(option="steps", value=2 * steps),))
 
 
-def _fine(points: Sequence[Point]) -> Diagnosis:
+def _fine(points: Sequence[Point], continued: bool) -> Diagnosis:
     tenths = _tenths(step_losses(points))
     detail = f"the training loss fell from {tenths[0]:.3f} to {tenths[-1]:.3f}" if tenths else "no step counted"
+    if continued and tenths and tenths[-1] > LEARNT_NOTHING * tenths[0]:
+        detail = f"the training loss stayed at about {tenths[-1]:.3f}, as the adapter had it that this one goes on from"
     return Diagnosis(verdict="fine", detail=detail)
 
 

@@ -142,7 +142,7 @@ def run(spec: TrainSpec, job: JobContext, peers: Peers = ALONE) -> TrainResult:
         epochs=training.epoch,
         skipped=state.skipped,
         validation_loss=state.goods[0].validation_loss,
-        diagnosis=diagnosis.diagnose(training.points, training.steps),
+        diagnosis=diagnosis.diagnose(training.points, training.steps, continued=spec.initial is not None),
         objective=training.objective.name,
         leak=made.leak and made.leak.report,
         centroid=made.leak and made.leak.centroid,

@@ -530,13 +530,19 @@ def _too_much(spec: TrainSpec, settled: Settled, facts: Facts) -> Iterator[Findi
         yield Finding(field="checkpointing.keep_best", message=f"{size(disk)} of disk, {size(free)} free", hint=hint)
 
 
+WARMUP: Final = "warmup_steps"
+
+
 def recommendations(spec: TrainSpec, given: Sequence[str], facts: Facts) -> Iterator[Finding]:
     """For what was given: what the plan would have chosen, where that is far from it."""
     open_spec = TrainSpec(base=spec.base, dataset=spec.dataset, schedule_total=spec.schedule_total)
     _, lines = settle(open_spec, facts)
-    for line in lines:
+    _, own = settle(
+        msgspec.structs.replace(spec, warmup_steps=None), facts
+    )  # a warm-up is a share of the steps asked for
+    for line in (*(one for one in lines if one.name != WARMUP), *(one for one in own if one.name == WARMUP)):
         value = getattr(spec, line.name)
-        if line.name not in given or not value or isinstance(line.value, str):
+        if line.name not in given or not value or not line.value or isinstance(line.value, str):
             continue
         if not 0.5 <= value / line.value <= 2.0:
             yield Finding(field=line.name, message=line.why, value=line.value)

@@ -91,7 +91,7 @@ def test_a_kind_that_the_file_is_not_is_told(tmp_path: Path) -> None:
 
 def test_a_program_is_no_json(tmp_path: Path) -> None:
     (path := tmp_path / "ls").write_bytes(b"\x7fELF\x02\x01{\xff\x00}" * 50)
-    with pytest.raises(ImportUnreadable, match=r"^ls: nothing to import, this is not JSON$"):
+    with pytest.raises(ImportUnreadable, match=r"^ls: nothing to import, this is binary, no text$"):
         read(path)
 
 

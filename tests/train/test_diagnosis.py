@@ -46,3 +46,12 @@ def test_where_it_began_to_be_overfitted() -> None:
     found = diagnose(curve(falling, [(20, 0.5), (40, 0.4), (60, 0.6)]), 60)
     assert found.step == 40
     assert "least at step 40 (0.400) and rose to 0.600" in found.detail
+
+
+def test_what_goes_on_from_an_adapter_that_had_learnt_it_all_is_fine() -> None:
+    flat = curve(lambda n: 0.429 - 0.00004 * n)
+    assert diagnose(flat, 100).verdict == "not converged"
+    found = diagnose(flat, 100, continued=True)
+    assert (found.verdict, found.changes) == ("fine", ())
+    assert "stayed at about 0.425" in found.detail
+    assert diagnose(curve(lambda n: 3 - 0.02 * n), 100, continued=True).verdict == "not converged"

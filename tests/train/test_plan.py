@@ -200,6 +200,12 @@ def test_what_is_recommended_is_what_would_be_planned() -> None:
     assert [(one.field, one.value) for one in found] == [("learning_rate", 5e-3)]
 
 
+def test_a_warm_up_is_recommended_for_the_steps_that_were_asked_for() -> None:
+    asked = spec(max_steps=20, epochs=3, warmup_steps=500)
+    found = {one.field: one.value for one in plan.recommendations(asked, ("warmup_steps",), facts(TINY))}
+    assert found == {"warmup_steps": 2}
+
+
 def test_time_is_the_sum_of_what_was_measured() -> None:
     trial = Trial(
         steps=4, step_s=0.1, tokens=100, pace=Pace(token_s=1e-3, pass_s=0.1, answer_s=0.01), loading_s=2.0,

@@ -12,6 +12,9 @@ from orchd.cli.nouns.adapter_leak import human_report
 from orchd.cli.nouns.adapter_scores import forgot
 from orchd.cli.text import counted, duration, fields, number, percent, table, word
 
+FORGETTING = 0.5
+"""Nats a token: `orchd.forgetting.CEILING`, above which publishing asks."""
+
 UNTESTED = (
     "No rows were put aside to test on, so that nothing says how good it is on rows that it has not seen.\n"
     "`orchctl adapter evaluate ADAPTER --dataset OTHER` measures it on rows of another data set."
@@ -80,9 +83,29 @@ def _ended(result: dict[str, Any]) -> str:
     took = f"trained in {duration(result['seconds'])}, last training loss {number(result['train_loss'])}"
     ended = f"{result['stopped']}: {counted(result['steps'], 'step')}, {result['epochs']:.1f} epochs; {best}"
     skipped = f"{counted(result['skipped'], 'step')} skipped: the loss was no number" if result["skipped"] else ""
-    diagnosis = f"{result['diagnosis']['verdict']}: {result['diagnosis']['detail']}"
+    verdict = result["diagnosis"]["verdict"]
+    diagnosis = f"the loss curve is {verdict}: {result['diagnosis']['detail']}"
+    diagnosis += "".join(f"\n{one}" for one in _beside_the_curve(result))
     again = f"this answers it: {result['again']}" if result["again"] else ""
     return "\n".join(filter(None, [took, ended, skipped, diagnosis, again]))
+
+
+def _beside_the_curve(result: dict[str, Any]) -> list[str]:
+    """What a good curve does not show."""
+    told, leak = result.get("forgetting"), result.get("leak")
+    found = []
+    if told and told["loss"] - told["base_loss"] > FORGETTING:
+        rise = number(told["loss"] - told["base_loss"])
+        found.append(f"that says nothing of what it forgot: {rise} nats a token; `--replay 0.5` keeps more of it")
+    if leak and leak["stops"]:
+        found.append(f"nor of what it gives away: {leak['verdict']}")
+    return found
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of steps from 1 on; left out, the plan chooses")
+    return int(text)
 
 
 def _early_stopping(text: str) -> dict[str, Any]:
@@ -175,6 +198,11 @@ SETTINGS = (
 def _then(result: dict[str, Any]) -> str:
     if result["adapter"] is None:
         return f"`orchctl deploy --base {word(result['base']['name'])} --name NAME` makes it answer"
+    if result.get("leak") and result["leak"]["stops"]:
+        return (
+            f"`orchctl deploy {word(result['adapter']['name'])} --name NAME` makes it answer here;\n"
+            "to share it, see first what it gives away and what would lower that, above"
+        )
     return (
         f"`orchctl deploy {word(result['adapter']['name'])} --name NAME` makes it answer,\n"
         f"`orchctl adapter publish {word(result['adapter']['name'])} --topic TOPIC` lets others fetch it"
@@ -187,7 +215,7 @@ STARTING = (
     opt("--initial", "an adapter to go on from"),
     opt("--rank", "of the adapter (by the plan)", type=int, metavar="N"),
     opt("--learning-rate", "at its height (by the plan)", type=float, metavar="X"),
-    opt("--steps", "how many (what the schedule has left, or by the plan)", type=int, metavar="N"),
+    opt("--steps", "how many (what the schedule has left, or by the plan)", type=_positive, metavar="N"),
     opt("--schedule-total", "steps of the whole schedule, over several runs", type=int, metavar="N"),
     opt("--schedule-offset", "steps of it that earlier runs did", type=int, metavar="N"),
     *SETTINGS,
@@ -230,7 +258,7 @@ COMMANDS = (
             opt("--step", "of a training: its checkpoint of this step (the best)", type=int, metavar="N"),
             opt("--rank", "of the adapter (that of what it goes on from)", type=int, metavar="N"),
             opt("--learning-rate", "at its height (half of that of a first training)", type=float, metavar="X"),
-            opt("--steps", "how many (half as many as of a first training)", type=int, metavar="N"),
+            opt("--steps", "how many (half as many as of a first training)", type=_positive, metavar="N"),
             *SETTINGS,
         ),
     ),

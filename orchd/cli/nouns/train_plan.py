@@ -12,6 +12,8 @@ from orchd.cli.command import Argument, Command, arg, opt
 from orchd.cli.text import table
 from orchd.errors import EXIT_FAILED
 
+EXAMPLE = '{"dataset": "mine", "rank": 16}'
+
 
 def human_plan(plan: dict[str, Any]) -> str:
     """What would be done, and why; then what speaks against it."""
@@ -50,8 +52,15 @@ def _config(text: str) -> dict[str, Any]:
     """A JSON object in a file, or on standard input."""
     try:
         found = json.loads(sys.stdin.read() if text == "-" else Path(text).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise argparse.ArgumentTypeError(f"{text}: {error}") from None
+    except FileNotFoundError:
+        raise argparse.ArgumentTypeError(f"{text} is not there; check the path") from None
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text} can't be read: {error.strerror}") from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, character {error.colno}"
+        raise argparse.ArgumentTypeError(f"{text} is not JSON ({where}); it has to be like {EXAMPLE}") from None
+    except UnicodeDecodeError:
+        raise argparse.ArgumentTypeError(f"{text} is no text; it has to be like {EXAMPLE}") from None
     if not isinstance(found, dict):
         raise argparse.ArgumentTypeError(f"{text} holds no JSON object, {{...}}")
     return found
