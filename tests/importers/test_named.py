@@ -167,6 +167,18 @@ def test_a_row_with_too_many_cells_is_told_by_its_line(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("after", [["q8,a8"], ['q8,"a, 8"', "q9,a9"]])
+def test_a_quotation_mark_that_is_not_closed_is_told_by_its_lines(tmp_path: Path, after: list[str]) -> None:
+    """It would make one cell of all that follows, up to the next mark or to the end of the file."""
+    lines = ["question,answer", "q1,a1", 'q2,"a2', *(f"q{n},a{n}" for n in range(3, 8)), *after]
+    (path := tmp_path / "in.csv").write_text("\n".join(lines) + "\n")
+    found, log = read(path)
+    assert [one.messages[0].content for one in found if isinstance(one, Conversation)] == ["q1", "q9"][: len(after)]
+    assert [(one.line, one.text) for one in log.problems] == [
+        (3, "a quotation mark is not closed, and takes in all up to line 9")
+    ]
+
+
 def test_a_format_and_a_kind_are_not_mixed_up(tmp_path: Path) -> None:
     path = rows(tmp_path, {"text": "x"})
     with pytest.raises(ImportUnreadable, match="no such kind: chatgpt") as told:
