@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -53,10 +53,15 @@ async def evaluation(
     base: bool = True,
     compare: bool = False,
     alone: str = "demo",
-    forgetting: bool = False,
+    without: Collection[str] = ("speed", "forgetting"),
 ) -> EvaluateSpec:
-    """The job that scores adapters of one base on one part of a data set, or without any the base
-    ``alone``. Raises `ParamsInvalid`, `DatasetUnknown`, `BaseUnknown`."""
+    """The job that scores adapters of one base on one part of a data set, or without any the base ``alone``,
+    ``without`` what is named of base, answers, speed and forgetting.
+
+    Raises `ParamsInvalid`, `DatasetUnknown`, `BaseUnknown`."""
+    base = base and "base" not in without
+    if not rows and not base:
+        raise ParamsInvalid("neither an adapter nor the base is left to measure", field="without")
     if split not in SPLITS:
         raise ParamsInvalid(f"split {split!r} is not {', '.join(SPLITS)}", field="split")
     found = await trio.to_thread.run_sync(node.datasets.get, dataset)
@@ -66,6 +71,7 @@ async def evaluation(
         raise ParamsInvalid("these adapters are for different bases", hint=hint, field="adapters")
     folders = [await trio.to_thread.run_sync(node.registry.adapter_folder, row.id) for row in rows]
     model = await trio.to_thread.run_sync(known.folder, rows[0].base if rows else alone)
+    kept = node.retention.path
     return EvaluateSpec(
         base=str(model.path),
         adapters=tuple(
@@ -74,8 +80,10 @@ async def evaluation(
         dataset=str(node.datasets.folder(found.id)),
         split=split,
         include_base=base,
+        answers="answers" not in without,
+        speed="speed" not in without,
         compare=compare,
-        retention=await trio.to_thread.run_sync(node.retention.path, model.fingerprint) if forgetting else None,
+        retention=None if "forgetting" in without else await trio.to_thread.run_sync(kept, model.fingerprint),
         fingerprint=model.fingerprint,
     )
 

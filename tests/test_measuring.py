@@ -8,8 +8,8 @@ from typing import Any, cast
 import pytest
 
 from orchd import measuring
-from orchd.errors import DatasetUnusable, TooFewToAttest
-from orchd.measuring import AttestNote, attest
+from orchd.errors import DatasetUnusable, ParamsInvalid, TooFewToAttest
+from orchd.measuring import AttestNote, attest, evaluation
 from orchd.node import Node
 from orchd.records import Attestation, Verified, text_id
 from orchd.records.ids import ADAPTER
@@ -75,3 +75,22 @@ async def test_a_handful_of_rows_is_not_signed() -> None:
 @pytest.mark.parametrize(("examples", "told"), [(10, 10), (14, 10), (99, 95), (123, 120), (1999, 1900)])
 def test_numbers_of_examples_are_rounded_down(examples: int, told: int) -> None:
     assert measuring._about(examples) == told
+
+
+async def test_what_is_left_out_is_not_asked_of_the_worker() -> None:
+    node = cast(
+        Node,
+        SimpleNamespace(
+            datasets=SimpleNamespace(get=lambda text: SimpleNamespace(id=text), folder=lambda id: f"/data/{id}"),
+            registry=SimpleNamespace(
+                known_bases=SimpleNamespace(folder=lambda text: SimpleNamespace(path=f"/{text}", fingerprint="f"))
+            ),
+            retention=SimpleNamespace(path=lambda fingerprint: f"/kept/{fingerprint}"),
+        ),
+    )
+    whole = await evaluation(node, [], dataset="d", alone="demo", without=())
+    assert (whole.include_base, whole.answers, whole.speed, whole.retention) == (True, True, True, "/kept/f")
+    fast = await evaluation(node, [], dataset="d", without=("answers", "speed", "forgetting"))
+    assert (fast.include_base, fast.answers, fast.speed, fast.retention) == (True, False, False, None)
+    with pytest.raises(ParamsInvalid, match="neither an adapter nor the base"):
+        await evaluation(node, [], dataset="d", without=("base",))

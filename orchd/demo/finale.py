@@ -115,7 +115,7 @@ class Finale:
     def exam(self, played: Played, alone: Alone, pooled: Adapter) -> tuple[Entrant, ...]:
         """The whole table. What C marked in the rounds is not marked again."""
         with self.screen.working("C marks the exam"):
-            _, *marks = self.examiner.mark([alone.a, alone.b, alone.merged, pooled])
+            _, *marks = self.examiner.mark([alone.a, alone.b, alone.merged, pooled], played.base)
         a_alone, b_alone, merged, upper = marks
         steps, last = self.plan.steps, played.rounds[-1]
         return (

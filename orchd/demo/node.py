@@ -167,9 +167,12 @@ class Node:
         )
         return _adapter(result["adapter"])
 
-    def evaluate(self, adapters: Sequence[str], dataset: Dataset) -> dict[str | None, Score]:
-        """Scores on the test part, of the base under `None`."""
-        result = self.job("adapter.evaluate", adapters=list(adapters), dataset=dataset.id, split="test")
+    def evaluate(self, adapters: Sequence[str], dataset: Dataset, *, base: bool = True) -> dict[str | None, Score]:
+        """Scores on the test part, of the base under `None`; without what the demo doesn't show."""
+        without = ["speed", "forgetting"] if base else ["speed", "forgetting", "base"]
+        result = self.job(
+            "adapter.evaluate", adapters=list(adapters), dataset=dataset.id, split="test", without=without
+        )
         return {
             row["id"]: Score(loss=row["loss"], exact_match=row["exact_match"], examples=row["examples"])
             for row in result["rows"]

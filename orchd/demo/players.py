@@ -59,7 +59,8 @@ class Peer:
 
     def score(self, adapters: list[Adapter]) -> list[Score]:
         """On the held-out sentences: the base first, then each adapter."""
-        return _in_order(self.node, adapters, self.dataset)
+        scores = self.node.evaluate([adapter.id for adapter in adapters], self.dataset)
+        return [scores[None], *(scores[adapter.id] for adapter in adapters)]
 
     def knowledge(self) -> Knowledge:
         skip = examples.instruction(self.sentences)
@@ -82,11 +83,7 @@ class Examiner:
     exam: Dataset
     sentences: tuple[Sentence, ...]
 
-    def mark(self, adapters: list[Adapter]) -> list[Score]:
-        """The exam's scores: the base first, then each adapter."""
-        return _in_order(self.node, adapters, self.exam)
-
-
-def _in_order(node: Node, adapters: list[Adapter], dataset: Dataset) -> list[Score]:
-    scores = node.evaluate([adapter.id for adapter in adapters], dataset)
-    return [scores[None], *(scores[adapter.id] for adapter in adapters)]
+    def mark(self, adapters: list[Adapter], base: Score | None = None) -> list[Score]:
+        """The exam's scores: the base first, which is not marked again where its score is known, then each adapter."""
+        scores = self.node.evaluate([adapter.id for adapter in adapters], self.exam, base=base is None)
+        return [base or scores[None], *(scores[adapter.id] for adapter in adapters)]

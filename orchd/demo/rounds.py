@@ -130,10 +130,9 @@ class Rounds:
         wanted = [*adapters, averages[0].adapter]
         for adapter in wanted:
             self.examiner.node.find_and_fetch(adapter.id)
-        if before is not None:
-            before.marks.result()
+        base = None if before is None else before.marks.result()[0]
         with self.screen.working("C marks the exam"):
-            marks = self.examiner.mark(wanted)
+            marks = self.examiner.mark(wanted, base)
         if number == 1:
             self.screen.averages_made(averages, [verification.result() for verification in verifications])
             self.screen.table_head(marks[0])

@@ -486,13 +486,20 @@ def _plan_verify(node: Node, text: str) -> tuple[VerifySpec, str]:
     return spec, manifest.id
 
 
+Without = Literal["base", "answers", "speed", "forgetting"]
+
+
 class AdapterEvaluate(Params, frozen=True, kw_only=True):
-    """Scores for each adapter beside the base's, on one part of a data set; of `base` alone without adapters."""
+    """Scores for each adapter beside the base's, on one part of a data set; of `base` alone without adapters.
+
+    `without` names what is not measured, so that it takes less time: the base, what they answer, how fast they do, or
+    what they forgot."""
 
     adapters: list[str]
     dataset: str
     split: str = "test"
     base: str = "demo"
+    without: tuple[Without, ...] = ()
 
 
 @method("adapter.evaluate", AdapterEvaluate, JobStarted, "How good adapters are on a data set, beside the base.")
@@ -501,11 +508,13 @@ async def adapter_evaluate(node: Node, p: AdapterEvaluate) -> JobStarted:
 
 
 class AdapterCompare(Params, frozen=True, kw_only=True):
-    """Two adapters or more; each later one stands beside the first, and all beside the base."""
+    """Two adapters or more; each later one stands beside the first, and all beside the base. `without` as for
+    `adapter.evaluate`."""
 
     adapters: list[str]
     dataset: str
     split: str = "test"
+    without: tuple[Without, ...] = ()
 
 
 @method("adapter.compare", AdapterCompare, JobStarted, "Adapters beside each other and the base, on the same rows.")
@@ -513,14 +522,14 @@ async def adapter_compare(node: Node, p: AdapterCompare) -> JobStarted:
     if len(p.adapters) < 2:
         hint = "Name two adapters or more; `orchctl adapter evaluate` measures one beside the base."
         raise ParamsInvalid(f"{len(p.adapters)} adapter to compare", hint=hint, field="adapters")
-    asked = AdapterEvaluate(adapters=p.adapters, dataset=p.dataset, split=p.split)
+    asked = AdapterEvaluate(adapters=p.adapters, dataset=p.dataset, split=p.split, without=p.without)
     return await _evaluate(node, asked, compare=True)
 
 
 async def _evaluate(node: Node, p: AdapterEvaluate, *, compare: bool) -> JobStarted:
     rows = [await in_thread(node.registry.adapter, text) for text in p.adapters]
     spec = await evaluation(
-        node, rows, dataset=p.dataset, split=p.split, compare=compare, alone=p.base, forgetting=True
+        node, rows, dataset=p.dataset, split=p.split, compare=compare, alone=p.base, without=p.without
     )
     about = ", ".join(row.name for row in rows) or p.base
     job = await node.jobs.submit("evaluate", spec, title=f"{'compare' if compare else 'evaluate'} {about}"[:120])

@@ -60,7 +60,7 @@ def run(spec: EvaluateSpec, job: JobContext) -> EvaluateResult:
         model = base.model if adapter is None else load_adapter(base, adapter.path)
         marks.append(mark(model, base, exam, spec.answers, job.check))
         forgot = retention.forgetting(model, kept, model.disable_adapter, job.check) if adapter else None
-        results.append(replaced(_row(adapter, marks[-1], exam, model, job), forgetting=forgot))
+        results.append(replaced(_row(adapter, marks[-1], exam, model, job, timed=spec.speed), forgetting=forgot))
         if adapter is not None:
             base = replace(base, model=model.unload())
     job.progress(len(scored), len(scored), "adapters")
@@ -121,11 +121,13 @@ def forgetting(
     return found, "" if str(path) == given else str(path)
 
 
-def _row(adapter: AdapterPath | None, scored: Mark, exam: Exam, model: Any, job: JobContext) -> EvaluationRow:
+def _row(
+    adapter: AdapterPath | None, scored: Mark, exam: Exam, model: Any, job: JobContext, *, timed: bool
+) -> EvaluationRow:
     found = measures.measure(scored, exam)
     loss = found[0]
     prompts = [one.prompt for one in exam.questions] or [one.ids[:-1] for one in exam.conversations]
-    pace = speed.measure(model, prompts, job.check)
+    pace = speed.measure(model, prompts, job.check) if timed else None
     return EvaluationRow(
         id=None if adapter is None else adapter.id,
         name=None if adapter is None else adapter.name,

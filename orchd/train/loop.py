@@ -26,7 +26,7 @@ from orchd.errors import JobCancelled, TrainingDiverged
 from orchd.jobs.context import Figure, JobContext
 from orchd.lm.adapter import DTYPES
 from orchd.lm.base import Base, best_device, device_of
-from orchd.lm.losses import pack
+from orchd.lm.losses import pack, row_tokens_for
 from orchd.train import backends, checkpoints, diagnosis, measure, outcome, precision, runs
 from orchd.train.afterwards import SCORING, Countdown, work_after
 from orchd.train.curves import Curves, Point, StepPoint, ValidationPoint, cut_back, mean, step_losses, validations
@@ -430,7 +430,7 @@ def score_validation(t: Training) -> tuple[float, float]:
     """The mean loss of the rows to validate on, and the share that is right, as in `backward`."""
     t.model.eval()
     total, right = 0.0, 0
-    for indexes in pack([len(one.ids) for one in t.validation], t.spec.row_tokens):
+    for indexes in pack([len(one.ids) for one in t.validation], row_tokens_for(t.model, t.spec.row_tokens)):
         t.job.check()
         losses, hits = t.objective.scores(t.model, [t.validation[i] for i in indexes])
         total += float(losses.sum())

@@ -339,7 +339,8 @@ class AdapterPath(msgspec.Struct, frozen=True, kw_only=True):
 
 class EvaluateSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Score the base and any number of adapters on one part of a data set, beside the base each; with ``compare``, the
-    later ones beside the first adapter too. Without ``answers`` only losses are measured.
+    later ones beside the first adapter too. Without ``answers`` only losses are measured, and without ``speed`` not how
+    fast it answers.
 
     ``retention`` is the file of the base's retention set (empty: it is made), None where forgetting is not measured;
     ``fingerprint`` is the base's, to keep one that was made."""
@@ -350,6 +351,7 @@ class EvaluateSpec(msgspec.Struct, frozen=True, kw_only=True):
     split: str = "test"
     include_base: bool = True
     answers: bool = True
+    speed: bool = True
     compare: bool = False
     retention: Readable | None = None
     fingerprint: str = ""

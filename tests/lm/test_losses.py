@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,14 @@ from hypothesis import strategies as st
 from orchd.importers.conversation import Message
 from orchd.lm.base import Base
 from orchd.lm.chat import Encoded, encode_conversation
-from orchd.lm.losses import conversation_losses, pack, token_losses
+from orchd.lm.losses import (
+    CPU_ROW_TOKENS,
+    DEFAULT_ROW_TOKENS,
+    conversation_losses,
+    pack,
+    row_tokens_for,
+    token_losses,
+)
 
 
 def sentences(base: Base, count: int) -> list[Encoded]:
@@ -74,6 +82,16 @@ def test_conversation_losses_do_not_depend_on_the_packing(base: Base) -> None:
     small = conversation_losses(base.model, row, row_tokens=30)
     large = conversation_losses(base.model, row, row_tokens=4000)
     assert small == pytest.approx(large, abs=1e-3)
+
+
+def test_short_texts_are_scored_in_shorter_rows_on_a_cpu(base: Base) -> None:
+    texts, passes = sentences(base, 60), list[int]()
+    lengths = [len(one.ids) for one in texts]
+    conversation_losses(base.model, texts, check=lambda: passes.append(1))
+    assert len(passes) == len(pack(lengths, CPU_ROW_TOKENS)) > len(pack(lengths, DEFAULT_ROW_TOKENS))
+    graphics = SimpleNamespace(device=torch.device("cuda"))
+    assert row_tokens_for(graphics) == DEFAULT_ROW_TOKENS
+    assert (row_tokens_for(base.model, 64), row_tokens_for(graphics, 512)) == (64, 512)
 
 
 def test_between_rows_the_work_can_be_stopped(base: Base) -> None:

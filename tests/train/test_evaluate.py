@@ -142,6 +142,17 @@ def test_an_evaluation_of_the_base_has_answers_speed_and_memory(
     assert 0 < row.loss_interval < row.loss
 
 
+def test_what_nobody_asks_for_is_not_measured(
+    dataset: MakeDataset, reversals: list[Conversation], job: JobContext
+) -> None:
+    asked = EvaluateSpec(base=str(DEMO_BASE), adapters=(), dataset=str(dataset(reversals)), speed=False, answers=False)
+    result = evaluate.run(asked, job)
+    (row,) = result.rows
+    assert (row.first_token_ms, row.tokens_s, row.exact_match) == (None, None, None)
+    assert (result.answers, result.asked, row.examples) == ((), 0, 12)
+    assert row.loss > 0
+
+
 def test_plain_text_is_measured_without_answers(tmp_path: Path, job: JobContext) -> None:
     passages = [Passage(id=str(at), text=f"Number {at} of the texts about suns.") for at in range(30)]
     folder = tmp_path / "texts"

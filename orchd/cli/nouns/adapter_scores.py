@@ -164,6 +164,12 @@ def scores(context: Context, options: argparse.Namespace, params: Params) -> int
 OPTIONS = (
     opt("--dataset", "what to score on", required=True),
     opt("--split", "which part (test)", choices=("train", "validation", "test")),
+    opt(
+        "--without",
+        "what not to measure, to save time; may be given more than once",
+        action="append",
+        choices=("base", "answers", "speed", "forgetting"),
+    ),
     opt("--page", "write a page with the answers side by side (HTML) to this file", metavar="FILE"),
 )
 MORE = (

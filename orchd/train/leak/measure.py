@@ -23,7 +23,7 @@ from orchd.errors import DatasetUnusable
 from orchd.jobs.context import JobContext
 from orchd.lm.base import Base
 from orchd.lm.chat import Encoded
-from orchd.lm.losses import DEFAULT_ROW_TOKENS, pack, token_scores
+from orchd.lm.losses import pack, row_tokens_for, token_scores
 from orchd.train.datasets.encode import encode_fitting, encode_row
 from orchd.train.datasets.store import Row, read_info, read_part
 from orchd.train.leak.canaries import ALTERNATIVES, Canary, alternatives, canaries
@@ -186,7 +186,7 @@ def measure_training(model: Any, base: Base, spec: TrainSpec, epochs: float, job
 def score(model: Any, rows: Sequence[Encoded], check: Check = lambda: None) -> list[Scored]:
     """Each row by itself, in the order of ``rows``; each has a counted token."""
     found: dict[int, Scored] = {}
-    for indexes in pack([len(one.ids) for one in rows], DEFAULT_ROW_TOKENS):
+    for indexes in pack([len(one.ids) for one in rows], row_tokens_for(model)):
         check()
         row = [rows[i] for i in indexes]
         counts = [one.counted_tokens for one in row]
@@ -313,7 +313,7 @@ def middle_layer(model: Any) -> int:
 def prompt_states(model: Any, prompts: Sequence[Sequence[int]], layer: int, check: Check = lambda: None) -> Tensor:
     """Each prompt's mean of the input of ``layer``, float32 on the CPU (prompts, hidden)."""
     found: dict[int, Tensor] = {}
-    for indexes in pack([len(one) for one in prompts], DEFAULT_ROW_TOKENS):
+    for indexes in pack([len(one) for one in prompts], row_tokens_for(model)):
         check()
         lengths = [len(prompts[i]) for i in indexes]
         ids = torch.tensor([[token for i in indexes for token in prompts[i]]], device=model.device)
