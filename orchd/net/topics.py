@@ -19,7 +19,7 @@ from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from orchd.net.hardening import DHT_QUERY_TIMEOUT_S
 from orchd.net.messages import topic_key
-from orchd.net.policy.rounds import SERVERS, SMALL_NETWORK, Search
+from orchd.net.policy.rounds import AGAIN_SERVERS, SERVERS, SMALL_NETWORK, Search
 
 log = logging.getLogger(__name__)
 
@@ -37,14 +37,15 @@ async def announce(dht: KadDHT, name: str, aside: Iterable[ID] = (), *, again: b
     """Tell the servers closest to the topic's key, and those `aside`, that this node is there; whether one of the
     closest has taken it.
 
-    `again`: it was told before. The closest servers are looked up for that in a network that is too large to be known.
+    `again`: it was told before. In a network that is small enough to be known a few of the closest servers are told
+    then, more than a lookup for upkeep asks; in a larger one they are looked up.
     """
     key = provider_key(name)
     taken = False
     with trio.move_on_after(ROUND_TIMEOUT_S):
         if again and dht.get_routing_table_size() <= SMALL_NETWORK:
             dht.provider_store.add_provider(key, PeerInfo(dht.local_peer_id, dht.host.get_addrs()))
-            taken = await _tell(dht, key, dht.routing_table.find_local_closest_peers(key, SMALL_NETWORK))
+            taken = await _tell(dht, key, dht.routing_table.find_local_closest_peers(key, AGAIN_SERVERS))
         taken = taken or bool(await dht.provider_store.provide(key))
         await _tell(dht, key, aside)
     return taken

@@ -78,23 +78,31 @@ async def test_a_message_says_nothing_of_its_sender(corrected: bool, monkeypatch
 
 
 @pytest.mark.parametrize("corrected", [True, False])
-async def test_a_small_table_is_refreshed_with_one_lookup(corrected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_small_table_is_refreshed_by_asking_a_few(corrected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quiet, "REFRESH_ASKED", 1)
     with nullcontext() if corrected else without(small_networks_are_known):
-        async with a_host(1) as host, a_host(2) as other:
+        async with a_host(1) as host, a_host(2) as other, a_host(3) as third:
             await join(host, other)
             await until(lambda: host.dht.get_routing_table_size() == 1, "identified")
-            routing, asked = host.dht.peer_routing, list[bytes]()
+            await join(third, other)
+            await until(lambda: other.dht.get_routing_table_size() == 2, "identified")
+            routing, asked, looked_up = host.dht.peer_routing, list[ID](), list[bytes]()
+            ask, look_up = routing._query_peer_for_closest, routing.find_closest_peers_network
 
-            async def noted(key: bytes, count: int = 20) -> list[ID]:
-                asked.append(key)
-                return [other.id]
+            async def asks(peer: ID, key: bytes) -> list[ID]:
+                asked.append(peer)
+                return await ask(peer, key)
 
-            monkeypatch.setattr(routing, "find_closest_peers_network", noted)
-            host.dht.routing_table.remove_peer(other.id) if corrected else None
+            async def looks_up(key: bytes, count: int = 20) -> list[ID]:
+                looked_up.append(key)
+                return await look_up(key, count)
+
+            monkeypatch.setattr(routing, "_query_peer_for_closest", asks)
+            monkeypatch.setattr(routing, "find_closest_peers_network", looks_up)
             await routing.refresh_routing_table()
-            assert asked[0] == host.id.to_bytes()
-            assert (len(asked) == 1) is corrected
-            assert host.dht.get_routing_table_size() == 1, "who was found is in it"
-            monkeypatch.setattr(quiet, "SMALL_NETWORK", 0)
+            assert (asked == [other.id]) is corrected
+            assert (not looked_up) is corrected
+            assert host.dht.get_routing_table_size() == 2, "who was found is in it"
+            monkeypatch.setattr(quiet, "SMALL_NETWORK", 1)
             await routing.refresh_routing_table()
-            assert len(asked) > 2
+            assert looked_up, "in a large network keys are looked up"

@@ -14,8 +14,9 @@ from typing import Generic, Protocol, TypeVar
 
 #: Servers asked at once, and asked in all, in one lookup.
 PARALLEL, SERVERS = 10, 30
-#: Servers asked in all in a lookup for upkeep, and the pause between lookups from which on they are that, in seconds.
-UPKEEP_SERVERS, UPKEEP_PAUSE_S = 4, 60.0
+#: Servers asked in all in a lookup for upkeep, and the pause between lookups from which on they are that, in seconds;
+#: and those that are told again, of the ones closest to a key, where all are known.
+UPKEEP_SERVERS, UPKEEP_PAUSE_S, AGAIN_SERVERS = 3, 60.0, 8
 #: Connected peers that are asked, or told of an announcement, besides the servers closest to the key: at first, and for
 #: upkeep. Who holds all places around a key can hide a topic from those servers' clients, not from these.
 ASIDE, UPKEEP_ASIDE = 8, 2
