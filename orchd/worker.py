@@ -189,9 +189,10 @@ def run_job(ends: Ends, parent: int, line: bytes, kinds: Kinds) -> int:
 
 
 def _numbered(error: Exception) -> OrchdError:
-    """The numbered error that an unforeseen one comes down to."""
+    """The numbered error that an unforeseen one comes down to, also one that was taken for a fault of the base."""
     if isinstance(error, OrchdError):
-        return error
+        lacking = limits.shortage(error.__cause__) if isinstance(error.__cause__, Exception) else None
+        return error if lacking is None or isinstance(error, MemoryShort) else MemoryShort(lacking)
     if isinstance(error, ModuleNotFoundError):
         return NotAvailable(f"this job needs the Python package {error.name}, which isn't installed")
     if isinstance(error, PermissionError) and error.filename:

@@ -16,10 +16,11 @@ import msgspec
 import pytest
 import trio
 
-from orchd.errors import MemoryShort, SandboxMissing
+from orchd.errors import BaseUnusable, MemoryShort, SandboxMissing
 from orchd.jobs.process import WorkerProcess
 from orchd.jobs.sandbox import Readable, Sandbox, Writable, confine, landlock, namespaces, places, seatbelt, seccomp
 from orchd.jobs.sandbox.access import Granted, granted
+from orchd.worker import _numbered
 from tests.jobs import escapes
 from tests.jobs.escapes import Target, attempt, every
 
@@ -180,6 +181,15 @@ async def test_memory_that_runs_out_is_told_with_its_limit(tmp_path: Path) -> No
 def test_what_torch_says_of_memory_is_understood(said: str, told: str) -> None:
     assert f": {told} more" in str(confine.limits.shortage(RuntimeError(said)))
     assert confine.limits.shortage(RuntimeError("shapes differ")) is None
+
+
+def test_a_thread_that_finds_no_room_is_a_lack_of_memory() -> None:
+    """Also where whoever loaded the base took it for a fault of the base."""
+    fault = BaseUnusable("demo: can't start new thread")
+    fault.__cause__ = RuntimeError("can't start new thread")
+    assert isinstance(_numbered(fault), MemoryShort)
+    fault.__cause__ = RuntimeError("shapes differ")
+    assert _numbered(fault) is fault
 
 
 def test_what_was_missing_is_what_was_asked_for_beyond_what_was_left(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,9 @@ FIRST_TO_GO = "500"
 ASKED_FOR = re.compile(r"[tT]ried to allocate (?:(?P<bytes>\d+) bytes|(?P<words>[\d.]+ [KMG]iB))")
 """As torch says it: on the processor, and on a GPU."""
 
+NO_THREAD = "can't start new thread"
+"""As Python says it where there is no memory for the stack of one."""
+
 IN_USE = re.compile(r"^VmData:\s+(\d+) kB", re.MULTILINE)
 
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -51,7 +54,7 @@ def limit_memory(size: int) -> str:
 def shortage(error: Exception) -> str | None:
     """How much memory was missing, in words; None for an error of another kind."""
     said = ASKED_FOR.search(str(error))
-    if not isinstance(error, MemoryError) and said is None:
+    if not isinstance(error, MemoryError) and said is None and NO_THREAD not in str(error):
         return None
     asked = left = ""
     if said is not None and said["bytes"]:
