@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
+from orchd.units import size as size  # beside the others, for those who print
+
 ID_CHARACTERS = 10
 """Of an id's own part, in tables; enough to be unique among thousands."""
 
@@ -97,17 +99,6 @@ def word(text: str) -> str:
     import shlex
 
     return shlex.quote(text)
-
-
-def size(count: float | None) -> str:
-    """Bytes: 987 B, 1.5 MB."""
-    if count is None:
-        return ""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 def duration(seconds: float | None) -> str:

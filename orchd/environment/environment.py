@@ -11,11 +11,11 @@ import shlex
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, TypeVar
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 import trio
@@ -25,31 +25,28 @@ from orchd.environment import marker, needs
 from orchd.environment.maker import Task, Verdict
 from orchd.environment.marker import Marker
 from orchd.environment.needs import Needs
-from orchd.environment.pip import told
 from orchd.environment.teller import PHASE
 from orchd.errors import (
     EnvironmentForbidden,
     EnvironmentMissing,
     EnvironmentNotMade,
-    JobCancelled,
     JobFailed,
     NotAvailable,
     WorkerLost,
 )
 from orchd.jobs.entry import LocalContext
+from orchd.jobs.jobs import Ask, Prepared
 from orchd.jobs.kinds import Kind
 from orchd.jobs.process import COMMAND, WorkerProcess
 from orchd.jobs.states import ErrorInfo, Progress
 from orchd.registry.blobs import DISK_RESERVE
+from orchd.units import size
 
 MAKER: Final = (sys.executable, "-P", "-m", "orchd.environment.maker")
 PERHAPS_BROKEN: Final = (NotAvailable, JobFailed, WorkerLost)
 """How a job ends whose Python lacks something; other errors are about the job."""
 
 Where = Literal["own", "environment", "missing"]
-T = TypeVar("T")
-Ask = Callable[[Sequence[str]], Awaitable[Any]]
-Prepared = Callable[[Callable[[LocalContext], Awaitable[Any]]], Awaitable[Any]]
 
 
 class Place(NamedTuple):
@@ -141,7 +138,7 @@ class Environment:
             return ""
         return (
             f"{_these(state.lacking)} not in orchd's Python, so the training environment is made first, once: about"
-            f" {told(state.download)} are downloaded from {state.index}, and it takes about {told(state.disk)} in"
+            f" {size(state.download)} are downloaded from {state.index}, and it takes about {size(state.disk)} in"
             f' {self._root} (torch: {state.torch}, {state.why}). `training.environment = "off"` forbids it.'
         )
 
@@ -213,7 +210,7 @@ class Environment:
         if not kind.sets_up and self._config.environment != "off":
             raise EnvironmentMissing(
                 f"{_these(self._lacking or ())} not in orchd's Python, and there is no training environment yet: making"
-                f" it downloads about {told(wanted.download)} from {wanted.source} and takes {told(wanted.disk)} on"
+                f" it downloads about {size(wanted.download)} from {wanted.source} and takes {size(wanted.disk)} on"
                 " the disk"
             )
         return await self._ready(context)
@@ -249,7 +246,7 @@ class Environment:
             )
         context.log(
             f"making the training environment ({_these(self._lacking or ())} not in orchd's Python): about"
-            f" {told(wanted.download)} from {wanted.source}, about {told(wanted.disk)} in {self._root}"
+            f" {size(wanted.download)} from {wanted.source}, about {size(wanted.disk)} in {self._root}"
         )
         await self._sweep()
         task = Task(
@@ -278,8 +275,8 @@ class Environment:
             worker.on_stderr = lambda lines: context.log(lines.decode(errors="replace").rstrip())
             async with worker:
                 await worker.send(task)
-                return await _listen(worker, context)
-        raise JobCancelled("the job was cancelled")
+                answer = await _listen(worker, context)
+        return answer
 
     async def _sweep(self) -> None:
         """Remove folders that no marker names and no job uses."""

@@ -31,10 +31,11 @@ import msgspec
 from orchd.environment import check, marker
 from orchd.environment.marker import MAKING, Marker
 from orchd.environment.needs import Needs
-from orchd.environment.pip import Pip, told
+from orchd.environment.pip import Pip
 from orchd.environment.teller import Teller
 from orchd.environment.wheels import Downloads, Wheel, sizes, unpacked
 from orchd.errors import DiskFull, EnvironmentNotMade, OrchdError
+from orchd.units import size
 
 PTH: Final = "orchd-layer.pth"
 FOUND: Final = "found.json"
@@ -169,8 +170,8 @@ def _state_size(downloads: Downloads, task: Task, teller: Teller) -> None:
     """Say what comes, before it comes. Raises `DiskFull`."""
     total, left = downloads.total, downloads.left()
     teller.log(
-        f"downloads {told(left)} in {len(downloads.wheels)} packages from {task.needs.source}"
-        f" ({told(total - left)} are here already); the environment then takes about {told(task.needs.disk)} in"
+        f"downloads {size(left)} in {len(downloads.wheels)} packages from {task.needs.source}"
+        f" ({size(total - left)} are here already); the environment then takes about {size(task.needs.disk)} in"
         f" {task.root}; torch: {task.needs.torch.build}, {task.needs.torch.why}"
     )
     _check_disk(left + task.needs.disk, task)
@@ -179,9 +180,9 @@ def _state_size(downloads: Downloads, task: Task, teller: Teller) -> None:
 def _check_disk(needed: int, task: Task) -> None:
     free = shutil.disk_usage(task.root).free
     if (short := needed + task.reserve - free) > 0:
-        detail = f"the training environment needs {told(needed)} more on the disk of {task.root}, where {told(free)}"
-        hint = f"Free {told(short)} there, or move ORCHD_HOME to a larger disk; then run the same command again."
-        raise DiskFull(f"{detail} are free; orchd leaves {told(task.reserve)} of that free", hint=hint)
+        detail = f"the training environment needs {size(needed)} more on the disk of {task.root}, where {size(free)}"
+        hint = f"Free {size(short)} there, or move ORCHD_HOME to a larger disk; then run the same command again."
+        raise DiskFull(f"{detail} are free; orchd leaves {size(task.reserve)} of that free", hint=hint)
 
 
 def _marker(task: Task, verdict: Verdict) -> Marker:

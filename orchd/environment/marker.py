@@ -7,6 +7,7 @@ environments and `making`, where an unfinished one's downloads wait for the next
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -68,11 +69,8 @@ def usable(root: Path, marker: Marker | None, wanted: Needs) -> bool:
     )
 
 
-def drop_others(root: Path, keep: set[str]) -> list[str]:
-    """Remove the folders of environments that are not in use; their names."""
-    import shutil  # only after one was made or removed
-
-    gone = [one for one in root.glob(f"{VENV}*") if one.name not in keep]
-    for one in gone:
-        shutil.rmtree(one, ignore_errors=True)
-    return [one.name for one in gone]
+def drop_others(root: Path, keep: set[str]) -> None:
+    """Remove the folders of environments that are not in use."""
+    for folder in root.glob(f"{VENV}*"):
+        if folder.name not in keep:
+            shutil.rmtree(folder, ignore_errors=True)

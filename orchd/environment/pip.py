@@ -198,8 +198,3 @@ def _bytes_below(folder: Path) -> int:
 def _distribution(file: str) -> str:
     """`name-version` in small letters, as its dist-info folder is called."""
     return "-".join(file.split("-")[:2]).lower()
-
-
-def told(count: int) -> str:
-    """Bytes for people."""
-    return f"{count / 1e9:.2g} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

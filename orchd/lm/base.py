@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from orchd.errors import BaseUnusable, QuantizationMissing
+from orchd.lm.losses import scorer_of
 
 Quantization = Literal["none", "nf4", "int8"]
 warnings.filterwarnings("ignore", message="MatMul8bitLt: inputs will be cast")
@@ -91,7 +92,7 @@ def _quantized(quantization: Quantization, dtype: torch.dtype, device: str) -> d
 
 def device_of(base: Base) -> str:
     """What computes the base, as people read it: cpu, cuda, mps, mlx (cpu), mlx (gpu)."""
-    scorer = getattr(base.model, "scorer", None)
+    scorer = scorer_of(base.model)
     return str(base.model.device.type if scorer is None else scorer.device)
 
 

@@ -7,7 +7,7 @@ would let the conversations see each other. The head runs only where a token cou
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -41,6 +41,27 @@ def row_tokens_for(model: Any, most: int = DEFAULT_ROW_TOKENS) -> int:
     return min(most, CPU_ROW_TOKENS) if model.device.type == "cpu" else most
 
 
+class Scorer(Protocol):
+    """Computes a base in another library (`mlx_base`); the torch model has the names and the adapter only.
+    ``device``: as people read it; ``peak_bytes``: the most memory that it took."""
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def peak_bytes(self) -> int: ...
+
+    def token_scores(self, model: Any, row: Sequence[Encoded]) -> tuple[Tensor, Tensor]: ...
+
+    def recompute(self) -> None: ...
+
+
+def scorer_of(model: Any) -> Scorer | None:
+    """What computes the model, where torch does not."""
+    found: Scorer | None = getattr(model, "scorer", None)
+    return found
+
+
 def token_losses(model: Any, row: Sequence[Encoded]) -> Tensor:
     """Nats of each counted token of one packed row, in order: float32 (counted tokens,)."""
     return token_scores(model, row)[0]
@@ -49,9 +70,8 @@ def token_losses(model: Any, row: Sequence[Encoded]) -> Tensor:
 def token_scores(model: Any, row: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
     """Of each counted token of one packed row, in order: its nats, float32, and whether the model would have chosen
     it, bool; both (counted tokens,)."""
-    if (scorer := getattr(model, "scorer", None)) is not None:  # another library computes the base: `mlx_base`
-        scores: tuple[Tensor, Tensor] = scorer.token_scores(model, row)
-        return scores
+    if (scorer := scorer_of(model)) is not None:
+        return scorer.token_scores(model, row)
     logits, wanted = token_logits(model, row)
     losses = torch.nn.functional.cross_entropy(logits.float(), wanted, reduction="none")
     return losses, logits.detach().argmax(-1) == wanted

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import trio
 from libp2p.custom_types import TProtocol
@@ -86,7 +86,7 @@ async def _opened(host: Host, peer: ID) -> Channel:
         if scope.cancelled_caught:
             raise PeerTimeout(f"{peer} opened no stream within {OPEN_TIMEOUT_S:.0f} s")
         try:
-            return await _rested(host, peer) or Channel(await _open(host, peer), messages.REPLY_LIMIT)
+            return await _rested(host, peer) or await _open(host, peer)
         finally:
             turns.release()
     finally:
@@ -95,16 +95,17 @@ async def _opened(host: Host, peer: ID) -> Channel:
             del host.opening[peer]
 
 
-async def _open(host: Host, peer: ID) -> Any:
+async def _open(host: Host, peer: ID) -> Channel:
     """A stream whose opening is cancelled stays open on the other side: give it `GRACE_S` to become whole first."""
-    opened: list[Any] = []
+    opened: list[Channel] = []
     failures: list[Exception] = []
     done = trio.Event()
 
     async def open_it() -> None:
         with patience:
             try:
-                opened.append(await host.basic.new_stream(peer, [TProtocol(PROTOCOL)]))
+                stream = await host.basic.new_stream(peer, [TProtocol(PROTOCOL)])
+                opened.append(Channel(stream, messages.REPLY_LIMIT))
             except Exception as error:
                 failures.append(error)
         done.set()
@@ -120,7 +121,7 @@ async def _open(host: Host, peer: ID) -> Any:
                 raise
     except BaseException:
         if opened:
-            await Channel(opened[0], messages.REPLY_LIMIT).reset()
+            await opened[0].reset()
         raise
     if failures:
         raise PeerUnreachable(f"{peer} opens no stream: {failures[0]}")

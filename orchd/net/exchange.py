@@ -201,32 +201,32 @@ class Server:
             return self._unfinished.change(peer, more)
 
         try:
-            await self._handle(stream, Channel(stream, messages.REQUEST_LIMIT, waits))
+            await self._handle(Channel(stream, messages.REQUEST_LIMIT, waits))
         finally:
             waits(0)
 
-    async def _handle(self, stream: Any, channel: Channel) -> None:
+    async def _handle(self, channel: Channel) -> None:
         try:
-            await self._serve(stream, channel)
+            await self._serve(channel)
         except PeerMisbehaved as error:
             log.info("%s: %s", channel.peer, error)
             with trio.move_on_after(1.0):
                 await channel.send(Failed(reason=messages.MALFORMED))
-            await stream.reset()
+            await channel.reset()
             self._answers.misbehaved(channel.peer, error)
         except (PeerUnreachable, PeerBusy) as error:
             log.info("%s", error)
-            await stream.reset()
+            await channel.reset()
         else:
-            await stream.close()
+            await channel.close()
 
-    async def _serve(self, stream: Any, channel: Channel) -> None:
+    async def _serve(self, channel: Channel) -> None:
         while True:
             body = None
-            self._idle.add(stream)
+            self._idle.add(channel.stream)
             with trio.move_on_after(IDLE_S):
                 body = await channel.receive()
-            self._idle.discard(stream)
+            self._idle.discard(channel.stream)
             if body is None:
                 return
             request = messages.decode_request(body)

@@ -63,10 +63,10 @@ async def _refresh_small_table(self: PeerRouting) -> None:
     if not 0 < self.routing_table.size() <= SMALL_NETWORK:
         await _stock_refresh(self)
         return
-    this_node, found = self.host.get_id().to_bytes(), list[ID]()
+    this_node, heard = self.host.get_id().to_bytes(), list[ID]()  # `heard` is thrown away: they are in the table then
     async with trio.open_nursery() as nursery:
         for peer in self.routing_table.find_local_closest_peers(this_node, REFRESH_ASKED):
-            nursery.start_soon(self._query_single_peer_for_closest, peer, this_node, found)  # puts them into the table
+            nursery.start_soon(self._query_single_peer_for_closest, peer, this_node, heard)
 
 
 @correction

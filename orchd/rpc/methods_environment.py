@@ -37,8 +37,6 @@ async def _start(node: Node, *, repair: bool) -> JobStarted:
     async def work(context: LocalContext) -> State:
         return await (node.environment.repair(context) if repair else node.environment.make(context))
 
-    kind, title = (
-        f"{KIND}.{'repair' if repair else 'make'}",
-        f"{'repair' if repair else 'make'} the training environment",
-    )
-    return JobStarted(job=(await node.jobs.submit_local(kind, title, work)).id)
+    verb = "repair" if repair else "make"
+    job = await node.jobs.submit_local(f"{KIND}.{verb}", f"{verb} the training environment", work)
+    return JobStarted(job=job.id)

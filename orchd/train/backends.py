@@ -13,6 +13,7 @@ import torch
 
 from orchd.errors import BackendMissing, BackendUnfit
 from orchd.lm.base import Base, best_device, load_base
+from orchd.lm.losses import scorer_of
 from orchd.train import runs
 from orchd.train.specs import TrainSpec
 
@@ -91,6 +92,6 @@ def trial(backend: str) -> Callable[[torch.dtype, str], float] | None:
 
 def answering(spec: TrainSpec, base: Base) -> Base:
     """A base that can write answers: another copy, of torch's, beside mlx's, which only scores."""
-    if getattr(base.model, "scorer", None) is None:
+    if scorer_of(base.model) is None:
         return base
     return load_base(spec.base, base.model.dtype, best_device())

@@ -26,7 +26,7 @@ from orchd.errors import JobCancelled, TrainingDiverged
 from orchd.jobs.context import Figure, JobContext
 from orchd.lm.adapter import DTYPES
 from orchd.lm.base import Base, best_device, device_of
-from orchd.lm.losses import pack, row_tokens_for
+from orchd.lm.losses import pack, row_tokens_for, scorer_of
 from orchd.train import backends, checkpoints, diagnosis, measure, outcome, precision, runs
 from orchd.train.afterwards import SCORING, Countdown, work_after
 from orchd.train.curves import Curves, Point, StepPoint, ValidationPoint, cut_back, mean, step_losses, validations
@@ -181,7 +181,7 @@ def countdown(t: Training, base: Base, loading_s: float) -> Countdown:
     """How long what comes after the last step will take, by how fast the model is now. Loading took ``loading_s``.
 
     Not known before where mlx computes: the model that will be looked at is not there yet."""
-    if device_of(base).startswith("mlx"):
+    if scorer_of(base.model) is not None:
         return Countdown(())
     work = work_after(t.spec, base, t.examples)
     pace = measure.pace(t.model, measure.probe_of(t.examples, t.spec.seed), t.objective, t.job)

@@ -19,6 +19,7 @@ from orchd.jobs.sandbox import limits
 from orchd.train.plan_specs import Alone, BaseFacts, DataFacts, Line, Machine, Plan, Trial, Work
 from orchd.train.schedule import WARM_UP_SHARE
 from orchd.train.specs import Finding, Settled, TrainSpec, alpha_of
+from orchd.units import size
 
 STEPS_PER_ROOT: Final = 25
 """Steps = 25·√n: half is clearly worse, double gains little (facts on training, section 6)."""
@@ -530,29 +531,20 @@ def _too_much(spec: TrainSpec, settled: Settled, facts: Facts) -> Iterator[Findi
         yield Finding(field="checkpointing.keep_best", message=f"{size(disk)} of disk, {size(free)} free", hint=hint)
 
 
-WARMUP: Final = "warmup_steps"
-
-
 def recommendations(spec: TrainSpec, given: Sequence[str], facts: Facts) -> Iterator[Finding]:
-    """For what was given: what the plan would have chosen, where that is far from it."""
-    open_spec = TrainSpec(base=spec.base, dataset=spec.dataset, schedule_total=spec.schedule_total)
-    _, lines = settle(open_spec, facts)
-    _, own = settle(
-        msgspec.structs.replace(spec, warmup_steps=None), facts
-    )  # a warm-up is a share of the steps asked for
-    for line in (*(one for one in lines if one.name != WARMUP), *(one for one in own if one.name == WARMUP)):
+    """For what was given: what the plan would have chosen, where that is far from it.
+
+    A warm-up is a share of the steps that were asked for; the rest is what would be chosen if nothing were given.
+    """
+    _, lines = settle(TrainSpec(base=spec.base, dataset=spec.dataset, schedule_total=spec.schedule_total), facts)
+    _, as_given = settle(msgspec.structs.replace(spec, warmup_steps=None), facts)
+    warmups = [line for line in as_given if line.name == "warmup_steps"]
+    for line in (*(line for line in lines if line.name != "warmup_steps"), *warmups):
         value = getattr(spec, line.name)
         if line.name not in given or not value or not line.value or isinstance(line.value, str):
             continue
         if not 0.5 <= value / line.value <= 2.0:
             yield Finding(field=line.name, message=line.why, value=line.value)
-
-
-def size(count: float) -> str:
-    for unit, bytes_ in (("GB", 1e9), ("MB", 1e6)):
-        if count >= bytes_:
-            return f"{count / bytes_:,.1f} {unit}"
-    return f"{count / 1e3:,.0f} kB"
 
 
 def duration(seconds: float) -> str:

@@ -17,6 +17,7 @@ from typing import Any, Final
 import torch
 
 from orchd.jobs.sandbox.limits import room
+from orchd.lm.losses import scorer_of
 
 SMALL_BASE_BYTES: Final = 40_000_000
 """The files of a base below this are computed in float32 without a trial: its products are too small to gain."""
@@ -85,7 +86,7 @@ def free_bytes(memory: Path = MEMORY_FILE, limits: tuple[Path, Path] = LIMIT_FIL
 
 def recompute(model: Any) -> None:
     """Have the layers keep their inputs only; each is computed again for its gradients. The gradients are the same."""
-    if (scorer := getattr(model, "scorer", None)) is not None:
+    if (scorer := scorer_of(model)) is not None:
         scorer.recompute()
         return
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -97,5 +98,5 @@ def most_memory(model: Any) -> int:
         return int(torch.cuda.max_memory_allocated(model.device))
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     most = most if sys.platform == "darwin" else most * 1024
-    scorer = getattr(model, "scorer", None)
+    scorer = scorer_of(model)
     return most if scorer is None else max(most, scorer.peak_bytes)

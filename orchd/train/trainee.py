@@ -14,6 +14,7 @@ from torch import Tensor
 from orchd.errors import AdapterUnfit
 from orchd.lm.adapter import adapter_weights, read_weights, save_adapter, set_weights
 from orchd.lm.base import Base, best_device, load_base
+from orchd.lm.losses import scorer_of
 from orchd.lm.whole import read_base_weights, save_base
 from orchd.train.places import chosen
 from orchd.train.prepare import new_adapter
@@ -128,7 +129,7 @@ def trainee_of(spec: TrainSpec, base: Base) -> Trainee:
 
 def on_torch(spec: TrainSpec, trainee: Trainee, base: Base) -> tuple[Trainee, Base]:
     """The same adapter on torch's base, whose weights take the place of mlx's."""
-    if getattr(base.model, "scorer", None) is None:
+    if scorer_of(base.model) is None:
         return trainee, base
     from orchd.lm.mlx_base import let_go
 

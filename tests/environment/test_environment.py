@@ -191,7 +191,7 @@ async def test_a_maker_that_is_killed_goes_on_where_it_was(house: House, index: 
     assert index.asked[2:] == ["heavy-1.0-py3-none-any.whl"]
     assert {"making the venv", "downloading", "checking"} <= set(told.steps)
     assert [one.name for one in house.root.glob("venv-*")] == [Path(state.folder).name]
-    assert "21 MB" in "\n".join(told.lines)
+    assert "21.0 MB" in "\n".join(told.lines)
 
 
 async def test_a_broken_download_is_no_environment(house: House, index: Index) -> None:
@@ -231,14 +231,14 @@ async def test_only_a_training_downloads_and_off_forbids_it(house: House, index:
         looked = await jobs.wait((await house.train(jobs, "look")).id)
         assert looked.error is not None
         assert looked.error.code == EnvironmentMissing.code
-        assert "235 MB" in looked.error.message
+        assert "235.0 MB" in looked.error.message
         jobs.python = house.another(setting="off")
         refused = await jobs.wait((await house.train(jobs)).id)
         assert refused.error is not None
         assert refused.error.code == EnvironmentForbidden.code
         assert "pip install 'alpha>=1,<2'" in refused.error.hint
         assert await house.another(setting="off").note() == ""
-        assert "235 MB" in await house.environment.note()
+        assert "235.0 MB" in await house.environment.note()
     assert index.asked == []
 
 

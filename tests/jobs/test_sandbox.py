@@ -169,10 +169,7 @@ async def test_memory_that_runs_out_is_told_with_its_limit(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("said", "told"),
     [
-        (
-            "DefaultCPUAllocator: can't allocate memory: you tried to allocate 4000000000 bytes. Error code 12",
-            "4.00 GB",
-        ),
+        ("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4000000000 bytes. Error code 12", "4.0 GB"),
         ("you tried to allocate 2359296 bytes. Error code 12", "2.4 MB"),
         ("you tried to allocate 65536 bytes. Error code 12", "65.5 kB"),
         ("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has", "20.00 MiB"),

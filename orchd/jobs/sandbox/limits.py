@@ -9,6 +9,8 @@ import resource
 import sys
 from pathlib import Path
 
+from orchd import units
+
 SHARE = 0.9
 """Of the machine's memory, or of the container's, that a job may fill unless the settings name another limit."""
 
@@ -59,8 +61,8 @@ def shortage(error: Exception) -> str | None:
     asked = left = ""
     if said is not None and said["bytes"]:
         more, free = int(said["bytes"]), room()
-        asked = f": {_size(more)} more were asked for"
-        left = f"; at least {_size(more - free)} were missing" if free is not None and more > free else ""
+        asked = f": {units.size(more)} more were asked for"
+        left = f"; at least {units.size(more - free)} were missing" if free is not None and more > free else ""
     elif said is not None:
         asked = f": {said['words']} more"
     return f"there was not enough memory{asked}{_used()}{left}"
@@ -77,7 +79,7 @@ def _used() -> str:
     limit, used = resource.getrlimit(resource.RLIMIT_DATA)[0], _in_use()
     if used is None or limit == resource.RLIM_INFINITY:
         return ""
-    return f", with {_size(used)} in use of {_size(limit)} that it may fill"
+    return f", with {units.size(used)} in use of {units.size(limit)} that it may fill"
 
 
 def _in_use() -> int | None:
@@ -87,13 +89,6 @@ def _in_use() -> int | None:
     except OSError:
         return None
     return None if used is None else int(used[1]) * 1024
-
-
-def _size(count: int) -> str:
-    """In GB, or in MB or kB where that would be less than one."""
-    if count >= 1e9:
-        return f"{count / 1e9:.2f} GB"
-    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
 
 
 def lower_priority(nice: int) -> str:
