@@ -111,6 +111,13 @@ class JobsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         ),
     ] = "auto"
     memory_mb: Annotated[int, _means("megabytes that a job may fill; 0: nine tenths of the machine's")] = 0
+    silent_seconds: Annotated[
+        int,
+        _means(
+            "a job whose process neither tells nor computes anything for so long while it trains is ended, and goes on"
+            " from its checkpoint once; three times as long in other phases, ten times while it computes; 0: never"
+        ),
+    ] = 300
 
 
 class RegistryConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -293,6 +300,7 @@ _BOUNDS = {
     "jobs.threads": (1, 1024),
     "jobs.warm_seconds": (0, 86_400),
     "jobs.memory_mb": (0, 100_000_000),
+    "jobs.silent_seconds": (0, 86_400),
     "net.announce_interval_s": (5, 86_400),
     "net.lookup_interval_s": (1, 86_400),
     "net.upload_limit": (0, 10_000_000),

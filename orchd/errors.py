@@ -537,6 +537,15 @@ class JobInterrupted(OrchdError):
     default_hint = "Start it again; `orchctl job list` shows what else was interrupted."
 
 
+class WorkerSilent(WorkerLost):
+    """The process that did the work said nothing any more, for longer than `jobs.silent_seconds` allows, and was ended.
+
+    A training goes on from its last checkpoint by itself, once; then it ends with this error."""
+
+    code = 3007
+    default_hint = "Start the job again. Where steps really take so long here, give `jobs.silent_seconds` more."
+
+
 # ---- 31xx importers and data sets ----------------------------------------------------------------------------
 
 

@@ -17,6 +17,9 @@ from orchd.errors import JobCancelled
 Figure = float | int | str
 """A number or word that is shown beside a progress bar, such as the current loss."""
 
+ALIVE_SECONDS = 5.0
+"""A job that checks and has told nothing for this long says that it is alive."""
+
 PROGRESS_SECONDS = 0.05
 """At most one progress report in this time is passed on; the first one that completes a stage always is."""
 
@@ -67,6 +70,8 @@ class JobContext:
         self._pace = Pace()
         self._cancelled = False
         self._receiving = False
+        self._talks = False
+        self._sent_at = monotonic()
         self._tell: Callable[[], None] | None = None
 
     def progress(self, done: float, total: float, unit: str, after_s: float = 0.0, **figures: Figure) -> None:
@@ -76,8 +81,10 @@ class JobContext:
         `JobCancelled`.
         """
         self.check()
-        if not self._pace.lets_pass(self._monotonic(), done, total, unit):
+        now = self._monotonic()
+        if not self._pace.lets_pass(now, done, total, unit):
             return
+        self._sent_at = now
         told = {"event": "progress", "done": done, "total": total, "unit": unit, "figures": figures}
         self._wire.send(told | ({"after_s": round(after_s, 1)} if after_s else {}))
 
@@ -86,9 +93,14 @@ class JobContext:
         self._wire.send({"event": "log", "text": text})
 
     def check(self) -> None:
-        """Raise `JobCancelled` when the daemon asked for the end of the job."""
+        """Raise `JobCancelled` when the daemon asked for the end of the job. Long work calls it often: a job that does
+        not is taken to hang (`orchd/jobs/silence.py`)."""
         if self._cancelled:
             raise JobCancelled("the job was cancelled")
+        now = self._monotonic()
+        if now - self._sent_at >= ALIVE_SECONDS and not self._talks:
+            self._sent_at = now
+            self._wire.send({"event": "alive"})
         if (tell := self._tell) is not None:
             self._tell = None  # to tell is to check as well
             try:
@@ -107,6 +119,7 @@ class JobContext:
 
     def send(self, message: Mapping[str, object]) -> None:
         """Send one message of a conversation (`chat`). It must hold `event` with a word of the conversation's own."""
+        self._talks = True
         self._wire.send(message)
 
     def receive(self) -> dict[str, object] | None:
@@ -114,7 +127,7 @@ class JobContext:
 
         Waits. Raises `JobCancelled` at once when SIGTERM arrives while it waits.
         """
-        self._receiving = True
+        self._receiving = self._talks = True
         try:
             self.check()
             return self._wire.receive()

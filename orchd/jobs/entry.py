@@ -14,6 +14,7 @@ import trio
 from orchd.jobs.context import Figure, Pace
 from orchd.jobs.eta import Estimate
 from orchd.jobs.process import WorkerProcess
+from orchd.jobs.silence import Silence
 from orchd.jobs.states import Job, Progress, State
 
 
@@ -43,7 +44,19 @@ class Entry:
         self.left = trio.Event()  # set when the worker has nothing more to do with the job
         self.told: State | None = None
         self.counted = False
+        self.silent = False  # a worker of it was ended for its silence
         self._estimate = Estimate()
+
+    def paused(self) -> None:
+        """It stood still for a while that says nothing about how fast it goes."""
+        self._estimate = Estimate()
+
+    def waits(self, silence: Silence, now_ms: int) -> Progress:
+        """How far it was when its worker was last heard, and since when it is silent."""
+        before = self.job.progress or Progress(done=0, total=1, unit="stages")
+        since_ms = now_ms - round(silence.silent_s * 1000)
+        told: dict[str, Figure] = {"waits": silence.told_words, "silent_since_ms": since_ms}
+        return msgspec.structs.replace(before, eta_s=None, figures=before.figures | told)
 
     def report(self, report: dict[str, Any], now_s: float) -> Progress | None:
         """The progress that a report tells, with the time left; None when it is malformed."""

@@ -137,7 +137,7 @@ class EventLog:
             return True
         before = self._saved_progress.get(event.job)
         complete = event.data.get("done") == event.data.get("total")
-        if before is not None and event.time_ms - before[0] < PROGRESS_MS and complete <= before[1]:
+        if before is not None and 0 <= event.time_ms - before[0] < PROGRESS_MS and complete <= before[1]:
             return False
         self._saved_progress[event.job] = event.time_ms, complete
         return True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,6 +59,12 @@ def remove(path: Path) -> None:
     """Remove all parts."""
     for part in parts(path):
         part.unlink(missing_ok=True)
+
+
+def empty(folder: Path) -> None:
+    """Make the folder anew, with nothing in it. Raises OSError."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def mend(path: Path) -> None:

@@ -23,7 +23,16 @@ import msgspec
 import trio
 
 from orchd.config import JobsConfig
-from orchd.errors import JobCancelled, JobFailed, JobInterrupted, JobNotRunning, OrchdError, WorkerLost, numbered
+from orchd.errors import (
+    JobCancelled,
+    JobFailed,
+    JobInterrupted,
+    JobNotRunning,
+    OrchdError,
+    WorkerLost,
+    WorkerSilent,
+    numbered,
+)
 from orchd.jobs import files
 from orchd.jobs.entry import Entry, LocalContext, new_id
 from orchd.jobs.events import EventLog
@@ -31,6 +40,7 @@ from orchd.jobs.kinds import KINDS, Kind, Kinds, struct
 from orchd.jobs.process import COMMAND, STOP_SECONDS, WorkerProcess
 from orchd.jobs.rows import JobRows
 from orchd.jobs.sandbox.report import Sandbox
+from orchd.jobs.silence import Silence, phase_of, watched
 from orchd.jobs.states import ErrorInfo, Job, State, move
 from orchd.jobs.warm import WarmPool
 from orchd.registry.local import Local
@@ -303,7 +313,23 @@ class Jobs:
         raise JobCancelled("the job was cancelled")
 
     async def _ask_worker(self, entry: Entry, workdir: Path, warm: bool, command: Sequence[str]) -> Any:
-        """Have a worker process do the job. Returns its result or raises its error."""
+        """Have a worker process do the job. Returns its result or raises its error.
+
+        One that falls silent is ended; a job that can go on where it stopped does so once."""
+        try:
+            return await self._ask_once(entry, workdir, warm, command)
+        except WorkerSilent as error:
+            goes_on = self._goes_on(entry) and entry.job.state is State.RUNNING and not self._stopping
+            if entry.silent or not goes_on:
+                raise
+            entry.silent = True
+            entry.paused()
+            log.warning("job %s: %s; it goes on with another", entry.job.id, error.message)
+            self._write_log(entry.job.id, f"{error.message}; another goes on from the last checkpoint\n".encode())
+            await trio.to_thread.run_sync(files.empty, workdir)
+            return await self._ask_once(entry, workdir, warm, command)
+
+    async def _ask_once(self, entry: Entry, workdir: Path, warm: bool, command: Sequence[str]) -> Any:
         if self._pool is None:
             raise WorkerLost("the daemon is stopping")
         worker = await self._pool.take(warm=warm, command=command)
@@ -323,7 +349,9 @@ class Jobs:
                     "memory_mb": self._config.memory_mb,
                 }
             )
-            return await self._listen(entry, worker)
+            silence = Silence(self._config.silent_seconds, trio.current_time())
+            with watched(worker, silence, self._started(), entry.paused, partial(self._waits, entry, silence)):
+                return await self._listen(entry, worker, silence)
         finally:
             entry.worker = None
             entry.left.set()
@@ -341,9 +369,13 @@ class Jobs:
             else:
                 worker.kill()
 
-    async def _listen(self, entry: Entry, worker: WorkerProcess) -> Any:
+    async def _listen(self, entry: Entry, worker: WorkerProcess, silence: Silence) -> Any:
         """Take in what the worker says until it gives a result (returned) or an error (raised)."""
         async for message in worker.messages():
+            if silence.told:
+                self._write_log(entry.job.id, f"it answers again after {silence.silent_s:.0f} s\n".encode())
+                entry.paused()
+            silence.heard(trio.current_time(), phase_of(message))
             match message:
                 case {"event": "progress"}:
                     self._progress(entry, message)
@@ -426,7 +458,8 @@ class Jobs:
             return
         if isinstance(error, WorkerLost) and self._goes_on(entry):
             command = f"{self._kinds[entry.job.kind].resumes} {entry.job.id}"
-            error = WorkerLost(error.message, hint=f"It was killed, or out of memory. `{command}` goes on.")
+            why = error.default_hint if isinstance(error, WorkerSilent) else "It was killed, or out of memory."
+            error = type(error)(error.message, hint=f"{why} `{command}` goes on.")
         if isinstance(error, JobCancelled) or (isinstance(error, WorkerLost) and entry.job.state is State.CANCELLING):
             await self._end(entry, State.CANCELLED)
             return
@@ -465,6 +498,14 @@ class Jobs:
         if progress is not None:
             entry.job = msgspec.structs.replace(entry.job, progress=progress)
             self._events.emit("job.progress", msgspec.to_builtins(progress), job=entry.job.id)
+
+    def _waits(self, entry: Entry, silence: Silence) -> None:
+        """Say that its worker is silent, and since when."""
+        if not silence.told:
+            self._write_log(entry.job.id, f"{silence.told_words}\n".encode())
+        progress = entry.waits(silence, self._events.clock())
+        entry.job = msgspec.structs.replace(entry.job, progress=progress)
+        self._events.emit("job.progress", msgspec.to_builtins(progress), job=entry.job.id)
 
     def _tell(self, job: Job) -> None:
         word = "started" if job.state is State.RUNNING else job.state.value

@@ -54,6 +54,7 @@ def human_row(job: dict[str, Any]) -> str:
             ("progress", _how_far(job)),
             ("at", _now(job)),
             ("waits", (job["progress"] or {}).get("figures", {}).get("waits")),
+            ("silent since", _silent_since(job)),
             ("asked for", when(job["created_ms"])),
             ("took", _took(job)),
             ("sandbox", _sandbox(job.get("sandbox"))),
@@ -160,6 +161,11 @@ def _now(job: dict[str, Any]) -> str:
     """What it does where that is no training: making its environment, preparing."""
     figures = (job["progress"] or {}).get("figures", {})
     return ", ".join(str(figures[name]) for name in ("phase", "step", "package") if name in figures)
+
+
+def _silent_since(job: dict[str, Any]) -> str:
+    since_ms = (job["progress"] or {}).get("figures", {}).get("silent_since_ms")
+    return when(since_ms) if since_ms else ""
 
 
 def _took(job: dict[str, Any]) -> str:
