@@ -45,7 +45,7 @@ from orchd.train.prepare import (
 )
 from orchd.train.runs import Good, State
 from orchd.train.schedule import Schedule
-from orchd.train.specs import Settled, TrainResult, TrainSpec
+from orchd.train.specs import Diagnosis, Settled, TrainResult, TrainSpec
 from orchd.train.trainee import Trainee, on_torch, trainee_of
 
 MAX_GRADIENT_NORM: Final = 1.0
@@ -142,7 +142,7 @@ def run(spec: TrainSpec, job: JobContext, peers: Peers = ALONE) -> TrainResult:
         epochs=training.epoch,
         skipped=state.skipped,
         validation_loss=state.goods[0].validation_loss,
-        diagnosis=diagnosis.diagnose(training.points, training.steps, continued=spec.initial is not None),
+        diagnosis=diagnosed(spec, training),
         objective=training.objective.name,
         leak=made.leak and made.leak.report,
         centroid=made.leak and made.leak.centroid,
@@ -150,6 +150,13 @@ def run(spec: TrainSpec, job: JobContext, peers: Peers = ALONE) -> TrainResult:
         retention=made.retention,
         settled=training.settled,
     )
+
+
+def diagnosed(spec: TrainSpec, t: Training) -> Diagnosis:
+    """Of what ``spec`` leaves open the plan has chosen the rest."""
+    chance = diagnosis.chance_loss(t.examples) if t.objective.name == SFT.name else 0.0
+    continued, asked = spec.initial is not None, spec.learning_rate > 0
+    return diagnosis.diagnose(t.points, t.steps, continued=continued, chance=chance, rate_asked=asked)
 
 
 def trained(spec: TrainSpec, job: JobContext, peers: Peers = ALONE) -> tuple[Base, Training]:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import pytest
 
 from orchd.train.curves import Point, StepPoint, ValidationPoint
-from orchd.train.diagnosis import diagnose
+from orchd.train.diagnosis import chance_loss, diagnose
 from orchd.train.specs import Change
 
 
@@ -32,6 +33,10 @@ def falling(step: int) -> float:
         (curve(lambda n: 3.0), "not converged", (Change(option="learning_rate", value=2.0, times=True),)),
         (curve(lambda n: 3 if n < 20 else 1 if n < 60 else 2.5), "unstable",
          (Change(option="learning_rate", value=0.5, times=True),)),
+        # learnt within a tenth of the run and lost again: validation saw its best then, and nothing was learnt by heart
+        (curve(lambda n: 3.1 if n < 12 or n > 25 else 0.4, [(0, 9.0), (20, 0.6), (100, 3.2)]), "unstable",
+         (Change(option="learning_rate", value=0.5, times=True),)),
+        (curve(lambda n: 13 if n < 8 else 0.02 if n < 90 else 0.15), "fine", ()),
         ([], "fine", ()),
         (curve(falling, steps=3), "fine", ()),
     ],
@@ -40,6 +45,32 @@ def test_verdicts(points: list[Point], verdict: str, changes: tuple[Change, ...]
     found = diagnose(points, 100)
     assert (found.verdict, found.changes) == (verdict, changes)
     assert found.detail
+
+
+class Row:
+    def __init__(self, ids: str, counted: str) -> None:
+        self.ids = [ord(one) for one in ids]
+        self.counted = [one == "x" for one in counted]
+
+
+def test_chance_is_the_entropy_of_what_counts() -> None:
+    assert chance_loss([Row("?ab", ".xx"), Row("?cd", ".xx")]) == pytest.approx(math.log(4))
+    assert chance_loss([Row("aaab", "xxxx")]) == pytest.approx(0.75 * math.log(4 / 3) + 0.25 * math.log(4))
+    assert chance_loss([Row("??", "..")]) == 0
+
+
+def test_a_loss_that_fell_to_guessing_by_frequency_is_not_fine() -> None:
+    points = curve(lambda n: max(3.0, 13 - n))
+    assert diagnose(points, 100).verdict == "fine"
+    assert diagnose(points, 100, chance=3.1).changes == (Change(option="steps", value=200),)
+    found = diagnose(points, 100, chance=3.01, rate_asked=True)
+    assert (found.verdict, found.changes) == (
+        "not converged",
+        (Change(option="learning_rate", value=0.5, times=True),),
+    )
+    assert "ended at 3.000: to know how often each token comes gives 3.010" in found.detail
+    assert diagnose(points, 100, chance=3.1, continued=True).verdict == "not converged"
+    assert diagnose(points, 100, chance=4.0).verdict == "fine"
 
 
 def test_where_it_began_to_be_overfitted() -> None:
