@@ -98,7 +98,9 @@ class NetConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class JobsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Background work."""
 
-    parallel: Annotated[int, _means("jobs that run at once, each in a process of its own")] = 1
+    parallel: Annotated[
+        int, _means("long jobs that run at once, each in a process of its own; as many short ones go beside them")
+    ] = 1
     threads: Annotated[int, _means("threads that a job counts with")] = 1
     warm_seconds: Annotated[
         int, _means("how long a process waits for the next job before it ends; a new one starts slower")

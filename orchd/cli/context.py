@@ -73,13 +73,17 @@ class Context:
 
     def follow(self, job: str) -> Any:
         """A job's result, once it is there; a bar is drawn meanwhile. Raises the job's error, or `Detached`."""
+        from orchd.cli.progress import waiting
         from orchd.rpc.client import wait_job
 
         bar = None
         try:
-            bar = self.bar(self.call("job.show", job=job)["title"])
+            found = self.call("job.show", job=job)
+            bar = self.bar(found["title"])
             if bar is None:
-                self.note(f"job {job}")
+                self.note(": ".join(filter(None, [f"job {job}", waiting(found["progress"])])))
+            elif found["progress"]:
+                bar.update(found["progress"])
             return wait_job(self.client, job, bar.update if bar else None)
         except KeyboardInterrupt:
             raise Detached(job) from None

@@ -53,6 +53,8 @@ class Bar:
         self._draw(self.line(progress))
 
     def line(self, progress: dict[str, Any]) -> str:
+        if waits := waiting(progress):
+            return f"{self._label}  {waits}"
         done, total = progress["done"], progress["total"]
         share = min(1.0, max(0.0, done / total)) if total else 0.0
         filled = round(WIDTH * share)
@@ -115,6 +117,14 @@ class Sparkline:
         """As many as there are columns, from the first to the newest."""
         last = len(self._values) - 1
         return [self._values[round(at * last / (SPARKS - 1))] for at in range(SPARKS)]
+
+
+def waiting(progress: dict[str, Any] | None) -> str:
+    """What a job that does nothing yet waits for: ``waits for train my-style, 2 min 45 s left``; else empty."""
+    if not progress or progress["total"] or "waits" not in progress.get("figures", {}):
+        return ""
+    left = f", {duration(progress['eta_s'])} left" if progress.get("eta_s") else ""
+    return f"waits {progress['figures']['waits']}{left}"
 
 
 def amount(done: float, total: float, unit: str) -> str:

@@ -43,7 +43,6 @@ class Entry:
         self.worker: WorkerProcess | None = None
         self.left = trio.Event()  # set when the worker has nothing more to do with the job
         self.told: State | None = None
-        self.counted = False
         self.silent = False  # a worker of it was ended for its silence
         self._estimate = Estimate()
 

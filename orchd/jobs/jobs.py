@@ -13,7 +13,6 @@ import logging
 import random
 import shutil
 import traceback
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -37,11 +36,12 @@ from orchd.jobs import files
 from orchd.jobs.entry import Entry, LocalContext, new_id
 from orchd.jobs.events import EventLog
 from orchd.jobs.kinds import KINDS, Kind, Kinds, struct
-from orchd.jobs.process import COMMAND, STOP_SECONDS, WorkerProcess
+from orchd.jobs.lanes import Lanes
+from orchd.jobs.process import COMMAND, STOP_SECONDS, WorkerProcess, job_ended
 from orchd.jobs.rows import JobRows
 from orchd.jobs.sandbox.report import Sandbox
 from orchd.jobs.silence import Silence, phase_of, watched
-from orchd.jobs.states import ErrorInfo, Job, State, move
+from orchd.jobs.states import ErrorInfo, Job, Progress, State, move, worker_error
 from orchd.jobs.warm import WarmPool
 from orchd.registry.local import Local
 
@@ -54,11 +54,16 @@ LOG_TAIL = 20
 LEAVE_SECONDS = 5.0
 """A worker that gave its result has this long to exit."""
 
+WAITING_SECONDS = 1.0
+"""How often those that wait are told how long, while something runs."""
+
 REWRITE_SECONDS = 5.0
 """How often the end of a job is tried to be written that the disk had no room for."""
 
 MOST_CRASHES = 5
 """A job that was running when the daemon died so often isn't taken up again: it may be the reason."""
+
+STARTING = Progress(done=0, total=0, unit="jobs", figures={"waits": "for a process with torch, once: some seconds"})
 
 OnResult = Callable[[Any, Path], Awaitable[msgspec.Struct]]
 """Makes the public result from the worker's and the working folder, in the daemon."""
@@ -118,8 +123,8 @@ class Jobs:
         self._finishers: dict[str, Finisher] = {}
         self._live: dict[str, Entry] = {}
         self._unwritten: dict[str, Entry] = {}  # these have ended, and the disk does not know it yet
-        self._queue: deque[Entry] = deque()
-        self._running = 0
+        self._queue = Lanes(kinds, config.parallel)
+        self._told_waiting_at = 0.0
         self._last_ms = 0
         self._stopping = False
         self.python: Python | None = None
@@ -176,7 +181,7 @@ class Jobs:
         job = self._new(kind, title, id=id, spec=msgspec.to_builtins(spec), note=msgspec.to_builtins(note))
         entry = Entry(job, resumable=on_result is None, on_result=on_result)
         await self._add(entry)
-        self._queue.append(entry)
+        self._queue.add(entry)
         self._fill()
         return entry.job
 
@@ -238,8 +243,6 @@ class Jobs:
         if entry is None or entry.job.state.ended:
             raise JobNotRunning(f"job {job.id} has ended already: {job.state}", field="job")
         if entry.job.state is State.QUEUED:
-            with contextlib.suppress(ValueError):  # not there if it was about to start
-                self._queue.remove(entry)
             await self._end(entry, State.CANCELLED)
         elif entry.job.state is not State.CANCELLING:
             await self._move(entry, State.CANCELLING)
@@ -270,7 +273,7 @@ class Jobs:
             await trio.lowlevel.checkpoint_if_cancelled()
             if entry.job.state.ended:
                 return
-            await self._move(entry, State.RUNNING)
+            await self._move(entry, State.RUNNING, progress=None)
             result = msgspec.to_builtins(await work())
         except trio.Cancelled:
             self._stopping = True
@@ -332,6 +335,8 @@ class Jobs:
     async def _ask_once(self, entry: Entry, workdir: Path, warm: bool, command: Sequence[str]) -> Any:
         if self._pool is None:
             raise WorkerLost("the daemon is stopping")
+        if warm and not self._pool.has(command):
+            self._show_progress(entry, STARTING)
         worker = await self._pool.take(warm=warm, command=command)
         worker.on_stderr = partial(self._write_log, entry.job.id)
         entry.worker, entry.left = worker, trio.Event()
@@ -362,7 +367,7 @@ class Jobs:
         ended = False
         try:
             with trio.move_on_after(LEAVE_SECONDS), contextlib.suppress(WorkerLost):
-                ended = await _job_ended(worker)
+                ended = await job_ended(worker)
         finally:
             if ended and warm and self._pool is not None:
                 self._pool.give_back(worker)
@@ -386,7 +391,7 @@ class Jobs:
                 case {"event": "result", "result": result}:
                     return result
                 case {"event": "error"}:
-                    raise _worker_error(message)
+                    raise worker_error(message)
                 case {"event": "ended", "status": int(status)}:
                     worker.kill()
                     raise worker.lost(status)
@@ -447,9 +452,7 @@ class Jobs:
         await self._move(entry, state, progress=None, **changes)
         self._live.pop(entry.job.id, None)
         entry.ended.set()
-        if entry.counted:
-            entry.counted = False
-            self._running -= 1
+        self._queue.leave(entry)
         self._fill()
 
     async def _fail(self, entry: Entry, error: OrchdError) -> None:
@@ -495,17 +498,21 @@ class Jobs:
 
     def _progress(self, entry: Entry, report: dict[str, Any]) -> None:
         progress = entry.report(report, trio.current_time())
-        if progress is not None:
-            entry.job = msgspec.structs.replace(entry.job, progress=progress)
-            self._events.emit("job.progress", msgspec.to_builtins(progress), job=entry.job.id)
+        if progress is None:
+            return
+        self._show_progress(entry, progress)
+        if len(self._queue) and trio.current_time() - self._told_waiting_at >= WAITING_SECONDS:
+            self._tell_waiting()
+
+    def _show_progress(self, entry: Entry, progress: Progress) -> None:
+        entry.job = msgspec.structs.replace(entry.job, progress=progress)
+        self._events.emit("job.progress", msgspec.to_builtins(progress), job=entry.job.id)
 
     def _waits(self, entry: Entry, silence: Silence) -> None:
         """Say that its worker is silent, and since when."""
         if not silence.told:
             self._write_log(entry.job.id, f"{silence.told_words}\n".encode())
-        progress = entry.waits(silence, self._events.clock())
-        entry.job = msgspec.structs.replace(entry.job, progress=progress)
-        self._events.emit("job.progress", msgspec.to_builtins(progress), job=entry.job.id)
+        self._show_progress(entry, entry.waits(silence, self._events.clock()))
 
     def _tell(self, job: Job) -> None:
         word = "started" if job.state is State.RUNNING else job.state.value
@@ -520,11 +527,17 @@ class Jobs:
         """Start what may start."""
         if self._nursery is None or self._stopping:
             return
-        while self._queue and self._running < self._config.parallel:
-            entry = self._queue.popleft()
-            self._running += 1
-            entry.counted = True
+        while (entry := self._queue.next()) is not None:
             self._nursery.start_soon(self._run, entry, partial(self._work_in_worker, entry))
+        self._tell_waiting()
+
+    def _tell_waiting(self) -> None:
+        """Each job that waits says what for, and how long that takes."""
+        self._told_waiting_at = trio.current_time()
+        for entry in self._queue.waiting:
+            progress = self._queue.wait(entry)
+            if progress != entry.job.progress:
+                self._show_progress(entry, progress)
 
     async def _recover(self) -> None:
         """After a restart: what waited waits again, and what can go on; the rest of what ran was interrupted."""
@@ -536,10 +549,10 @@ class Jobs:
             if job.state is State.RUNNING and job.crashes < MOST_CRASHES and self._goes_on(entry):
                 self._live[job.id] = entry
                 await self._move(entry, State.QUEUED, crashes=job.crashes + 1)
-                self._queue.append(entry)
+                self._queue.add(entry)
             elif job.state is State.QUEUED and resumable and job.kind in self._kinds:
                 self._live[job.id] = entry
-                self._queue.append(entry)
+                self._queue.add(entry)
             else:
                 await self._end(entry, State.INTERRUPTED, error=ErrorInfo.of(_interrupted(job)))
 
@@ -576,20 +589,6 @@ class Jobs:
     def _write_log(self, job_id: str, data: bytes) -> None:
         with contextlib.suppress(OSError):
             files.append(self._log_file(job_id), data, LOG_BYTES)
-
-
-async def _job_ended(worker: WorkerProcess) -> bool:
-    """Wait for the end of the process that ran the job: the worker itself, or the child of a warm one."""
-    async for message in worker.messages():
-        if message.get("event") == "ended":
-            return True
-    await worker.wait()
-    return True
-
-
-def _worker_error(message: dict[str, Any]) -> OrchdError:
-    info = msgspec.convert({"name": "", **message}, ErrorInfo, strict=False)
-    return info.exception()
 
 
 def _interrupted(job: Job) -> OrchdError:

@@ -25,6 +25,8 @@ class Kind(NamedTuple):
 
     `sets_up`: what it needs is downloaded for it where it is not installed; other jobs say how to have it.
 
+    A `short` one does not wait for others than its like: somebody sits there and wants to see what comes out.
+
     With `resumes` the same spec goes on where an earlier process stopped; it is the command that has it done by hand.
     """
 
@@ -36,6 +38,7 @@ class Kind(NamedTuple):
     nice: int = 10
     sockets: Sockets = "none"
     sets_up: bool = False
+    short: bool = False
 
 
 Kinds = Mapping[str, Kind]
@@ -45,28 +48,33 @@ KINDS: Kinds = {
         "orchd.train.datasets.worker:run",
         "orchd.train.datasets.specs:ImportSpec",
         "orchd.train.datasets.specs:ImportResult",
+        short=True,
     ),
     "dataset.validate": Kind(
         "orchd.train.datasets.worker:run_validate",
         "orchd.train.datasets.specs:ValidateSpec",
         "orchd.train.datasets.specs:ValidateResult",
+        short=True,
     ),
     "dataset.prepare": Kind(
         "orchd.train.datasets.worker:run_prepare",
         "orchd.train.datasets.specs:PrepareSpec",
         "orchd.train.datasets.specs:ImportResult",
+        short=True,
     ),
     "dataset.preview": Kind(
         "orchd.train.datasets.view:run_preview",
         "orchd.train.datasets.specs:PreviewSpec",
         "orchd.train.datasets.specs:Preview",
         warm=True,
+        short=True,
     ),
     "dataset.stats": Kind(
         "orchd.train.datasets.view:run_stats",
         "orchd.train.datasets.specs:StatsSpec",
         "orchd.train.datasets.specs:Stats",
         warm=True,
+        short=True,
     ),
     "train": Kind(
         "orchd.train.loop:run",
@@ -81,12 +89,14 @@ KINDS: Kinds = {
         "orchd.train.plan_specs:PlanSpec",
         "orchd.train.plan_specs:Plan",
         warm=True,
+        short=True,
     ),
     "train.validate": Kind(
         "orchd.train.planner:run_validate",
         "orchd.train.plan_specs:ValidateSpec",
         "orchd.train.plan_specs:Validation",
         warm=True,
+        short=True,
     ),
     "evaluate": Kind(
         "orchd.train.evaluate:run",

@@ -295,3 +295,12 @@ async def _wait_process(popen: subprocess.Popen[bytes]) -> None:
             await trio.lowlevel.wait_readable(descriptor)
     finally:
         os.close(descriptor)
+
+
+async def job_ended(worker: WorkerProcess) -> bool:
+    """Wait for the end of the process that ran the job: the worker itself, or the child of a warm one."""
+    async for message in worker.messages():
+        if message.get("event") == "ended":
+            return True
+    await worker.wait()
+    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -110,3 +111,9 @@ def move(job: Job, state: State, now_ms: int, **changes: Any) -> Job:
     if state.ended:
         changes["finished_ms"] = now_ms
     return msgspec.structs.replace(job, state=state, **changes)
+
+
+def worker_error(message: Mapping[str, Any]) -> OrchdError:
+    """What a worker says that it failed of."""
+    info = msgspec.convert({"name": "", **message}, ErrorInfo, strict=False)
+    return info.exception()

@@ -37,6 +37,10 @@ class WarmPool:
         """The process that waits now, if there is one and it lives."""
         return self._waiting if self._waiting is not None and self._waiting.running else None
 
+    def has(self, command: Sequence[str]) -> bool:
+        """Whether a process waits that runs this command."""
+        return self.waiting is not None and self.waiting.command == tuple(command)
+
     async def take(self, *, warm: bool, command: Sequence[str] | None = None) -> WorkerProcess:
         """A process for one job. A job that wants `warm` gets the one that waits, if it runs the same `command`."""
         command = command or self._command

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from orchd.errors import BaseChanged, BaseLinkRefused, BaseUnknown, OrchdError, ParamsInvalid
+from orchd.errors import BaseChanged, BaseLinkRefused, BaseUnknown, OrchdError, ParamsInvalid, did_you_mean
 from orchd.records import parse_id, text_id
 from orchd.records.ids import BASE
 from orchd.registry import bases, gguf_base
@@ -136,7 +136,8 @@ class KnownBases:
             for base in here:
                 if isinstance(base, Absent) and base.fingerprint in same:
                     raise BaseChanged(base.reason, field="base")
-        raise BaseUnknown(f"no base {text[:80]!r} is here", field="base")
+        hint = did_you_mean(text, [base.name for base in here])
+        raise BaseUnknown(f"no base {text[:80]!r} is here", hint=hint, field="base")
 
     def folder(self, text: str) -> Base:
         """As `get`, but in the form that can be trained on: for a GGUF file the folder that is linked to it."""

@@ -12,7 +12,14 @@ from pathlib import Path
 
 import msgspec
 
-from orchd.errors import AmbiguousId, DatasetHere, DatasetNameTaken, DatasetUnknown, DeploymentUnknown
+from orchd.errors import (
+    AmbiguousId,
+    DatasetHere,
+    DatasetNameTaken,
+    DatasetUnknown,
+    DeploymentUnknown,
+    did_you_mean,
+)
 from orchd.paths import sync
 from orchd.registry.local import Local, delete, put
 from orchd.registry.local_rows import Dataset, DatasetTrash, Deployment, Run, Setting, TopicJoined
@@ -108,7 +115,8 @@ class Datasets:
             hint = "Say which by its id, or by more characters of it."
             raise AmbiguousId(f"{text[:80]!r} fits {len(found)} data sets: {listed}", hint=hint, field="dataset")
         if not found:
-            raise DatasetUnknown(f"no data set {text[:80]!r} is here", field="dataset")
+            meant = did_you_mean(text, [row.name for row in rows])
+            raise DatasetUnknown(f"no data set {text[:80]!r} is here", hint=meant, field="dataset")
         return found[0]
 
     # ---- deleting -----------------------------------------------------------------------------------------------

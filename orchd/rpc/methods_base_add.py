@@ -115,7 +115,7 @@ async def _add(
     """Make it known, and of a GGUF file the folder beside it."""
     base = await in_thread(node.registry.known_bases.add, name, path)
     unpacked: Base | None = None
-    told = list(notes)
+    told = [*notes, *await in_thread(_twins, node, base)]
     if base.form == GGUF and p.unpack:
         try:
             unpacked = await _unpack(node, base, licence)
@@ -125,6 +125,13 @@ async def _add(
     await node.join_base_topics()
     row = await in_thread(base_row, node, base)
     return BaseAdded(base=row, admitted=admitted, unpacked=unpacked.name if unpacked else None, notes=told)
+
+
+def _twins(node: Node, base: Base) -> list[str]:
+    """That the same weights are here under another name."""
+    others = [one.name for one in node.registry.known_bases.all() if one.fingerprint == base.fingerprint]
+    names = ", ".join(name for name in others if name != base.name)
+    return [f"it is the same base as {names}: what is trained on one is for the other too"] if names else []
 
 
 async def _unpack(node: Node, base: Base, licence: str) -> Base:

@@ -34,7 +34,7 @@ from orchd.registry.use import not_admitted
 from orchd.rpc.methods_jobs import JobStarted
 from orchd.rpc.methods_runs import checkpoint_of
 from orchd.rpc.table import Params, method
-from orchd.train import runs
+from orchd.train import places, runs
 from orchd.train.plan import CONTINUED, RANK
 from orchd.train.runs import Good
 from orchd.train.settings import errors, flat
@@ -165,7 +165,7 @@ class Resolved(NamedTuple):
 
 
 async def resolve(node: Node, p: TrainStart) -> Resolved:
-    """Raises `DatasetUnknown`, `BaseUnknown`, `AdapterUnknown`, `NotAdmitted`, `ParamsInvalid`."""
+    """Raises `DatasetUnknown`, `BaseUnknown`, `AdapterUnknown`, `NotAdmitted`, `TrainingRefused`, `ParamsInvalid`."""
     dataset = await in_thread(node.datasets.get, p.dataset)
     base = await in_thread(node.registry.known_bases.folder, p.base)
     initial = None if p.initial is None else await in_thread(node.registry.adapter, p.initial)
@@ -174,6 +174,7 @@ async def resolve(node: Node, p: TrainStart) -> Resolved:
     if initial is not None and initial.base not in node.registry.known_bases.same(base.fingerprint):
         hint = f"Go on from an adapter for {base.name}, or give the base of {initial.name}: {initial.base}."
         raise ParamsInvalid(f"{initial.name} is for another base than {base.name}", hint=hint, field="initial")
+    places.check(base.shapes, p.modules, p.layers, full=p.method == "full")
     spec = msgspec.structs.replace(
         settings_of(p),
         base=str(base.path),
@@ -282,6 +283,7 @@ async def train_continue_from(node: Node, p: TrainContinue) -> TrainingStarted:
     _check_train(settings)
     before, dataset = note.dataset, await in_thread(node.datasets.get, p.dataset or note.dataset)
     base = await in_thread(node.registry.known_bases.folder, note.base)
+    places.check(base.shapes, p.modules, p.layers, full=False)
     await in_thread(room.for_adapter, node.registry, base, settings.rank or RANK)
     note = msgspec.structs.replace(
         note,

@@ -14,8 +14,8 @@ from orchd.train.afterwards import FORGETTING, LEAK
 from orchd.train.evaluate import forgetting, score
 from orchd.train.extract import extract
 from orchd.train.leak.measure import Measured, measure_training
-from orchd.train.places import linear_in_layers
 from orchd.train.specs import Extracted, Forgetting, Score, TrainSpec
+from orchd.train.targets import linear_in_layers
 from orchd.train.trainee import Trainee, Whole
 
 ADAPTER, BASE = "adapter", "base"

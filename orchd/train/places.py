@@ -1,13 +1,10 @@
-"""Which parts of a base a training changes: chosen by layer, by name, or all."""
+"""Which parts of a base a training changes: chosen by layer, by name, or all. No torch: the daemon looks here too."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
-import torch
-
-from orchd.errors import TrainingRefused
+from orchd.errors import TrainingRefused, did_you_mean
 
 
 def chosen(names: Iterable[str], modules: Sequence[str], layers: Sequence[int]) -> list[str]:
@@ -24,7 +21,7 @@ def chosen(names: Iterable[str], modules: Sequence[str], layers: Sequence[int]) 
     here = {part for name in names for part in name.split(".") if not part.isdigit()}
     for module in modules:
         if module not in here:
-            hint = f"There is {', '.join(sorted(here))}."
+            hint = did_you_mean(module, here) or f"There is {', '.join(sorted(here))}."
             raise TrainingRefused(f"the base has no {module!r} to train", hint=hint, field="modules")
     places = {layer % count for layer in layers}
     found = [
@@ -43,18 +40,15 @@ def layer_of(name: str) -> int | None:
     return next((int(part) for part in name.split(".") if part.isdigit()), None)
 
 
-def adapter_targets(model: Any, modules: Sequence[str], layers: Sequence[int]) -> list[str] | str:
-    """What an adapter is put on, as PEFT names it: the chosen ones of the linear maps in ``model``'s layers."""
-    if not modules and not layers:
-        return "all-linear"
-    found = chosen(linear_in_layers(model), modules, layers)
-    return found if layers else sorted({name.rpartition(".")[2] for name in found})
+def check(shapes: Mapping[str, Sequence[int]], modules: Sequence[str], layers: Sequence[int], *, full: bool) -> None:
+    """Before a base is loaded, by the shapes of its weights: has it what is asked for? Raises `TrainingRefused`.
+
+    With ``full`` any weight may be named; an adapter goes on the matrices in the layers.
+    """
+    if modules or layers:
+        names = [name.removesuffix(".weight") for name, shape in shapes.items() if full or _takes_adapter(name, shape)]
+        chosen(names, modules, layers)
 
 
-def linear_in_layers(model: Any) -> list[str]:
-    """The names of the linear maps that an adapter can be put on."""
-    return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and layer_of(name) is not None
-    ]
+def _takes_adapter(name: str, shape: Sequence[int]) -> bool:
+    return len(shape) == 2 and layer_of(name) is not None

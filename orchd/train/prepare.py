@@ -26,9 +26,9 @@ from orchd.train import backends, retention
 from orchd.train.datasets.store import Row, read_info, read_part
 from orchd.train.leak.canaries import canaries
 from orchd.train.objective import Example, Objective, Sft, objective_of
-from orchd.train.places import adapter_targets
 from orchd.train.settings import LEFT_TO_THE_PLAN, errors, flat
 from orchd.train.specs import TrainSpec, alpha_of
+from orchd.train.targets import adapter_targets
 
 MAX_VALIDATION_ROWS: Final = 200
 VALIDATIONS: Final = 20

@@ -65,6 +65,15 @@ def gated(spec: CountSpec, job: JobContext) -> CountResult:
     return CountResult(steps=spec.steps)
 
 
+def timed(spec: CountSpec, job: JobContext) -> CountResult:
+    """Its first stage is over at once; it says that what comes then takes 90 s, and waits for `marker`."""
+    job.progress(1, 1, "steps", 90.0)
+    while not Path(spec.marker or "").exists():
+        job.check()
+        time.sleep(0.005)
+    return CountResult(steps=spec.steps)
+
+
 def refuse(spec: CountSpec, job: JobContext) -> CountResult:
     raise AdapterConfigRefused("auto_map is not allowed", field="auto_map")
 
@@ -139,6 +148,9 @@ FUNCTIONS = (
 KINDS = {f.__name__: Kind(f"{HERE}:{f.__name__}", f"{HERE}:CountSpec", f"{HERE}:CountResult") for f in FUNCTIONS} | {
     "warm": Kind(f"{HERE}:count", f"{HERE}:CountSpec", f"{HERE}:CountResult", warm=True),
     "warm_gated": Kind(f"{HERE}:gated", f"{HERE}:CountSpec", f"{HERE}:CountResult", warm=True),
+    "short": Kind(f"{HERE}:count", f"{HERE}:CountSpec", f"{HERE}:CountResult", short=True),
+    "short_gated": Kind(f"{HERE}:gated", f"{HERE}:CountSpec", f"{HERE}:CountResult", short=True),
+    "timed": Kind(f"{HERE}:timed", f"{HERE}:CountSpec", f"{HERE}:CountResult"),
     "going_on": Kind(f"{HERE}:gated", f"{HERE}:CountSpec", f"{HERE}:CountResult", resumes="orchctl count on"),
 }
 

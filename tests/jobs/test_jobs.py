@@ -16,6 +16,7 @@ import trio
 import trio.testing
 
 from orchd.cli.nouns.job import human_row
+from orchd.cli.progress import waiting
 from orchd.config import JobsConfig
 from orchd.errors import AdapterConfigRefused, AmbiguousId, DiskFull, JobFailed, JobNotRunning, JobUnknown, WorkerLost
 from orchd.jobs.entry import LocalContext, new_id
@@ -240,6 +241,36 @@ async def test_parallel_limit_and_order(house: House, tmp_path: Path) -> None:
             assert (await jobs.wait(job.id)).state is State.DONE
         begun = [(await jobs.get(job.id)).started_ms for job in rest]
         assert begun == sorted(begun, key=lambda ms: ms or 0)
+
+
+async def test_a_short_job_goes_beside_a_long_one_and_waits_for_its_like(house: House, tmp_path: Path) -> None:
+    marker = tmp_path / "go"
+    async with house.running() as (jobs, events):
+        long = await started(jobs, events, "gated", marker=str(marker))
+        assert (await jobs.wait((await jobs.submit("short", CountSpec(), title="an import")).id)).state is State.DONE
+        assert (await jobs.get(long.id)).state is State.RUNNING
+        await started(jobs, events, "short_gated", marker=str(marker))
+        second = await jobs.submit("short", CountSpec(), title="a preview")
+        assert waiting(msgspec.to_builtins(second.progress)) == "waits for a short_gated job"
+        await trio.Path(marker).touch()
+        done = await jobs.wait(second.id)
+        assert (done.state, done.progress) == (State.DONE, None)
+
+
+async def test_who_waits_says_for_what_and_how_long(house: House, tmp_path: Path) -> None:
+    marker = tmp_path / "go"
+    async with house.running() as (jobs, events):
+        await started(jobs, events, "timed", marker=str(marker))
+        first, second = [await jobs.submit("count", CountSpec(), title=f"no. {n}") for n in range(2)]
+        told = [waiting(msgspec.to_builtins((await jobs.get(job.id)).progress)) for job in (first, second)]
+        assert told == [
+            "waits for a timed job, 1 min 30 s left",
+            "waits for a timed job and 1 more, 1 min 30 s left",
+        ]
+        await jobs.cancel(first.id)
+        assert "and" not in waiting(msgspec.to_builtins((await jobs.get(second.id)).progress))
+        await trio.Path(marker).touch()
+        assert (await jobs.wait(second.id)).state is State.DONE
 
 
 async def test_restart_interrupts_what_ran_and_requeues_what_waited(house: House, tmp_path: Path) -> None:

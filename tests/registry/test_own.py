@@ -61,6 +61,13 @@ def test_a_data_set_is_found_by_id_prefix_and_name(lab: Lab, datasets: Datasets)
             datasets.get(text)
 
 
+def test_a_name_that_is_nearly_right_is_told(lab: Lab, datasets: Datasets) -> None:
+    datasets.add(ROW, _imported(lab))
+    with pytest.raises(DatasetUnknown) as refused:
+        datasets.get("nroth")
+    assert refused.value.hint == "Did you mean `north`?"
+
+
 def test_the_same_content_again_changes_nothing(lab: Lab, datasets: Datasets) -> None:
     datasets.add(ROW, _imported(lab))
     again = msgspec.structs.replace(ROW, name="north again", created_ms=NOW_MS + 1)

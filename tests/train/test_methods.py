@@ -29,12 +29,14 @@ from orchd.lm.adapter import (
 from orchd.lm.base import Base, load_base
 from orchd.lm.chat import Encoded
 from orchd.lm.losses import token_losses
+from orchd.registry.known_bases import read as known_base
 from orchd.train import advice, evaluate, loop, prepare, report, runs
 from orchd.train.curves import StepPoint, read_points, validations
 from orchd.train.datasets.store import PreferenceRow
 from orchd.train.objective import Dpo, Pair, encode_pair
-from orchd.train.places import adapter_targets, chosen
+from orchd.train.places import check, chosen
 from orchd.train.specs import AdapterPath, Change, Checkpointing, EarlyStopping, EvaluateSpec, TrainSpec, alpha_of
+from orchd.train.targets import adapter_targets, linear_in_layers
 
 from .conftest import DEMO_BASE, MakeDataset, Recorder, new_job
 from .test_loop import logits, random_adapter, spec
@@ -122,6 +124,19 @@ def test_what_the_base_lacks(modules: Any, layers: Any, field: str, said: str) -
     with pytest.raises(TrainingRefused, match=said) as refused:
         chosen(NAMES, modules, layers)
     assert refused.value.field == field
+
+
+def test_what_the_base_lacks_is_seen_by_the_shapes_of_its_weights() -> None:
+    """Those that the daemon knows: the same places as those of the loaded base."""
+    shapes = known_base("demo", DEMO_BASE).shapes
+    linear = linear_in_layers(load_base(DEMO_BASE).model)
+    assert {name.removesuffix(".weight") for name in shapes if "_proj" in name} == set(linear)
+    check(shapes, ("q_proj", "mlp"), (0, -1), full=False)
+    check(shapes, ("embed_tokens",), (), full=True)
+    for modules, layers, full in (("embed_tokens",), (), False), (("q_prj",), (), True), ((), (-9,), False):
+        with pytest.raises(TrainingRefused) as refused:
+            check(shapes, modules, layers, full=full)
+        assert modules != ("q_prj",) or refused.value.hint == "Did you mean `q_proj`?"
 
 
 def test_the_head_gets_no_adapter() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from orchd.cli.command import Command, Params, arg, opt
 from orchd.cli.context import Context, Detached
-from orchd.cli.progress import amount
+from orchd.cli.progress import amount, waiting
 from orchd.cli.text import duration, fields, lines, outline, table, when
 from orchd.errors import EXIT_FAILED
 
@@ -53,7 +53,7 @@ def human_row(job: dict[str, Any]) -> str:
             ("state", job["state"]),
             ("progress", _how_far(job)),
             ("at", _now(job)),
-            ("waits", (job["progress"] or {}).get("figures", {}).get("waits")),
+            ("waits", "" if waiting(job["progress"]) else (job["progress"] or {}).get("figures", {}).get("waits")),
             ("silent since", _silent_since(job)),
             ("asked for", when(job["created_ms"])),
             ("took", _took(job)),
@@ -153,6 +153,8 @@ def _how_far(job: dict[str, Any]) -> str:
     progress = job["progress"]
     if not progress:
         return ""
+    if waits := waiting(progress):
+        return waits
     left = f", {duration(progress['eta_s'])} left" if progress["eta_s"] else ""
     return f"{amount(progress['done'], progress['total'], progress['unit'])}{left}"
 
