@@ -25,6 +25,7 @@ import trio
 
 import orchd
 from orchd import config as configuration
+from orchd import resident
 from orchd.errors import HomeBusy, HomeUnusable, OrchdError, UsageInvalid
 from orchd.identity import Identity
 from orchd.jobs import EventLog, Jobs
@@ -160,6 +161,7 @@ async def run(paths: Paths, config: configuration.Config, settings: tuple[config
             await nursery.start(Updates(node).run)
             until_served.pop_all()  # from here the server releases it
             await nursery.start(RpcServer(bound, node, methods.TABLE).run)
+            nursery.start_soon(resident.run)
             LOG.info("ready: %s as %s", paths.socket, node.identity.author)
             for notice in node.registry.notices:
                 LOG.warning("%s", notice)

@@ -74,6 +74,7 @@ ROOMS = {
     "updates": Room(5, frozenset({"trio", "msgspec"})),
     "worker": Room(5, frozenset({"msgspec"})),
     "upkeep": Room(5, frozenset({"trio"})),
+    "resident": Room(5, frozenset({"trio"})),
     "log": Room(5, frozenset()),
     "notify": Room(5, frozenset()),
     "rpc": Room(5, frozenset({"trio", "msgspec"})),

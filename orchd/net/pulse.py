@@ -26,28 +26,33 @@ log = logging.getLogger(__name__)
 
 #: In seconds: between looks; silence during a transfer that is asked about; time to answer. Together less than ten.
 EVERY_S, QUIET_S, ANSWER_S = 1.0, 4.0, 4.0
-#: The same while nobody waits for anything.
-IDLE_QUIET_S, IDLE_ANSWER_S = 120.0, 30.0
+#: The same while nobody waits for anything. Who begins to do so waits longer for a look, which then finds the silence
+#: that was there before: `IDLE_EVERY_S` and `ANSWER_S` together are less than ten, too.
+IDLE_EVERY_S, IDLE_QUIET_S, IDLE_ANSWER_S = 5.0, 120.0, 30.0
 
 
 async def run(host: Host) -> None:
     """Until cancelled."""
     probed: set[Any] = set()
+    pause = EVERY_S
     async with trio.open_nursery() as nursery:
         while True:
             slept = trio.current_time()
-            await trio.sleep(EVERY_S)
+            await trio.sleep(pause)
             now = trio.current_time()
-            nursery.start_soon(end_rested, host)
-            if now - slept > 2 * EVERY_S:  # it was this process that stood still
+            if host.resting:
+                nursery.start_soon(end_rested, host)
+            if now - slept > 2 * pause:  # it was this process that stood still
                 continue
-            for connection in host.swarm.get_connections():
-                # Two peers that dialled each other have two connections, over one link: where one is dead, both are.
-                both = host.swarm.get_connections(connection.muxed_conn.peer_id)
-                busy = any(is_waited_for(host, one) for one in both)
-                if connection not in probed and _silence(connection, now) > (QUIET_S if busy else IDLE_QUIET_S):
+            connections = host.swarm.get_connections()
+            # Two peers that dialled each other have two connections, over one link: where one is dead, both are.
+            busy = {one.muxed_conn.peer_id for one in connections if is_waited_for(host, one)}
+            pause = EVERY_S if busy or host.resting else IDLE_EVERY_S
+            for connection in connections:
+                hurry = connection.muxed_conn.peer_id in busy
+                if connection not in probed and _silence(connection, now) > (QUIET_S if hurry else IDLE_QUIET_S):
                     probed.add(connection)
-                    nursery.start_soon(_probe, connection, ANSWER_S if busy else IDLE_ANSWER_S, probed)
+                    nursery.start_soon(_probe, connection, ANSWER_S if hurry else IDLE_ANSWER_S, probed)
 
 
 def is_waited_for(host: Host, connection: Any) -> bool:

@@ -11,9 +11,11 @@ from typing import Any
 import trio
 from libp2p.kad_dht import kad_dht as kad_dht_module
 from libp2p.kad_dht.peer_routing import PeerRouting
+from libp2p.kad_dht.provider_store import ProviderStore
 from libp2p.peer.id import ID
 from libp2p.peer.peerstore import PeerStore
 from libp2p.pubsub import gossipsub as gossipsub_module
+from libp2p.pubsub.gossipsub import GossipSub
 from libp2p.pubsub.pubsub import Pubsub
 from libp2p.stream_muxer.yamux import yamux as yamux_module
 from libp2p.stream_muxer.yamux.yamux import YamuxStream
@@ -21,8 +23,11 @@ from libp2p.stream_muxer.yamux.yamux import YamuxStream
 from orchd.net.hardening import Replacement, correction
 from orchd.net.policy.rounds import SMALL_NETWORK
 
-#: Between refreshes of the routing table, and between Yamux pings; in seconds. `pulse.py` asks after a silence of 120.
-REFRESH_S, PING_S = 1800, 100
+#: Between refreshes of the routing table, and between measurements of a link's round trip; in seconds. Whether a link
+#: is alive is found out by `pulse.py`, which pings after a silence.
+REFRESH_S, PING_S = 1800, 3600
+#: Between two looks at meshes in which nothing is amiss, while nobody tells anything; in seconds.
+CALM_S = 15.0
 #: Whom a refresh asks in a small network.
 REFRESH_ASKED = 3
 
@@ -35,7 +40,8 @@ def quiet_dht() -> list[Replacement]:
 
     Seen: two thirds of an answer's three kilobytes were records that nobody here asks for (a peer says its addresses
     itself when it is met), the routing table was refreshed every ten minutes, and each connection was pinged from both
-    sides every half minute: forty megabytes a day of a node with twenty peers that did nothing.
+    sides every half minute: forty megabytes a day of a node with twenty peers that did nothing. Pings every 100 s, to
+    be sooner than `pulse.py`, were two megabytes still; when that alone asks, one of the two sides does.
     """
     return [
         (PeerStore, "get_peer_record", _no_record),
@@ -46,6 +52,20 @@ def quiet_dht() -> list[Replacement]:
 
 def _no_record(self: PeerStore, peer_id: ID) -> None:
     return None
+
+
+@correction
+def announced_by_us_alone() -> list[Replacement]:
+    """Only `topics.py` announces; the library does not do it once more.
+
+    Seen: half an hour after its start, and then every 22 hours, the library looked up the servers closest to each key
+    that was ever announced, of topics that were left too, and told all of them: of 26 MB a day of an idle node most.
+    """
+    return [(ProviderStore, "_republish_provider_records", _republish_nothing)]
+
+
+async def _republish_nothing(self: ProviderStore) -> None:
+    pass
 
 
 @correction
@@ -67,6 +87,47 @@ async def _refresh_small_table(self: PeerRouting) -> None:
     async with trio.open_nursery() as nursery:
         for peer in self.routing_table.find_local_closest_peers(this_node, REFRESH_ASKED):
             nursery.start_soon(self._query_single_peer_for_closest, peer, this_node, heard)
+
+
+@correction
+def calm_meshes() -> list[Replacement]:
+    """While no message is new, and no mesh is too small or too large, the meshes are looked at now and then.
+
+    Seen: once a second all of them, with a set of all who are subscribed for each topic, and every old limit of every
+    neighbour: CPU_FIGURE of what an idle node with twenty peers under three topics computes.
+    """
+    return [(GossipSub, "heartbeat", _heartbeat)]
+
+
+async def _heartbeat(self: GossipSub) -> None:
+    await trio.sleep(self.heartbeat_initial_delay)
+    beaten_at = float("-inf")
+    while True:
+        if _is_stirred(self) or trio.current_time() - beaten_at >= CALM_S:
+            await _beat(self)
+            beaten_at = trio.current_time()
+        await trio.sleep(self.heartbeat_interval)
+
+
+def _is_stirred(self: GossipSub) -> bool:
+    """Whether there is a message that others are to hear of, or a mesh that is to change."""
+    if self.mcache.msgs or self.fanout:
+        return True
+    subscribed: Any = self.pubsub.peer_topics if self.pubsub else {}
+    return any(
+        len(mesh) > self.degree_high or len(mesh) < min(self.degree_low, len(subscribed.get(topic, ())))
+        for topic, mesh in self.mesh.items()
+    )
+
+
+async def _beat(self: GossipSub) -> None:
+    """What the library's loop does between two pauses, with what is turned off in `gossip.py` left out."""
+    graft, prune = self.mesh_heartbeat()
+    self.fanout_heartbeat()
+    await self._emit_control_msgs(graft, prune, self.gossip_heartbeat())
+    self.mcache.shift()
+    self._periodic_security_cleanup()
+    self._prune_idontwant_entries()
 
 
 @correction

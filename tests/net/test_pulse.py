@@ -54,7 +54,7 @@ class Link:
 @asynccontextmanager
 async def linked(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Host, Host, Link]]:
     """A server that echoes on our protocol, a client connected through the link, and its pulse."""
-    for name, value in (("EVERY_S", 0.05), ("QUIET_S", 0.2), ("ANSWER_S", 1.0)):
+    for name, value in (("EVERY_S", 0.05), ("IDLE_EVERY_S", 0.1), ("QUIET_S", 0.2), ("ANSWER_S", 1.0)):
         monkeypatch.setattr(pulse, name, value)
     async with a_host(1) as server, a_host(2) as client, trio.open_nursery() as nursery:
         server.basic.set_stream_handler(TProtocol(PROTOCOL), echo_handler)
@@ -69,6 +69,7 @@ async def linked(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Host, H
 def slow_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a starved machine a look may come late: that is not what these tests are about."""
     monkeypatch.setattr(pulse, "EVERY_S", 0.25)
+    monkeypatch.setattr(pulse, "IDLE_EVERY_S", 0.25)
 
 
 async def test_a_silent_link_under_a_transfer_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +156,37 @@ async def test_an_idle_link_is_not_asked_as_soon_as_a_busy_one(monkeypatch: pyte
 
 def test_ten_seconds_in_a_transfer_and_three_minutes_idle() -> None:
     assert pulse.EVERY_S + pulse.QUIET_S + pulse.ANSWER_S < 10.0
-    assert pulse.EVERY_S + pulse.IDLE_QUIET_S + pulse.IDLE_ANSWER_S < 180.0
+    assert pulse.IDLE_EVERY_S + pulse.ANSWER_S < 10.0
+    assert pulse.IDLE_EVERY_S + pulse.IDLE_QUIET_S + pulse.IDLE_ANSWER_S < 180.0
+
+
+async def test_an_idle_host_looks_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks soon again while a stream is waited on, or rests; else after a longer pause."""
+    pauses: list[float] = []
+    sleep = trio.sleep
+
+    async def slept(seconds: float) -> None:
+        pauses.append(seconds)
+        await sleep(0.01)
+
+    async with linked(monkeypatch) as (server, client, _):
+        await until(lambda: client.basic.get_peerstore().get_protocols(server.id), "identified")
+        monkeypatch.setattr(pulse, "trio", _Stand(slept))
+        await until(lambda: pauses[-3:] == [0.1] * 3, "it is idle")
+        stream = await client.basic.new_stream(server.id, [TProtocol(PROTOCOL)])
+        await until(lambda: pauses[-3:] == [0.05] * 3, "a stream is waited on")
+        await stream.reset()
+        await until(lambda: pauses[-3:] == [0.1] * 3, "it is idle again")
+
+
+class _Stand:
+    """trio, but for `sleep`."""
+
+    def __init__(self, sleep: Any) -> None:
+        self.sleep = sleep
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(trio, name)
 
 
 async def test_bytes_are_counted() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,13 +11,21 @@ from libp2p.kad_dht import kad_dht
 from libp2p.kad_dht.pb.kademlia_pb2 import Message
 from libp2p.peer.id import ID
 from libp2p.pubsub import pubsub as pubsub_module
+from libp2p.pubsub.gossipsub import GossipSub
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.stream_muxer.yamux import yamux
 
 from orchd.config import NetConfig
 from orchd.net import bounds, pulse, quiet, topics
 from orchd.net.hardening import PROVIDER_EXPIRY_S, without
-from orchd.net.quiet import quiet_dht, records_said_once, small_networks_are_known
+from orchd.net.quiet import (
+    announced_by_us_alone,
+    calm_meshes,
+    quiet_dht,
+    records_said_once,
+    small_networks_are_known,
+)
+from tests.net import test_hardening
 from tests.net.support import until
 from tests.net.test_hardening import a_host, join, two_that_gossip
 
@@ -51,8 +60,8 @@ async def test_answers_name_peers_without_their_records(corrected: bool, monkeyp
 def test_intervals_fit_each_other() -> None:
     with without(quiet_dht):
         assert (kad_dht.ROUTING_TABLE_REFRESH_INTERVAL, yamux.RTT_MEASURE_INTERVAL) == (600, 30)
-    assert (kad_dht.ROUTING_TABLE_REFRESH_INTERVAL, yamux.RTT_MEASURE_INTERVAL) == (1800, 100)
-    assert yamux.RTT_MEASURE_INTERVAL < pulse.IDLE_QUIET_S, "else each quiet link would be asked on a stream"
+    assert (kad_dht.ROUTING_TABLE_REFRESH_INTERVAL, yamux.RTT_MEASURE_INTERVAL) == (1800, 3600)
+    assert yamux.RTT_MEASURE_INTERVAL > pulse.IDLE_QUIET_S, "one of the two asks whether a link is alive"
     assert 2 * NetConfig().announce_interval_s < PROVIDER_EXPIRY_S, "one announcement may get lost"
 
 
@@ -106,3 +115,58 @@ async def test_a_small_table_is_refreshed_by_asking_a_few(corrected: bool, monke
             monkeypatch.setattr(quiet, "SMALL_NETWORK", 1)
             await routing.refresh_routing_table()
             assert looked_up, "in a large network keys are looked up"
+
+
+@pytest.mark.parametrize("corrected", [True, False])
+async def test_the_library_announces_nothing_again(corrected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    with nullcontext() if corrected else without(announced_by_us_alone):
+        async with a_host(1) as host, a_host(2) as other:
+            await join(host, other)
+            await until(lambda: host.dht.get_routing_table_size() == 1, "identified")
+            assert await topics.announce(host.dht, NAME)
+            provided: list[bytes] = []
+
+            async def provide(key: bytes) -> bool:
+                provided.append(key)
+                return True
+
+            monkeypatch.setattr(host.dht.provider_store, "provide", provide)
+            await host.dht.provider_store._republish_provider_records()
+            assert provided == ([] if corrected else [topics.provider_key(NAME)])
+
+
+@pytest.mark.parametrize("corrected", [True, False])
+async def test_calm_meshes_are_left_alone_until_news_comes(corrected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    beats = pauses = 0
+    look, is_stirred = GossipSub.mesh_heartbeat, quiet._is_stirred
+
+    def looks(self: GossipSub) -> Any:
+        nonlocal beats
+        beats += self is ours.router
+        return look(self)
+
+    def asks(self: GossipSub) -> bool:
+        nonlocal pauses
+        pauses += self is ours.router
+        return is_stirred(self)
+
+    monkeypatch.setattr(test_hardening, "GossipSub", partial(GossipSub, heartbeat_interval=0.02))
+    with nullcontext() if corrected else without(calm_meshes):
+        async with two_that_gossip(monkeypatch) as (ours, theirs):
+            monkeypatch.setattr(GossipSub, "mesh_heartbeat", looks)
+            monkeypatch.setattr(quiet, "_is_stirred", asks)
+            heard = await theirs.subscribe(NAME)
+            await ours.subscribe(NAME)
+            router: Any = ours.router
+            await until(lambda: theirs.my_id in router.mesh.get(NAME, ()), "in the mesh")
+            await until(lambda: beats and not is_stirred(router), "calm, and looked at once")
+            before = beats, pauses
+            await until(lambda: beats >= before[0] + 3 or pauses >= before[1] + 3, "three pauses")
+            assert (beats == before[0]) is corrected
+            await ours.publish(NAME, b"news")
+            assert (await heard.get()).data == b"news"
+            before = beats, pauses
+            await until(lambda: beats > before[0], "looked at again")
+            await until(lambda: not router.mcache.msgs, "old news is forgotten")
+            router.mesh[NAME].clear()
+            await until(lambda: theirs.my_id in router.mesh[NAME], "who was lost is in it again")
