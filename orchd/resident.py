@@ -17,8 +17,8 @@ from pathlib import Path
 import trio
 
 LOG = logging.getLogger(__name__)
-#: After the start, and then so often, in seconds: what is done once a day needs it once a day.
-FIRST_S, EVERY_S = 30.0, 600.0
+#: After the start, and then so often, in seconds: what is done once a day needs its code once a day.
+EVERY_S = 600.0
 #: Of Linux (<sys/mman.h>).
 MADV_DONTNEED = 4
 MAPS = Path("/proc/self/smaps")
@@ -43,7 +43,6 @@ class Mapping:
 
 async def run() -> None:
     """Until cancelled."""
-    await trio.sleep(FIRST_S)
     while True:
         LOG.debug("%d bytes of code given back", await trio.to_thread.run_sync(give_back))
         await trio.sleep(EVERY_S)

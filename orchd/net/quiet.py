@@ -93,8 +93,8 @@ async def _refresh_small_table(self: PeerRouting) -> None:
 def calm_meshes() -> list[Replacement]:
     """While no message is new, and no mesh is too small or too large, the meshes are looked at now and then.
 
-    Seen: once a second all of them, with a set of all who are subscribed for each topic, and every old limit of every
-    neighbour: CPU_FIGURE of what an idle node with twenty peers under three topics computes.
+    Seen: once a second all of them, and every old limit of every neighbour: a tenth of what an idle node with twenty
+    peers under three topics computes.
     """
     return [(GossipSub, "heartbeat", _heartbeat)]
 
