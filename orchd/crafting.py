@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from orchd.average.recipe import recipe_digest
-from orchd.average.specs import AverageResult
+from orchd.average.rules import MEAN
+from orchd.average.specs import AverageExtra, AverageResult
 from orchd.errors import TensorsRefused
 from orchd.forgetting import RETENTION, RETENTION_KL, RETENTION_LOSS
 from orchd.identity import Identity
@@ -152,3 +153,11 @@ def lineage_record(result: AverageResult, leaves: tuple[bytes, ...], *, method: 
         residual_ppm=result.residual_ppm,
         tolerance_ppm=result.tolerance_ppm,
     )
+
+
+def average_extra(result: AverageResult, leaves: tuple[bytes, ...], method: str) -> dict[str, Any]:
+    """What a manifest says besides (`AverageExtra`), for averages of this one: what it took of each leaf."""
+    if method.partition("/")[0] == MEAN or not result.coefficients_ppm:
+        return {}
+    taken = tuple(ppm for _, ppm in sorted(zip(leaves, result.coefficients_ppm, strict=True)))
+    return {"average": {"version": AverageExtra().version, "coefficients_ppm": list(taken)}}

@@ -979,6 +979,34 @@ class NotAverageable(BadRequest):
     default_hint = "`orchctl adapter show ID` lists what the adapter can do; choose one that is `averageable`."
 
 
+class RankRuleInvalid(BadRequest):
+    """The rank of an average is no number and none of the rules, or needs more than 1,024 in one module."""
+
+    code = 6008
+    default_hint = "Give 16 (at most that), energy:.95 (of each module), budget:16 (as many numbers) or stacked (all)."
+
+
+class TooFewVotes(BadRequest):
+    """A method that compares votes was given too few: near-copies and one author's adapters are one vote."""
+
+    code = 6009
+    default_hint = "Name adapters of more authors, or choose --method clip, which works with any number."
+
+
+class LeafIsZero(Refused):
+    """An adapter that is to be averaged changes nothing, or its numbers are too large to be compared."""
+
+    code = 6010
+    default_hint = "Leave it out; it has no direction, and can't have a vote."
+
+
+class AverageNotExpandable(BadRequest):
+    """An average of averages is made of their leaves, and these can't be weighted: the method was no weighted sum."""
+
+    code = 6011
+    default_hint = "`orchctl adapter show ID` names its leaves; average those instead, with the method that you want."
+
+
 # ---- 70xx serving --------------------------------------------------------------------------------------------
 
 

@@ -331,6 +331,7 @@ class Node:
             workdir / result.adapter,
             origin="averaged",
             lineage=lineage,
+            extra=crafting.average_extra(result, leaves, note.method),
         )
         self.tell_admitted(admission, job.id)
         return Averaged(
@@ -339,6 +340,11 @@ class Node:
             residual_ppm=result.residual_ppm,
             cosines=result.cosines,
             seconds=result.seconds,
+            method=note.method,
+            strength_ppm=result.strength_ppm,
+            weights_ppm=result.weights_ppm,
+            coefficients_ppm=result.coefficients_ppm,
+            votes=result.votes,
             leaves=await in_thread(self.leaf_names, note.leaves),
         )
 

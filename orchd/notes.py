@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from orchd.average.rules import MEAN
 from orchd.importers.turns import Learn
 from orchd.made_bases import MadeBase
 from orchd.registry import AdapterRow, DatasetRow
@@ -124,7 +125,9 @@ class LeafName(_Note, frozen=True, kw_only=True):
 class Averaged(_Note, frozen=True, kw_only=True):
     """`residual_ppm` is what the rank cut off, a share of the exact average's length (Frobenius norm).
 
-    `cosines[i][j]` are between the `leaves` i and j.
+    `cosines[i][j]` are between the `leaves` i and j. `votes` are the places of those that had one vote together, and
+    `coefficients_ppm` what became of the weights `weights_ppm`; empty where the method counts none, or gives no
+    weighted sum.
     """
 
     adapter: AdapterRow
@@ -133,6 +136,11 @@ class Averaged(_Note, frozen=True, kw_only=True):
     cosines: tuple[tuple[float, ...], ...]
     seconds: float
     leaves: tuple[LeafName, ...] = ()
+    method: str = MEAN
+    strength_ppm: int = 1_000_000
+    weights_ppm: tuple[int, ...] = ()
+    coefficients_ppm: tuple[int, ...] = ()
+    votes: tuple[tuple[int, ...], ...] = ()
 
 
 class AverageVerified(_Note, frozen=True, kw_only=True):

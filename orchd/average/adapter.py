@@ -8,9 +8,11 @@ What can't be averaged as a product Σ wᵢ sᵢ Bᵢ Aᵢ (DoRA, trained biases
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +23,7 @@ import numpy as np
 from orchd.average.gram import Factors, Single
 from orchd.average.specs import Dtype
 from orchd.average.tensors import TensorWriter
-from orchd.errors import TensorsRefused
+from orchd.errors import OrchdError, TensorsRefused
 from orchd.registry import peft_config, weights
 
 CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
@@ -57,11 +59,12 @@ class Module:
 class Adapter:
     """An opened PEFT folder. Raises `AdapterConfigRefused` or `TensorsRefused` with the reason.
 
-    Factors are read with `pread`, not mapped, so that memory stays at the modules in hand however many adapters
-    are open.
+    `called` is what people call it. Factors are read with `pread`, not mapped, so that memory stays at the modules in
+    hand however many adapters are open.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, called: str = "") -> None:
+        self.called = called
         config = peft_config.read_plain(folder / CONFIG_NAME)
         path = folder / WEIGHTS_NAME
         self._tensors = weights.read_header(path)
@@ -98,17 +101,30 @@ class Adapter:
         return values
 
 
-class AdapterWriter:
-    """Writes an average as a PEFT folder, module by module: `lora_alpha` = r, no rsLoRA, scales folded into B.
+@contextmanager
+def naming(called: str) -> Iterator[None]:
+    """What is refused inside, is refused with the adapter's name."""
+    try:
+        yield
+    except OrchdError as error:
+        error.message = f"{called}: {error.message}" if called else error.message
+        raise
 
-    Modules may end with different ranks: then `rank_pattern` and `alpha_pattern` name those below the largest, so that
-    each keeps scale 1. Call `add` in the order of the modules' names, then `finish`; or `abort`.
+
+class AdapterWriter:
+    """Writes an average as a PEFT folder, module by module, without rsLoRA.
+
+    `lora_alpha` is the rank that may come, the same for all: PEFT and llama.cpp then scale a module of rank r by
+    alpha/r, so √(r/alpha) is folded into both its factors. `rank_pattern` names modules below the largest rank; an
+    `alpha_pattern`, which a GGUF file has no place for, is not needed. Call `add` in the order of the modules' names,
+    then `finish`; or `abort`.
     """
 
     def __init__(self, folder: Path, dtype: Dtype, rank: int, modules: Sequence[Module]) -> None:
         """`rank` is the largest that may come, `modules` all modules that may come (their own rank is not used)."""
         folder.mkdir()
         self._folder = folder
+        self.alpha = rank
         limits: dict[str, tuple[int, ...]] = {}
         for module in modules:
             name_a, name_b = module.tensor_names
@@ -120,8 +136,9 @@ class AdapterWriter:
     def add(self, module: Module, factors: Factors) -> None:
         """Write one module of the result: `factors.a` (r, columns), `factors.b` (rows, r), `factors.scale` 1."""
         name_a, name_b = module.tensor_names
-        self._writer.write(name_a, factors.a)
-        self._writer.write(name_b, factors.b)
+        fold = np.float32(math.sqrt(factors.rank / self.alpha))
+        self._writer.write(name_a, factors.a * fold)
+        self._writer.write(name_b, factors.b * fold)
         self._ranks[module.name] = factors.rank
         self.parameters += factors.a.size + factors.b.size
 
@@ -132,7 +149,7 @@ class AdapterWriter:
         """
         self._writer.close()
         used = tuple(sorted({t for t in targets if any(_ends_with(name, t) for name in self._ranks)}))
-        text = json.dumps(_config(self._ranks, used), indent=2, sort_keys=True) + "\n"
+        text = json.dumps(_config(self._ranks, self.alpha, used), indent=2, sort_keys=True) + "\n"
         (self._folder / CONFIG_NAME).write_text(text, encoding="utf-8")
         return max(self._ranks.values()), used
 
@@ -140,20 +157,19 @@ class AdapterWriter:
         self._writer.abort()
 
 
-def _config(ranks: Mapping[str, int], targets: Sequence[str]) -> dict[str, object]:
+def _config(ranks: Mapping[str, int], alpha: int, targets: Sequence[str]) -> dict[str, object]:
     rank = max(ranks.values())
-    smaller = {name: r for name, r in ranks.items() if r != rank}
     return {
-        "alpha_pattern": smaller,
+        "alpha_pattern": {},
         "base_model_name_or_path": None,
         "bias": "none",
         "inference_mode": True,
-        "lora_alpha": rank,
+        "lora_alpha": alpha,
         "lora_dropout": 0.0,
         "modules_to_save": None,
         "peft_type": "LORA",
         "r": rank,
-        "rank_pattern": smaller,
+        "rank_pattern": {name: r for name, r in ranks.items() if r != rank},
         "target_modules": list(targets),
         "task_type": "CAUSAL_LM",
         "use_dora": False,

@@ -49,24 +49,47 @@ def mean_matrix(ranks: Sequence[int], scales: Sequence[float], weights: Sequence
     return np.diag(np.asarray(diagonal, dtype=np.float64))
 
 
-def best_rank(grams: Grams, middle: Matrix, rank: int) -> Combination:
-    """The best adapter of at most `rank` for B `middle` A. `rank` ≥ 0; may exceed R."""
+@dataclass(frozen=True)
+class Spectrum:
+    """All of B `middle` A: `squares` (R,), its squared singular values, falling; 0 where there is no direction."""
+
+    squares: Matrix
+    vectors: Matrix
+    core: Matrix
+    pull: Matrix
+
+    @property
+    def directions(self) -> int:
+        return int(np.count_nonzero(self.squares))
+
+    def best(self, rank: int) -> Combination:
+        """The best adapter of at most `rank` ≥ 0, which may exceed R."""
+        keep = min(rank, self.directions)
+        sigma = np.sqrt(self.squares[:keep])
+        right = (self.vectors[:, :keep] / sigma).T @ self.core
+        return Combination(
+            left=self.pull @ right.T,
+            right=right,
+            singular_values=sigma,
+            cut=float(self.squares[keep:].sum()),
+            total=float(self.squares.sum()),
+        )
+
+
+def spectrum(grams: Grams, middle: Matrix) -> Spectrum:
+    """The singular values and vectors of B `middle` A, in coefficients."""
     lower = _factor(grams.b)
     core = lower.T @ middle
     squares, vectors = np.linalg.eigh(_symmetric(core @ grams.a @ core.T))
     squares, vectors = squares[::-1], vectors[:, ::-1]
     entered = float(np.diag(grams.b) @ middle**2 @ np.diag(grams.a))
     squares = np.where(squares > NEGLIGIBLE * max(entered, squares[0]), squares, 0.0)
-    keep = min(rank, int(np.count_nonzero(squares)))
-    sigma = np.sqrt(squares[:keep])
-    right = (vectors[:, :keep] / sigma).T @ core
-    return Combination(
-        left=middle @ grams.a @ right.T,
-        right=right,
-        singular_values=sigma,
-        cut=float(squares[keep:].sum()),
-        total=float(squares.sum()),
-    )
+    return Spectrum(squares, vectors, core, middle @ grams.a)
+
+
+def best_rank(grams: Grams, middle: Matrix, rank: int) -> Combination:
+    """The best adapter of at most `rank` for B `middle` A. `rank` ≥ 0; may exceed R."""
+    return spectrum(grams, middle).best(rank)
 
 
 def apply(factors: Sequence[Factors], combination: Combination) -> Factors:

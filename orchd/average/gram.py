@@ -42,6 +42,11 @@ class Grams:
     ranks: tuple[int, ...]
     scales: tuple[float, ...]
 
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.a.nbytes + self.b.nbytes
+
     def first(self, count: int) -> Grams:
         """The Gram matrices of the first `count` adapters alone."""
         size = sum(self.ranks[:count])
@@ -105,6 +110,11 @@ def squared_norm(inner: Matrix, coefficients: Sequence[float]) -> float:
     """‖Σ cᵢ ΔWᵢ‖² ≥ 0. With cᵢ = 1 for a claimed average and −wⱼ for its leaves: their squared distance."""
     vector = np.asarray(coefficients)
     return max(0.0, float(vector @ inner @ vector))
+
+
+def squared_length(grams: Grams, middle: Matrix) -> float:
+    """‖B M A‖² ≥ 0 for any middle matrix M (R, R). Its noise is about 1e-16 of what went in, before it cancels."""
+    return max(0.0, float(np.sum((grams.b @ middle @ grams.a) * middle)))
 
 
 def _widened(parts: Sequence[Single], start: int) -> Matrix:

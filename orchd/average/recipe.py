@@ -13,15 +13,15 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import NamedTuple, TypeVar
 
+from orchd.average.rules import MEAN
 from orchd.average.specs import Dtype
 from orchd.errors import AverageSpecInvalid
 from orchd.records.codec import encode
 from orchd.records.ids import ADAPTER, text_id
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
+"""Of every method and rank rule but the plain mean at a fixed rank, whose recipes are of version 1."""
 MILLION = 1_000_000
-METHODS = ("mean",)
-MAX_RANK = 1_024
 MAX_STRENGTH = 100.0
 
 TOLERANCE_PPM: Mapping[Dtype, int] = {"F32": 50, "F16": 5_000, "BF16": 5_000}
@@ -60,7 +60,10 @@ def recipe_digest(
     previous: bytes | None = None,
     outer: bytes | None = None,
 ) -> bytes:
-    """The 32-byte digest of a recipe. `leaves` are (id, weight in ppm) in any order; each id once."""
+    """The 32-byte digest of a recipe. `leaves` are (id, weight in ppm) in any order; each id once.
+
+    `method` is as a lineage has it (`rules.recipe_method`), with the rank rule.
+    """
     return hashlib.sha256(
         encode(
             {
@@ -71,7 +74,7 @@ def recipe_digest(
                 "previous": previous,
                 "rank": rank,
                 "strength_ppm": strength_ppm,
-                "version": RECIPE_VERSION,
+                "version": 1 if method == MEAN else RECIPE_VERSION,
             }
         )
     ).digest()
@@ -119,14 +122,6 @@ def expand_leaves(parents: Sequence[tuple[bytes, float]], averages: Mapping[byte
             shares[leaf] = shares.get(leaf, Fraction(0)) + part
     leaves = weights_ppm(list(shares.items()))
     return Expanded(tuple(sorted(leaves.items())), round(sum(shares.values()) * MILLION))
-
-
-def check_plan(method: str, rank: int) -> None:
-    """Raises `AverageSpecInvalid` for a method that is not here or a rank outside 1-1,024."""
-    if method not in METHODS:
-        raise AverageSpecInvalid(f"no method {method[:40]!r}; there is {', '.join(METHODS)}", field="method")
-    if not 1 <= rank <= MAX_RANK:
-        raise AverageSpecInvalid(f"the rank {rank} is not from 1 to {MAX_RANK}", field="rank")
 
 
 def _check_weights(weighted: Sequence[tuple[Id, float | Fraction]]) -> None:

@@ -4,210 +4,281 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from orchd.average.adapter import Adapter, AdapterWriter, Module
-from orchd.average.combine import apply, best_rank, mean_matrix
-from orchd.average.gram import cosines, grams_of, inner_products, norms, squared_norm
-from orchd.average.recipe import MILLION, TOLERANCE_PPM, check_plan, strength_in_ppm, weights_ppm
-from orchd.average.specs import (
-    AverageResult,
-    AverageSpec,
-    VerifyResult,
-    VerifySpec,
-    WeightedAdapter,
-)
-from orchd.errors import AverageIsZero, ShapesDiffer
+from orchd.average.adapter import AdapterWriter
+from orchd.average.combine import Spectrum, apply, spectrum
+from orchd.average.decide import Decision, decide, plain
+from orchd.average.gram import Matrix, cosines, inner_products, norms, squared_length
+from orchd.average.opened import Opened, opened
+from orchd.average.ranks import energy_rank, water_filled
+from orchd.average.recipe import MILLION, TOLERANCE_PPM, strength_in_ppm, weights_ppm
+from orchd.average.rules import MAX_RANK, METHODS, RankRule, check_method
+from orchd.average.specs import AverageResult, AverageSpec, VerifyResult, VerifySpec, WeightedAdapter
+from orchd.errors import AverageIsZero, RankRuleInvalid
 from orchd.jobs.context import JobContext
 
 ADAPTER_FOLDER = "adapter"
 MAX_TOLERANCE_PPM = 20_000
 """A lineage can't excuse more than this: 2 % off is no rounding."""
+COEFFICIENT_PPM = 10
+"""Coefficients that a manifest states may differ by this from those computed here: rounding, and BLAS."""
 
 
 def run(spec: AverageSpec, job: JobContext) -> AverageResult:
-    """Write the exact average of the leaves at the wanted rank into `adapter/` of the job's folder.
+    """Write the average of the leaves at the wanted rank into `adapter/` of the job's folder.
 
-    Raises `AverageSpecInvalid`, `AdapterConfigRefused`, `TensorsRefused`, `ShapesDiffer`, `AverageIsZero`,
-    `AverageOverflows`, `JobCancelled`; then no folder is left. The same leaves give the same bytes in whatever order
-    the spec names them.
+    Raises `AverageSpecInvalid`, `RankRuleInvalid`, `TooFewVotes`, `LeafIsZero`, `AdapterConfigRefused`,
+    `TensorsRefused`, `ShapesDiffer`, `AverageIsZero`, `AverageOverflows`, `JobCancelled`; then no folder is left. The
+    same leaves give the same bytes in whatever order the spec names them.
     """
     started = time.monotonic()
-    check_plan(spec.method, spec.rank)
-    strength_ppm = strength_in_ppm(spec.strength)
-    ppm = weights_ppm([(leaf.id, leaf.weight) for leaf in spec.adapters])
-    ordered = sorted(spec.adapters, key=lambda leaf: leaf.id)
-    weights = _weights(ordered, ppm, strength_ppm)
-    with _opened([leaf.path for leaf in ordered]) as leaves, _removed_on_error(job.workdir / ADAPTER_FOLDER) as folder:
-        union = Union.of(leaves)
-        rank = min(spec.rank, max(sum(m.rank for m in found) for found in union.found.values()))
-        writer = AdapterWriter(folder, spec.dtype, rank, union.modules)
+    recipe = Recipe.of(spec.method, spec.rank, spec.strength, spec.adapters)
+    with (
+        opened([(leaf.id, leaf.path) for leaf in recipe.leaves]) as leaves,
+        _removed_on_error(job.workdir / ADAPTER_FOLDER) as folder,
+    ):
+        source = Opened(leaves, keep=recipe.passes(write=True) > 1)
+        steps = Steps(job, recipe.passes(write=True) * len(source.names))
+        decision = recipe.decide(source, steps)
+        rank_of = recipe.ranks(source, decision, steps)
+        writer = AdapterWriter(folder, spec.dtype, recipe.bound(source), source.union.modules)
         try:
-            sums = _write(leaves, union, weights, spec.rank, writer, job)
-            largest, targets = writer.finish(union.targets)
+            sums = _write(source, decision, rank_of, writer, steps)
+            largest, targets = writer.finish(source.union.targets)
         except BaseException:
             writer.abort()
             raise
-    back = [ordered.index(leaf) for leaf in spec.adapters]
+    back = [recipe.leaves.index(leaf) for leaf in spec.adapters]
+    place = {at: index for index, at in enumerate(back)}
+    taken = decision.coefficients_ppm
     return AverageResult(
         adapter=ADAPTER_FOLDER,
         rank=largest,
-        alpha=float(largest),
+        alpha=float(writer.alpha),
         rslora=False,
         target_modules=targets,
         dtype=spec.dtype,
         parameters=writer.parameters,
         residual_ppm=round(MILLION * (sums.cut / sums.total) ** 0.5),
         tolerance_ppm=TOLERANCE_PPM[spec.dtype],
-        weights_ppm=tuple(ppm[leaf.id] for leaf in spec.adapters),
-        strength_ppm=strength_ppm,
+        weights_ppm=tuple(recipe.ppm[at] for at in back),
+        strength_ppm=decision.strength_ppm,
         norms=tuple(float(n) for n in norms(sums.inner)[back]),
         cosines=tuple(tuple(float(c) for c in row) for row in cosines(sums.inner)[back][:, back]),
         seconds=time.monotonic() - started,
+        votes=tuple(tuple(sorted(place[at] for at in vote)) for vote in decision.votes.members)
+        if decision.votes
+        else (),
+        coefficients_ppm=tuple(taken[at] for at in back) if taken else (),
     )
 
 
 def run_verify(spec: VerifySpec, job: JobContext) -> VerifyResult:
     """Recompute how far the claimed average is from its leaves' exact one, without forming either.
 
-    Raises `AverageSpecInvalid`, `AdapterConfigRefused`, `TensorsRefused`, `ShapesDiffer`, `AverageIsZero`,
-    `JobCancelled`.
-    A claim that does not hold is an answer, not an error.
+    Raises as `run` does. A claim that does not hold is an answer, not an error.
     """
-    check_plan(spec.method, spec.rank)
-    ppm = weights_ppm([(leaf.id, leaf.weight) for leaf in spec.leaves])
-    ordered = sorted(spec.leaves, key=lambda leaf: leaf.id)
-    weights = _weights(ordered, ppm, strength_in_ppm(spec.strength))
-    with _opened([spec.claimed]) as (claimed,), _opened([leaf.path for leaf in ordered]) as leaves:
-        union = Union.of([*leaves, claimed])
-        sums = _compare(claimed, leaves, union, weights, spec.rank, job)
+    recipe = Recipe.of(spec.method, spec.rank, spec.strength, spec.leaves)
+    folders = [(leaf.id, leaf.path) for leaf in recipe.leaves]
+    with opened(folders) as leaves, opened([("the average", spec.claimed)]) as claimed:
+        source = Opened(leaves, keep=recipe.passes(write=False) > 1)
+        both = Opened([*leaves, *claimed], keep=False)
+        steps = Steps(job, recipe.passes(write=False) * len(source.names) + len(both.names))
+        decision = recipe.decide(source, steps)
+        rank_of = recipe.ranks(source, decision, steps)
+        sums = _compare(both, decision, rank_of, steps)
     if not sums.total:
         raise AverageIsZero("the exact average of these leaves is zero; a share of it says nothing")
     tolerance = min(spec.tolerance_ppm, MAX_TOLERANCE_PPM) / MILLION
     error = (max(0.0, sums.distance - sums.cut) / sums.total) ** 0.5
-    too_large = [m.name for m in claimed.modules.values() if m.rank > spec.rank]
+    given = {leaf.id: ppm for leaf, ppm in zip(spec.leaves, spec.coefficients_ppm, strict=False)}
+    wrong = _too_large(sums, recipe.rule) or _other_coefficients(given, recipe, decision)
     return VerifyResult(
         relative_error=error,
         tolerance=tolerance,
-        holds=error <= tolerance and not too_large,
+        holds=error <= tolerance and not wrong,
         distance=(sums.distance / sums.total) ** 0.5,
         residual=(sums.cut / sums.total) ** 0.5,
-        detail=_detail(error, tolerance, too_large, spec.rank),
+        detail=wrong or _detail(error, tolerance),
     )
 
 
-@dataclass(frozen=True)
-class Union:
-    """All modules that any of the adapters has. `found[name]` are the modules of that name, of equal shape."""
+class Steps:
+    """Progress in modules, over all passes."""
 
-    modules: tuple[Module, ...]
-    found: dict[str, list[Module]]
-    targets: tuple[str, ...]
+    def __init__(self, job: JobContext, total: int) -> None:
+        self._job, self._total, self._done = job, total, 0
+
+    def __call__(self) -> None:
+        """Before each module. Raises `JobCancelled`."""
+        self._job.progress(self._done, self._total, "modules")
+        self._done += 1
+
+    def finish(self) -> None:
+        self._job.progress(self._total, self._total, "modules")
+
+
+RankOf = Callable[[str, Spectrum], int]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A checked plan: the leaves in the order of their ids, their weights in ppm, method, strength and rank rule."""
+
+    leaves: tuple[WeightedAdapter, ...]
+    ppm: tuple[int, ...]
+    method: str
+    strength_ppm: int
+    rule: RankRule
 
     @classmethod
-    def of(cls, adapters: Sequence[Adapter]) -> Union:
-        """Raises `ShapesDiffer` naming the module."""
-        found: dict[str, list[Module]] = {}
-        for adapter in adapters:
-            for module in adapter.modules.values():
-                found.setdefault(module.name, []).append(module)
-        for name, same in found.items():
-            shapes = {(m.rows, m.columns, m.embedding) for m in same}
-            if len(shapes) > 1:
-                listed = " and ".join(sorted(f"{rows}×{columns}" for rows, columns, _ in shapes))
-                raise ShapesDiffer(f"the adapters' shapes for {name[:120]} differ: {listed}")
-        if not found:
-            raise AverageIsZero("the adapters have no module at all")
-        return cls(
-            modules=tuple(found[name][0] for name in sorted(found)),
-            found=found,
-            targets=tuple(target for adapter in adapters for target in adapter.target_modules),
-        )
+    def of(cls, method: str, rank: int | str, strength: float, adapters: Sequence[WeightedAdapter]) -> Recipe:
+        """Raises `AverageSpecInvalid`, `RankRuleInvalid`."""
+        check_method(method)
+        rule, strength_ppm = RankRule.parse(rank), strength_in_ppm(strength)
+        ppm = weights_ppm([(leaf.id, leaf.weight) for leaf in adapters])
+        leaves = tuple(sorted(adapters, key=lambda leaf: leaf.id))
+        return cls(leaves, tuple(ppm[leaf.id] for leaf in leaves), method, strength_ppm, rule)
+
+    def passes(self, *, write: bool) -> int:
+        """How often the modules are gone through: to count votes, to share out a budget, to write."""
+        return METHODS[self.method].voted + (self.rule.kind == "budget") + write
+
+    def decide(self, source: Opened, steps: Steps) -> Decision:
+        """Looks at all leaves first, where the method counts votes. Raises `LeafIsZero`, `TooFewVotes`."""
+        if not METHODS[self.method].voted:
+            return plain(self.ppm, self.strength_ppm)
+        return decide(self.method, source.inner(steps), self.leaves, self.ppm, self.strength_ppm)
+
+    def ranks(self, source: Opened, decision: Decision, steps: Steps) -> RankOf:
+        """The rank of each module, from its name and spectrum. Raises `RankRuleInvalid`."""
+        if self.rule.kind == "budget":
+            shared = _shared_out(source, decision, self.rule.rank, steps)
+            return lambda name, found: shared[name]
+        if self.rule.kind == "energy":
+            return lambda name, found: min(MAX_RANK, energy_rank(found.squares, self.rule.energy_ppm / MILLION))
+        if self.rule.kind == "stacked":
+            return _all_directions
+        return lambda name, found: self.rule.rank
+
+    def bound(self, source: Opened) -> int:
+        """The largest rank that may be written."""
+        return min(self.rule.rank if self.rule.kind == "fixed" else MAX_RANK, source.union.largest)
 
 
 @dataclass
 class Sums:
-    """Sums over modules of squared Frobenius norms: all directions, those cut off, and the claim's distance."""
+    """Sums over modules of squared Frobenius norms: all directions, those cut off, and the claim's distance.
 
-    inner: np.ndarray[tuple[int, int], np.dtype[np.float64]]
+    `ranks` are those that the rule gives, `claimed` the claim's, `costs` the numbers one direction takes.
+    """
+
+    inner: Matrix
     total: float = 0.0
     cut: float = 0.0
     distance: float = 0.0
+    ranks: dict[str, int] = field(default_factory=dict)
+    claimed: dict[str, int] = field(default_factory=dict)
+    costs: dict[str, int] = field(default_factory=dict)
 
 
-def _write(
-    leaves: Sequence[Adapter],
-    union: Union,
-    weights: Sequence[float],
-    rank: int,
-    writer: AdapterWriter,
-    job: JobContext,
-) -> Sums:
-    sums = Sums(np.zeros((len(leaves), len(leaves))))
-    for done, module in enumerate(union.modules):
-        job.progress(done, len(union.modules), "modules")
-        present = [i for i, leaf in enumerate(leaves) if module.name in leaf.modules]
-        factors = [leaves[i].factors(module.name) for i in present]
-        grams = grams_of(factors)
+def _write(source: Opened, decision: Decision, rank_of: RankOf, writer: AdapterWriter, steps: Steps) -> Sums:
+    sums = Sums(np.zeros((len(source.adapters), len(source.adapters))))
+    for module in source.union.modules:
+        steps()
+        present = source.present(module.name)
+        factors = source.factors(module.name)
+        grams = source.grams(module.name, factors)
         sums.inner[np.ix_(present, present)] += inner_products(grams)
-        middle = mean_matrix(grams.ranks, grams.scales, [weights[i] for i in present])
-        best = best_rank(grams, middle, rank)
+        found = spectrum(grams, decision.middle(grams, present))
+        best = found.best(rank_of(module.name, found))
         sums.total += best.total
         sums.cut += best.cut
         if len(best.singular_values):
             writer.add(module, apply(factors, best))
-    job.progress(len(union.modules), len(union.modules), "modules")
+    steps.finish()
     if not writer.parameters:
         raise AverageIsZero("the average of these adapters is zero everywhere")
     return sums
 
 
-def _compare(
-    claimed: Adapter,
-    leaves: Sequence[Adapter],
-    union: Union,
-    weights: Sequence[float],
-    rank: int,
-    job: JobContext,
-) -> Sums:
+def _compare(both: Opened, decision: Decision, rank_of: RankOf, steps: Steps) -> Sums:
+    """The last of `both` is the claim, the others are the leaves."""
+    count = len(both.adapters) - 1
+    claimed = both.adapters[count]
     sums = Sums(np.zeros((0, 0)))
-    everyone, signs = [*leaves, claimed], [*(-w for w in weights), 1.0]
-    for done, module in enumerate(union.modules):
-        job.progress(done, len(union.modules), "modules")
-        present = [i for i, adapter in enumerate(everyone) if module.name in adapter.modules]
-        grams = grams_of([everyone[i].factors(module.name) for i in present])
-        sums.distance += squared_norm(inner_products(grams), [signs[i] for i in present])
-        own = [weights[i] for i in present if i < len(leaves)]
+    for module in both.union.modules:
+        steps()
+        name = module.name
+        own = [i for i in both.present(name) if i < count]
+        grams = both.grams(name)
+        leaves = grams.first(len(own))
+        middle = np.zeros_like(grams.a)
         if own:
-            honest = grams.first(len(own))
-            best = best_rank(honest, mean_matrix(honest.ranks, honest.scales, own), rank)
+            inside = decision.middle(leaves, own)
+            middle[: len(inside), : len(inside)] = inside
+            found = spectrum(leaves, inside)
+            sums.ranks[name] = rank_of(name, found)
+            best = found.best(sums.ranks[name])
             sums.total += best.total
             sums.cut += best.cut
-    job.progress(len(union.modules), len(union.modules), "modules")
+        if name in claimed.modules:
+            size = sums.claimed[name] = claimed.modules[name].rank
+            np.fill_diagonal(middle[-size:, -size:], -grams.scales[-1])
+        sums.costs[name] = module.rows + module.columns
+        sums.distance += squared_length(grams, middle)
+    steps.finish()
     return sums
 
 
-def _weights(leaves: Sequence[WeightedAdapter], ppm: dict[str, int], strength_ppm: int) -> list[float]:
-    return [ppm[leaf.id] / MILLION * (strength_ppm / MILLION) for leaf in leaves]
+def _shared_out(source: Opened, decision: Decision, rank: int, steps: Steps) -> dict[str, int]:
+    squares, costs = {}, {}
+    for module in source.union.modules:
+        steps()
+        grams = source.grams(module.name)
+        squares[module.name] = spectrum(grams, decision.middle(grams, source.present(module.name))).squares[:MAX_RANK]
+        costs[module.name] = module.rows + module.columns
+    return water_filled(squares, costs, rank)
 
 
-def _detail(error: float, tolerance: float, too_large: Sequence[str], rank: int) -> str:
-    if too_large:
-        return f"{too_large[0]} has a larger rank than the recipe's {rank}"
+def _all_directions(name: str, found: Spectrum) -> int:
+    if found.directions > MAX_RANK:
+        raise RankRuleInvalid(
+            f"{name[:120]} has {found.directions} directions, an adapter has at most {MAX_RANK}", field="rank"
+        )
+    return found.directions
+
+
+def _too_large(sums: Sums, rule: RankRule) -> str:
+    """Whether the claim has more than its recipe gives; a rank that rounding decides may be one off in a budget."""
+    if rule.kind == "budget":
+        allowed = rule.rank * sum(sums.costs[name] for name in sums.ranks)
+        taken = sum(rank * sums.costs[name] for name, rank in sums.claimed.items())
+        return f"it holds {taken} numbers, its recipe has a budget of {allowed}" if taken > allowed else ""
+    for name, rank in sums.claimed.items():
+        if rank > sums.ranks.get(name, 0) and rule.kind != "stacked":
+            return f"{name} has a larger rank than the recipe's {sums.ranks.get(name, 0)}"
+    return ""
+
+
+def _other_coefficients(given: Mapping[str, int], recipe: Recipe, decision: Decision) -> str:
+    found = {leaf.id: ppm for leaf, ppm in zip(recipe.leaves, decision.coefficients_ppm, strict=False)}
+    for leaf, ppm in given.items():
+        if abs(ppm - found.get(leaf, 0)) > COEFFICIENT_PPM:
+            return f"it says that it took {ppm} ppm of {leaf}; {recipe.method} takes {found.get(leaf, 0)}"
+    return ""
+
+
+def _detail(error: float, tolerance: float) -> str:
     if error > tolerance:
         return f"it is {100 * error:.3g} % off, at most {100 * tolerance:.3g} % is rounding"
     return "it is the average of its leaves"
-
-
-@contextmanager
-def _opened(paths: Sequence[str]) -> Iterator[list[Adapter]]:
-    with ExitStack() as stack:
-        yield [stack.enter_context(Adapter(Path(path))) for path in paths]
 
 
 @contextmanager

@@ -101,7 +101,7 @@ class Node:
         self.peer_id: str = status["peer_id"]
         self.address: str = next(iter(status["addresses"]), "")  # none without a network
 
-    def call(self, method: str, **params: Any) -> Any:
+    def call(self, method: str, /, **params: Any) -> Any:
         """The result of one method. Raises the daemon's numbered error, or `NodeEnded`."""
         try:
             with Client(self.socket_path) as client:
@@ -109,7 +109,7 @@ class Node:
         except DaemonUnreachable as gone:
             raise self._lost(gone) from gone
 
-    def job(self, method: str, progress: Progress = ignore, **params: Any) -> Any:
+    def job(self, method: str, /, progress: Progress = ignore, **params: Any) -> Any:
         """Start a job and return its result."""
 
         def report(shown: Mapping[str, Any]) -> None:
@@ -221,7 +221,7 @@ class Node:
     # ---- averaging and serving -------------------------------------------------------------------------------
 
     def average(self, adapters: Sequence[str], *, name: str, rank: int) -> Averaged:
-        result = self.job("average.start", adapters=list(adapters), name=name, rank=rank)
+        result = self.job("average.start", adapters=list(adapters), name=name, rank=rank, method="mean")
         return Averaged(adapter=_adapter(result["adapter"]), recipe=result["recipe"])
 
     def verify_average(self, adapter: str) -> Verification:

@@ -3,6 +3,7 @@
 from orchd.rpc import (
     discover,
     methods_adapters,
+    methods_average,
     methods_base_add,
     methods_bases,
     methods_data,
@@ -27,6 +28,7 @@ from orchd.rpc.table import METHODS as TABLE
 MODULES = (
     discover,
     methods_adapters,
+    methods_average,
     methods_base_add,
     methods_bases,
     methods_data,

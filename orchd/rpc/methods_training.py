@@ -1,4 +1,4 @@
-"""Training, averaging, evaluating: each starts a job."""
+"""Training and evaluating: each starts a job."""
 
 from __future__ import annotations
 
@@ -11,24 +11,15 @@ import msgspec
 from msgspec import Meta
 
 from orchd import leaks, made_bases, room
-from orchd.average.recipe import Parent, check_plan, expand_leaves, strength_in_ppm
-from orchd.average.specs import AverageSpec, VerifySpec, WeightedAdapter
 from orchd.errors import (
     AdapterUnknown,
-    AverageSpecInvalid,
-    LeavesUnknown,
-    NotAverageable,
     ParamsInvalid,
 )
 from orchd.jobs.states import Job
 from orchd.measuring import evaluation
 from orchd.node import Node, in_thread, run_of
-from orchd.notes import NO_LICENCE, AverageNote, TrainNote, VerifyNote
-from orchd.records import Manifest, Verified, text_id
-from orchd.records.ids import ADAPTER, BASE
-from orchd.registry import ADMITTED, AdapterRow, Base, DatasetRow, Registry
-from orchd.registry.bases import FOLDER
-from orchd.registry.peft_config import AVERAGEABLE
+from orchd.notes import NO_LICENCE, TrainNote
+from orchd.registry import ADMITTED, AdapterRow, Base, DatasetRow
 from orchd.registry.trust import SELF
 from orchd.registry.use import not_admitted
 from orchd.rpc.methods_jobs import JobStarted
@@ -149,8 +140,8 @@ async def train_start(node: Node, p: TrainStart) -> TrainingStarted:
         dataset=what.dataset.id,
         initial=None if what.initial is None else what.initial.id,
         licence=p.licence,
-        tags=_tags(p.tags),
-        supersedes=await in_thread(_superseded, node, p.supersedes),
+        tags=kept_tags(p.tags),
+        supersedes=await in_thread(superseded, node, p.supersedes),
     )
     return await _submit(node, what.spec, note)
 
@@ -291,8 +282,8 @@ async def train_continue_from(node: Node, p: TrainContinue) -> TrainingStarted:
         description=p.description or note.description,
         dataset=dataset.id,
         licence=note.licence if p.licence == NO_LICENCE else p.licence,
-        tags=_tags(p.tags) or note.tags,
-        supersedes=await in_thread(_superseded, node, p.supersedes),
+        tags=kept_tags(p.tags) or note.tags,
+        supersedes=await in_thread(superseded, node, p.supersedes),
         initial=parent or note.initial,
         earlier_steps=0 if parent else note.earlier_steps + good.step,
         earlier_tokens=0 if parent else note.earlier_tokens + good.tokens,
@@ -339,12 +330,12 @@ def _check_train(p: TrainSettings) -> None:
         raise ParamsInvalid(f"licence {p.licence[:80]!r} is no SPDX expression", hint=hint, field="licence")
 
 
-def _tags(tags: Sequence[str]) -> tuple[str, ...]:
+def kept_tags(tags: Sequence[str]) -> tuple[str, ...]:
     """Once each, in the one form of Unicode that records have."""
     return tuple(dict.fromkeys(unicodedata.normalize("NFC", tag) for tag in tags))
 
 
-def _superseded(node: Node, text: str | None) -> str | None:
+def superseded(node: Node, text: str | None) -> str | None:
     """The id of an own adapter that is replaced: nobody else's can be."""
     if text is None:
         return None
@@ -356,136 +347,8 @@ def _superseded(node: Node, text: str | None) -> str | None:
     return row.id
 
 
-class AverageStart(Params, frozen=True, kw_only=True):
-    """Two adapters or more. `weights` default to equal ones; only their ratio counts.
-
-    `strength` multiplies the whole. `supersedes` as for `train.start`.
-    """
-
-    adapters: list[str]
-    weights: list[float] | None = None
-    rank: int = 16
-    strength: float = 1.0
-    name: str = ""
-    tags: Tags = ()
-    supersedes: str | None = None
-
-
-@method("average.start", AverageStart, JobStarted, "Make one adapter from several.")
-async def average_start(node: Node, p: AverageStart) -> JobStarted:
-    if len(p.adapters) < 2:
-        raise AverageSpecInvalid(f"an average is of two adapters or more, not of {len(p.adapters)}", field="adapters")
-    await node.network.caught_up()
-    spec, note = await in_thread(_plan_average, node, p)
-    job = await node.jobs.submit("average", spec, title=f"average {note.name}", note=note)
-    return JobStarted(job=job.id)
-
-
-def _plan_average(node: Node, p: AverageStart) -> tuple[AverageSpec, AverageNote]:
-    check_plan("mean", p.rank)
-    strength_in_ppm(p.strength)
-    if p.weights is not None and len(p.weights) != len(p.adapters):
-        raise AverageSpecInvalid(f"{len(p.adapters)} adapters, {len(p.weights)} weights", field="weights")
-    parents = [node.registry.manifest(node.registry.resolve(text)) for text in p.adapters]
-    base = _one_base(node, parents)
-    room.for_adapter(node.registry, base, p.rank)
-    weights = p.weights or [1.0] * len(parents)
-    expanded = expand_leaves(
-        [(parent.digest, weight) for parent, weight in zip(parents, weights, strict=True)],
-        {parent.digest: known for parent in parents if (known := _parent(parent.record))},
-    )
-    leaves = [(text_id(ADAPTER, leaf), ppm) for leaf, ppm in expanded.leaves]
-    spec = AverageSpec(
-        adapters=_weighted(node, leaves),
-        rank=p.rank,
-        strength=p.strength * expanded.strength_ppm / MILLION,
-    )
-    note = AverageNote(
-        name=p.name or f"average of {len(leaves)}",
-        base=base.name,
-        leaves=tuple(leaf for leaf, _ in leaves),
-        method=spec.method,
-        rank=p.rank,
-        licence=_common_licence(parents),
-        tags=_tags(p.tags),
-        supersedes=_superseded(node, p.supersedes),
-    )
-    return spec, note
-
-
-def _common_licence(parents: Sequence[Verified[Manifest]]) -> str:
-    """The licence that all of them have; where they differ nobody has said what the average's is."""
-    found = {parent.record.licence for parent in parents}
-    return found.pop() if len(found) == 1 else NO_LICENCE
-
-
-def _parent(manifest: Manifest) -> Parent | None:
-    lineage = manifest.lineage
-    if lineage is None:
-        return None
-    return Parent([(leaf.id, leaf.weight_ppm) for leaf in lineage.leaves], lineage.strength_ppm)
-
-
-def _one_base(node: Node, parents: Sequence[Verified[Manifest]]) -> Base:
-    """The base of all of them, in the form that can be trained on where it is here in several."""
-    found = {text_id(BASE, parent.record.base.fingerprint): parent.record.name for parent in parents}
-    known = node.registry.known_bases
-    if not found.keys() <= known.same(next(iter(found))):
-        raise AverageSpecInvalid(f"{' and '.join(sorted(found.values()))} are for different bases", field="adapters")
-    here = sorted((base for base in known.all() if base.fingerprint in found), key=lambda base: base.form != FOLDER)
-    if not here:
-        raise AverageSpecInvalid("the base of these adapters is not here", field="adapters")
-    return here[0]
-
-
-def _weighted(node: Node, leaves: Sequence[tuple[str, int]]) -> tuple[WeightedAdapter, ...]:
-    found = []
-    for leaf, ppm in leaves:
-        try:
-            _check_averageable(node.registry, node.registry.adapter(leaf))
-            folder = node.registry.adapter_folder(leaf)
-        except AdapterUnknown:
-            raise LeavesUnknown(f"the leaf {leaf} is not here", field="adapters") from None
-        found.append(WeightedAdapter(id=leaf, path=str(folder), weight=ppm))
-    return tuple(found)
-
-
-def _check_averageable(registry: Registry, row: AdapterRow) -> None:
-    if row.state != ADMITTED:
-        raise not_admitted(registry, row, "adapters")
-    if AVERAGEABLE not in row.capabilities:
-        raise NotAverageable(
-            f"{row.name} ({row.id}) has more than factors: DoRA, trained biases or saved modules", field="adapters"
-        )
-
-
 class AdapterNamed(Params, frozen=True, kw_only=True):
     adapter: str
-
-
-@method("average.verify", AdapterNamed, JobStarted, "Recompute an average from its leaves and compare.")
-async def average_verify(node: Node, p: AdapterNamed) -> JobStarted:
-    spec, adapter = await in_thread(_plan_verify, node, p.adapter)
-    note = VerifyNote(adapter=adapter)
-    job = await node.jobs.submit("average.verify", spec, title=f"verify {adapter[:12]}", note=note)
-    return JobStarted(job=job.id)
-
-
-def _plan_verify(node: Node, text: str) -> tuple[VerifySpec, str]:
-    manifest = node.registry.manifest(node.registry.resolve(text))
-    lineage = manifest.record.lineage
-    if lineage is None:
-        hint = f"`orchctl adapter verify {manifest.id}` checks an adapter that was trained."
-        raise ParamsInvalid(f"{manifest.record.name} is no average: it has no leaves", hint=hint, field="adapter")
-    spec = VerifySpec(
-        claimed=str(node.registry.adapter_folder(manifest.id)),
-        leaves=_weighted(node, [(text_id(ADAPTER, leaf.id), leaf.weight_ppm) for leaf in lineage.leaves]),
-        rank=lineage.rank,
-        method=lineage.method,
-        strength=lineage.strength_ppm / MILLION,
-        tolerance_ppm=lineage.tolerance_ppm,
-    )
-    return spec, manifest.id
 
 
 Without = Literal["base", "answers", "speed", "forgetting"]

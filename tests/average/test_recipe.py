@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchd.average.recipe import Parent, check_plan, expand_leaves, recipe_digest, strength_in_ppm, weights_ppm
-from orchd.errors import AverageSpecInvalid
+from orchd.average.recipe import Parent, expand_leaves, recipe_digest, strength_in_ppm, weights_ppm
+from orchd.average.rules import METHODS, RankRule, check_method, parse_recipe, recipe_method
+from orchd.errors import AverageSpecInvalid, RankRuleInvalid
 
 A, B, C = (bytes([n]) * 32 for n in (1, 2, 3))
 PLAN = {"method": "mean", "rank": 16, "strength_ppm": 1_000_000, "dtype": "BF16"}
@@ -74,10 +75,42 @@ def test_a_senseless_strength_is_refused(strength: float) -> None:
         strength_in_ppm(strength)
 
 
-@pytest.mark.parametrize(("method", "rank"), [("mean", 0), ("mean", 1025), ("mean", -3), ("krum?", 8)])
-def test_a_plan_that_is_not_here_is_refused(method: str, rank: int) -> None:
-    with pytest.raises(AverageSpecInvalid):
-        check_plan(method, rank)
+@pytest.mark.parametrize("method", ["krum?", "", "mean/stacked"])
+def test_a_method_that_is_not_here_is_refused(method: str) -> None:
+    with pytest.raises(AverageSpecInvalid, match="no method"):
+        check_method(method)
+
+
+@pytest.mark.parametrize("rank", [0, 1025, -3, "0", "budget:0", "budget:1025"])
+def test_a_rank_out_of_bounds_is_refused(rank: int | str) -> None:
+    with pytest.raises(AverageSpecInvalid, match="not from 1 to 1024"):
+        RankRule.parse(rank)
+
+
+@pytest.mark.parametrize(
+    "rule", ["", "1.5", "energy", "energy:", "energy:0", "energy:nan", "energy:1.1", "stacked:3", "budget", "16:2", "k"]
+)
+def test_a_rank_rule_that_is_none_is_refused(rule: str) -> None:
+    with pytest.raises(RankRuleInvalid):
+        RankRule.parse(rule)
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [(16, "16"), (" 7", "7"), ("energy:.95", "energy:0.95"), ("budget:8", "budget:8"), ("stacked",) * 2],
+)
+def test_a_lineage_names_method_and_rule(method: str, given: int | str, text: str) -> None:
+    rule = RankRule.parse(given)
+    assert rule.text == text
+    assert parse_recipe(recipe_method(method, rule), rule.rank) == (method, rule)
+
+
+def test_recipes_of_other_methods_and_rules_have_digests_of_their_own() -> None:
+    leaves = [(A, 500_000), (B, 500_000)]
+    named = [recipe_method(m, RankRule.parse(r)) for m in METHODS for r in (16, "energy:.9", "budget:16", "stacked")]
+    digests = {recipe_digest(leaves, **{**PLAN, "method": name}) for name in named}
+    assert len(digests) == len(named)
 
 
 def test_an_average_of_an_average_counts_its_leaves() -> None:

@@ -11,8 +11,9 @@ import pytest
 from orchd.errors import AverageSpecInvalid, ParamsInvalid
 from orchd.jobs.states import Job
 from orchd.node import Node
+from orchd.rpc.methods_average import AverageStart, average_start
 from orchd.rpc.methods_serving import DeployStart, deploy_start
-from orchd.rpc.methods_training import AverageStart, TrainStart, average_start, train_start
+from orchd.rpc.methods_training import TrainStart, train_start
 from orchd.train.retention_store import RetentionSets
 from orchd.train.runs import Runs
 from tests.helpers import Lab

@@ -13,10 +13,11 @@ import pytest
 from orchd import room
 from orchd.errors import DiskFull
 from orchd.registry.blobs import DISK_RESERVE
+from orchd.rpc.methods_average import AverageStart, average_start
 from orchd.rpc.methods_data import DatasetImport, dataset_import
 from orchd.rpc.methods_exchange import AdapterImport, adapter_import
 from orchd.rpc.methods_serving import DeployStart, deploy_start
-from orchd.rpc.methods_training import AverageStart, TrainStart, average_start, train_start
+from orchd.rpc.methods_training import TrainStart, train_start
 from tests.helpers import Lab, lora_tensors
 from tests.rpc.test_methods_training import Work
 

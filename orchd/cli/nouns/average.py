@@ -20,7 +20,26 @@ def human(result: dict[str, Any]) -> str:
         cut = f"rank {row['rank']} has no room for {percent(share)} of the exact average's length, which was cut off"
     adapter = human_row({**row, "leaves": result["leaves"]})
     likeness = _likeness(result["leaves"], result["cosines"])
-    return "\n\n".join(filter(None, [adapter, cut, likeness]))
+    return "\n\n".join(filter(None, [adapter, cut, _taken(result), likeness]))
+
+
+def _taken(result: dict[str, Any]) -> str:
+    """By what method, and what it took of each leaf; nothing for what an older orchd has averaged."""
+    if "method" not in result:
+        return ""
+    told = f"averaged by {result['method']}, strength {result['strength_ppm'] / 1_000_000:g}"
+    leaves, votes = result["leaves"], result["votes"]
+    if not votes or not len(leaves) == len(result["weights_ppm"]) == len(result["coefficients_ppm"] or leaves):
+        return told
+    vote_of = {place: number for number, vote in enumerate(votes, 1) for place in vote}
+    took = [percent(ppm / 1_000_000) for ppm in result["coefficients_ppm"]] or [""] * len(leaves)
+    rows = [
+        (leaf["name"], short(leaf["id"]), vote_of.get(place, ""), percent(ppm / 1_000_000), taken)
+        for place, (leaf, ppm, taken) in enumerate(zip(leaves, result["weights_ppm"], took, strict=True))
+    ]
+    return f"{told}; near-copies and one author's adapters are one vote\n" + table(
+        ("leaf", "id", "vote", "weight", "taken"), rows
+    )
 
 
 def _likeness(leaves: list[dict[str, Any]], cosines: list[list[float]]) -> str:
@@ -57,6 +76,17 @@ def weights(text: str) -> list[float]:
         raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers like 1,2,0.5") from None
 
 
+WANTED = (
+    ADAPTERS,
+    opt("--weights", "one number for each adapter; only their ratio counts", type=weights, metavar="X,X,..."),
+    opt(
+        "--method",
+        "auto (mean where you trust every author, else clip), mean, clip, tsv, geometric-median, median, trimmed-mean,"
+        " multi-krum or krum",
+    ),
+    opt("--rank", "of each module (16); or energy:.95, budget:16, stacked", metavar="RULE"),
+    opt("--strength", "multiplies the whole (1; of tsv .4)", type=float, metavar="X"),
+)
 COMMANDS = (
     Command(
         "start",
@@ -69,10 +99,7 @@ COMMANDS = (
             "it is better than another one"
         ),
         arguments=(
-            ADAPTERS,
-            opt("--weights", "one number for each adapter; only their ratio counts", type=weights, metavar="X,X,..."),
-            opt("--rank", "of the average (16)", type=int, metavar="N"),
-            opt("--strength", "multiplies the whole (1)", type=float, metavar="X"),
+            *WANTED,
             opt("--name", "how to call it"),
             opt("--tag", "to be found by; may be given more than once", dest="tags", action="append"),
             opt("--supersedes", "an adapter of yours that the new one takes the place of", metavar="ADAPTER"),

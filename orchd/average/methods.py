@@ -1,0 +1,97 @@
+"""The methods whose result is Σ cᵢ ΔWᵢ: from the votes' inner products (g, g) and weights (g,) to coefficients (g,).
+
+`orchd.average.rules` says when to use which; `orchd.average.middles` holds those that no coefficients can express.
+All are deterministic: equal scores go to the first vote, and votes are in the order of the leaves' ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from orchd.average.gram import Matrix, norms
+from orchd.average.votes import lower_median
+
+Coefficients = Callable[[Matrix, Matrix], Matrix]
+
+SMOOTHING = 1e-6
+"""Weiszfeld never divides by less than this share of the median norm (ν of RFA)."""
+MAX_STEPS = 10_000
+SETTLED = 1e-13
+"""Weiszfeld stops when no coefficient moves by more."""
+
+
+def mean(inner: Matrix, weights: Matrix) -> Matrix:
+    """The weights themselves."""
+    return weights
+
+
+def clip(inner: Matrix, weights: Matrix) -> Matrix:
+    """Votes longer than the (lower) median norm are shortened to it; directions stay."""
+    lengths = norms(inner)
+    shorter = np.divide(lower_median(lengths), lengths, out=np.ones_like(lengths), where=lengths > 0)
+    return np.asarray(weights * np.minimum(1.0, shorter))
+
+
+def geometric_median(inner: Matrix, weights: Matrix) -> Matrix:
+    """The point with the smallest weighted sum of distances to the votes, by smoothed Weiszfeld steps in their span.
+
+    Pillutla, Kakade and Harchaoui, "Robust aggregation for federated learning" (2022). It starts from the mean; every
+    step divides each weight by the vote's distance to the point. Coefficients sum to 1.
+    """
+    least = SMOOTHING * lower_median(norms(inner))
+    point = weights
+    for _ in range(MAX_STEPS):
+        pull = weights / np.maximum(_distances(inner, point), least)
+        moved = pull / pull.sum()
+        if np.abs(moved - point).max() <= SETTLED:
+            break
+        point = moved
+    return np.asarray(moved)
+
+
+def krum(inner: Matrix, weights: Matrix) -> Matrix:
+    """The one vote with the smallest Krum score. Weights don't count."""
+    chosen = np.zeros(len(inner))
+    chosen[krum_scores(inner).argmin()] = 1.0
+    return chosen
+
+
+def multi_krum(inner: Matrix, weights: Matrix) -> Matrix:
+    """The plain mean of the g - f - 2 votes with the smallest Krum scores. Weights don't count."""
+    chosen = np.zeros(len(inner))
+    count = neighbours(len(inner))
+    chosen[np.argsort(krum_scores(inner), kind="stable")[:count]] = 1 / count
+    return chosen
+
+
+def krum_scores(inner: Matrix) -> Matrix:
+    """For each vote the sum of squared distances to its g - f - 2 nearest others.
+
+    Blanchard et al., "Machine learning with adversaries" (2017), with the largest f that it allows: g ≥ 2f + 3.
+    """
+    squares = np.diag(inner)
+    between = np.maximum(squares[:, None] + squares[None, :] - 2 * inner, 0.0)
+    np.fill_diagonal(between, np.inf)
+    return np.asarray(np.sort(between, axis=1)[:, : neighbours(len(inner))].sum(axis=1))
+
+
+def neighbours(votes: int) -> int:
+    """g - f - 2 with f = ⌊(g - 3) / 2⌋ wrong votes; needs three votes."""
+    return votes - (votes - 3) // 2 - 2
+
+
+def _distances(inner: Matrix, point: Matrix) -> Matrix:
+    """From Σ cᵢ ΔWᵢ to each vote."""
+    squares = np.diag(inner) - 2 * inner @ point + point @ inner @ point
+    return np.sqrt(np.maximum(squares, 0.0))
+
+
+COEFFICIENTS: Mapping[str, Coefficients] = {
+    "mean": mean,
+    "clip": clip,
+    "geometric-median": geometric_median,
+    "krum": krum,
+    "multi-krum": multi_krum,
+}

@@ -1,0 +1,239 @@
+"""Averaging: what is asked for is checked and expanded into leaves here; a job does it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from orchd import room
+from orchd.average.recipe import MILLION, Expanded, Parent, expand_leaves, strength_in_ppm
+from orchd.average.rules import MEAN, METHODS, RankRule, check_method, parse_recipe, recipe_method
+from orchd.average.specs import AverageExtra, AverageSpec, VerifySpec, WeightedAdapter
+from orchd.errors import (
+    AdapterUnknown,
+    AverageNotExpandable,
+    AverageSpecInvalid,
+    LeavesUnknown,
+    NotAverageable,
+    OrchdError,
+    ParamsInvalid,
+)
+from orchd.node import Node, in_thread
+from orchd.notes import NO_LICENCE, AverageNote, VerifyNote
+from orchd.records import Manifest, Verified, text_id
+from orchd.records.ids import ADAPTER, BASE
+from orchd.registry import ADMITTED, AdapterRow, Base, Registry
+from orchd.registry.bases import FOLDER
+from orchd.registry.peft_config import AVERAGEABLE
+from orchd.registry.trust import FOLLOWED, SELF
+from orchd.registry.use import not_admitted
+from orchd.rpc.methods_jobs import JobStarted
+from orchd.rpc.methods_training import AdapterNamed, Tags, kept_tags, superseded
+from orchd.rpc.table import Params, method
+
+AUTO = "auto"
+TRUSTED = frozenset({SELF, FOLLOWED})
+
+
+class AverageWanted(Params, frozen=True, kw_only=True):
+    """Two adapters or more. `weights` default to equal ones; only their ratio counts.
+
+    `method`: mean (as weighted), clip, tsv, geometric-median, median, trimmed-mean, multi-krum or krum; all but the
+    mean give near-copies and one author's adapters one vote. `auto` is the mean where you are or follow every author,
+    and clip elsewhere. `rank`: 16 (of each module, at most), "budget:16" (as many numbers, where they bring most),
+    "energy:.95" (of each module) or "stacked" (everything). `strength` multiplies the whole: 1, of tsv .4.
+    """
+
+    adapters: list[str]
+    weights: list[float] | None = None
+    method: str = AUTO
+    rank: int | str = 16
+    strength: float | None = None
+
+
+class AverageStart(AverageWanted, frozen=True, kw_only=True):
+    """What to average and how, see `average.plan`. `supersedes` as for `train.start`."""
+
+    name: str = ""
+    tags: Tags = ()
+    supersedes: str | None = None
+
+
+@method("average.start", AverageStart, JobStarted, "Make one adapter from several.")
+async def average_start(node: Node, p: AverageStart) -> JobStarted:
+    check_count(p)
+    await node.network.caught_up()
+    wanted = await in_thread(resolve, node, p)
+    note = AverageNote(
+        name=p.name or f"average of {len(wanted.spec.adapters)}",
+        base=wanted.base.name,
+        leaves=tuple(leaf.id for leaf in wanted.spec.adapters),
+        method=recipe_method(wanted.spec.method, wanted.rule),
+        rank=wanted.rule.rank,
+        licence=_common_licence(wanted.parents),
+        tags=kept_tags(p.tags),
+        supersedes=await in_thread(superseded, node, p.supersedes),
+    )
+    job = await node.jobs.submit("average", wanted.spec, title=f"average {note.name}", note=note)
+    return JobStarted(job=job.id)
+
+
+class Wanted(NamedTuple):
+    """What an average is of, with everything filled in."""
+
+    spec: AverageSpec
+    rule: RankRule
+    base: Base
+    parents: list[Verified[Manifest]]
+
+
+def resolve(node: Node, p: AverageWanted) -> Wanted:
+    """Raises `AverageSpecInvalid` and its like, `AdapterUnknown`, `NotAverageable`, `LeavesUnknown`, `DiskFull`."""
+    check_count(p)
+    rule = RankRule.parse(p.rank)
+    if p.method != AUTO:
+        check_method(p.method)
+    if p.weights is not None and len(p.weights) != len(p.adapters):
+        raise AverageSpecInvalid(f"{len(p.adapters)} adapters, {len(p.weights)} weights", field="weights")
+    parents = [node.registry.manifest(node.registry.resolve(text)) for text in p.adapters]
+    base = one_base(node, parents)
+    expanded = _expanded(parents, p.weights or [1.0] * len(parents))
+    rows = leaf_rows(node, [leaf for leaf, _ in expanded.leaves])
+    chosen = _chosen(rows) if p.method == AUTO else p.method
+    about = METHODS[chosen]
+    if p.weights is not None and not about.weighted:
+        hint = "Leave the weights out, or choose mean, clip, tsv or geometric-median."
+        raise AverageSpecInvalid(f"{chosen} gives every vote the same weight", hint=hint, field="weights")
+    strength = about.strength if p.strength is None else p.strength
+    strength_in_ppm(strength)
+    room.for_adapter(node.registry, base, min(rule.rank, sum(row.rank for row in rows)))
+    spec = AverageSpec(
+        adapters=tuple(
+            _weighted(node, row, ppm if about.weighted else 1)
+            for row, (_, ppm) in zip(rows, expanded.leaves, strict=True)
+        ),
+        method=chosen,
+        rank=rule.text,
+        strength=strength * expanded.strength_ppm / MILLION,
+    )
+    return Wanted(spec, rule, base, parents)
+
+
+def check_count(p: AverageWanted) -> None:
+    """Raises `AverageSpecInvalid` for fewer than two adapters."""
+    if len(p.adapters) < 2:
+        raise AverageSpecInvalid(f"an average is of two adapters or more, not of {len(p.adapters)}", field="adapters")
+
+
+def _chosen(rows: Sequence[AdapterRow]) -> str:
+    return MEAN if all(row.trust in TRUSTED for row in rows) else "clip"
+
+
+def _expanded(parents: Sequence[Verified[Manifest]], weights: Sequence[float]) -> Expanded:
+    return expand_leaves(
+        [(parent.digest, weight) for parent, weight in zip(parents, weights, strict=True)],
+        {parent.digest: known for parent in parents if (known := _parent(parent))},
+    )
+
+
+def _parent(parent: Verified[Manifest]) -> Parent | None:
+    """What an average took of its leaves. Raises `AverageNotExpandable` where that is no weighted sum."""
+    lineage = parent.record.lineage
+    if lineage is None:
+        return None
+    told = f"{parent.record.name} ({parent.id}), an average by {lineage.method}"
+    try:
+        name, _ = parse_recipe(lineage.method, lineage.rank)
+    except OrchdError:
+        raise AverageNotExpandable(f"{told}, is by a method that is not known here", field="adapters") from None
+    if not METHODS[name].linear:
+        raise AverageNotExpandable(f"{told}, is no weighted sum of its leaves", field="adapters")
+    taken = [leaf.weight_ppm for leaf in lineage.leaves]
+    if name != MEAN:
+        taken = list(coefficients(parent.record))
+        if len(taken) != len(lineage.leaves) or min(taken) < 0 or not any(taken):
+            raise AverageNotExpandable(f"{told}, does not say what it took of each", field="adapters")
+    leaves = [(leaf.id, ppm) for leaf, ppm in zip(lineage.leaves, taken, strict=True) if ppm]
+    return Parent(leaves, lineage.strength_ppm)
+
+
+def coefficients(manifest: Manifest) -> tuple[int, ...]:
+    """What an average says that it took of each leaf, in ppm; nothing where it does not."""
+    try:
+        return msgspec.convert(manifest.extra.get("average", {}), AverageExtra).coefficients_ppm
+    except msgspec.ValidationError:
+        return ()
+
+
+def _common_licence(parents: Sequence[Verified[Manifest]]) -> str:
+    """The licence that all of them have; where they differ nobody has said what the average's is."""
+    found = {parent.record.licence for parent in parents}
+    return found.pop() if len(found) == 1 else NO_LICENCE
+
+
+def one_base(node: Node, parents: Sequence[Verified[Manifest]]) -> Base:
+    """The base of all of them, in the form that can be trained on where it is here in several."""
+    found = {text_id(BASE, parent.record.base.fingerprint): parent.record.name for parent in parents}
+    known = node.registry.known_bases
+    if not found.keys() <= known.same(next(iter(found))):
+        raise AverageSpecInvalid(f"{' and '.join(sorted(found.values()))} are for different bases", field="adapters")
+    here = sorted((base for base in known.all() if base.fingerprint in found), key=lambda base: base.form != FOLDER)
+    if not here:
+        raise AverageSpecInvalid("the base of these adapters is not here", field="adapters")
+    return here[0]
+
+
+def leaf_rows(node: Node, leaves: Sequence[bytes]) -> list[AdapterRow]:
+    """The leaves as they are here. Raises `LeavesUnknown`, `NotAdmitted`, `NotAverageable`."""
+    found = []
+    for leaf in leaves:
+        try:
+            found.append(node.registry.adapter(text_id(ADAPTER, leaf)))
+        except AdapterUnknown:
+            raise LeavesUnknown(f"the leaf {text_id(ADAPTER, leaf)} is not here", field="adapters") from None
+        check_averageable(node.registry, found[-1])
+    return found
+
+
+def _weighted(node: Node, row: AdapterRow, weight: float) -> WeightedAdapter:
+    folder = node.registry.adapter_folder(row.id)
+    return WeightedAdapter(id=row.id, path=str(folder), weight=weight, author=row.author)
+
+
+def check_averageable(registry: Registry, row: AdapterRow) -> None:
+    if row.state != ADMITTED:
+        raise not_admitted(registry, row, "adapters")
+    if AVERAGEABLE not in row.capabilities:
+        raise NotAverageable(
+            f"{row.name} ({row.id}) has more than factors: DoRA, trained biases or saved modules", field="adapters"
+        )
+
+
+@method("average.verify", AdapterNamed, JobStarted, "Recompute an average from its leaves and compare.")
+async def average_verify(node: Node, p: AdapterNamed) -> JobStarted:
+    spec, adapter = await in_thread(_plan_verify, node, p.adapter)
+    note = VerifyNote(adapter=adapter)
+    job = await node.jobs.submit("average.verify", spec, title=f"verify {adapter[:12]}", note=note)
+    return JobStarted(job=job.id)
+
+
+def _plan_verify(node: Node, text: str) -> tuple[VerifySpec, str]:
+    manifest = node.registry.manifest(node.registry.resolve(text))
+    lineage = manifest.record.lineage
+    if lineage is None:
+        hint = f"`orchctl adapter verify {manifest.id}` checks an adapter that was trained."
+        raise ParamsInvalid(f"{manifest.record.name} is no average: it has no leaves", hint=hint, field="adapter")
+    _, rule = parse_recipe(lineage.method, lineage.rank)
+    rows = leaf_rows(node, [leaf.id for leaf in lineage.leaves])
+    spec = VerifySpec(
+        claimed=str(node.registry.adapter_folder(manifest.id)),
+        leaves=tuple(_weighted(node, row, leaf.weight_ppm) for row, leaf in zip(rows, lineage.leaves, strict=True)),
+        rank=rule.text,
+        method=lineage.method.partition("/")[0],
+        strength=lineage.strength_ppm / MILLION,
+        tolerance_ppm=lineage.tolerance_ppm,
+        coefficients_ppm=coefficients(manifest.record),
+    )
+    return spec, manifest.id
