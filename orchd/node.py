@@ -285,6 +285,7 @@ class Node:
             residual_ppm=None if result.extracted is None else result.extracted.residual_ppm,
             leak=result.leak,
             forgetting=result.forgetting,
+            doubts=result.settled.doubts,
         )
 
     async def _admit(self, job: Job, note: TrainNote, result: TrainResult, workdir: Path) -> AdapterRow:

@@ -97,7 +97,7 @@ class Trained(_Note, frozen=True, kw_only=True):
 
     `stopped` says why it ended, after `epochs` times through the examples and `steps` steps; the adapter is that of
     `best_step`. `again` is the command of the training that answers the `diagnosis`, empty where nothing is to be
-    changed."""
+    changed. `doubts` say why the training was not worth its time, where it was not."""
 
     adapter: AdapterRow | None
     scores: tuple[Score, ...]
@@ -115,6 +115,7 @@ class Trained(_Note, frozen=True, kw_only=True):
     residual_ppm: int | None = None
     leak: LeakReport | None = None
     forgetting: Forgetting | None = None
+    doubts: tuple[str, ...] = ()
 
 
 class LeafName(_Note, frozen=True, kw_only=True):

@@ -31,6 +31,7 @@ class Context:
         self.out = out
         self.err = err
         self.environ = environ
+        self.doubts: set[str] = set()  # what was said against a training
         self._client: Client | None = None
 
     @classmethod
@@ -84,12 +85,27 @@ class Context:
                 self.note(": ".join(filter(None, [f"job {job}", waiting(found["progress"])])))
             elif found["progress"]:
                 bar.update(found["progress"])
-            return wait_job(self.client, job, bar.update if bar else None)
+            return wait_job(self.client, job, self._doubting(job, bar))
         except KeyboardInterrupt:
             raise Detached(job) from None
         finally:
             if bar:
                 bar.clear()
+
+    def _doubting(self, job: str, bar: Any) -> Callable[[dict[str, Any]], None]:
+        """Draws progress; what speaks against a training is said once, as soon as that is known."""
+
+        def update(progress: dict[str, Any]) -> None:
+            doubt = progress.get("figures", {}).get("doubt")
+            if doubt and doubt not in self.doubts:
+                self.doubts.add(doubt)
+                if bar:
+                    bar.clear()
+                self.note(f"this training is not worth it: {doubt}\n`orchctl job cancel {job}` stops it")
+            if bar:
+                bar.update(progress)
+
+        return update
 
     # ---- what is shown ------------------------------------------------------------------------------------------
 
@@ -139,7 +155,7 @@ class Context:
         """Whether the user goes on after a warning. Only a person at a terminal is asked."""
         if self.json or not sys.stdin.isatty():
             return True
-        print(f"{warning} Go on? [y/N] ", end="", file=self.err, flush=True)
+        print(f"{warning} Go on? [y/N] ".lstrip(), end="", file=self.err, flush=True)
         if sys.stdin.readline().strip().lower() in ("y", "yes"):
             return True
         self.note("nothing was done", always=True)

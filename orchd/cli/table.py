@@ -16,7 +16,7 @@ NOUNS: dict[str, tuple[str, tuple[str, ...]]] = {
             *("prepare", "export", "delete"),
         ),
     ),
-    "train": ("train an adapter on a data set", ("plan", "validate", "start", "resume", "continue_from")),
+    "train": ("train an adapter on a data set", ("plan", "worth", "validate", "start", "resume", "continue_from")),
     "environment": ("the Python packages that training needs", ("show", "make", "repair", "remove")),
     "checkpoint": ("what trainings keep on their way", ("list", "best", "cleanup")),
     "job": ("long work: its progress, its log, its end", ("list", "show", "watch", "cancel", "logs", "report")),

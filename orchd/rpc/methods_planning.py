@@ -12,8 +12,8 @@ from orchd.errors import OrchdError, did_you_mean
 from orchd.node import Node, in_thread
 from orchd.rpc.methods_jobs import JobStarted
 from orchd.rpc.methods_training import TrainStart, named, resolve, settings_of
-from orchd.rpc.table import Params, method
-from orchd.train import advice
+from orchd.rpc.table import Params, Result, method
+from orchd.train import advice, worth
 from orchd.train.plan_specs import PlanSpec, ValidateSpec
 from orchd.train.settings import errors, flat
 from orchd.train.specs import Finding, TrainSpec
@@ -40,6 +40,27 @@ async def train_plan(node: Node, p: TrainStart) -> JobStarted:
     spec = PlanSpec(train=msgspec.structs.replace(what.spec, retention=kept), command=command)
     job = await node.jobs.submit("train.plan", spec, title=f"plan {what.dataset.name}")
     return JobStarted(job=job.id)
+
+
+class TrainWorth(Params, frozen=True, kw_only=True):
+    dataset: str
+
+
+class Worth(Result, frozen=True, kw_only=True):
+    """`doubts` say why a training is not worth its time; none where it may be."""
+
+    doubts: tuple[str, ...]
+
+
+@method(
+    "train.worth",
+    TrainWorth,
+    Worth,
+    "Whether a training on a data set is worth its time, as far as its rows tell at once; `train.plan` tells more.",
+)
+async def train_worth(node: Node, p: TrainWorth) -> Worth:
+    dataset = await in_thread(node.datasets.get, p.dataset)
+    return Worth(doubts=await in_thread(worth.doubts, node.datasets.folder(dataset.id)))
 
 
 class TrainValidate(Params, frozen=True, kw_only=True):

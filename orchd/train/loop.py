@@ -577,6 +577,8 @@ def tell(t: Training, phase: str) -> None:
     if step is not None:
         figures |= {"loss": round(recent_loss(t), 4), "accuracy": step.accuracy, "rate": step.rate}
         figures |= {"tokens_s": step.tokens_s, "memory": step.memory}
+    if t.settled.doubts:
+        figures["doubt"] = t.settled.doubts[-1]
     if t.validated is not None and t.validated.loss is not None:
         figures["validation"] = round(t.validated.loss, 4)
     t.job.progress(t.state.step, t.steps, "steps", t.after.seconds, **figures)

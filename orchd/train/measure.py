@@ -314,6 +314,7 @@ def settle(trying: Trying, facts: Facts) -> Settled:
         settled, lines = plan.settle(trying.spec, facts, try_steps(trying, settled).rate)
     for line in lines:
         trying.job.log(f"{line.name} {line.shown}: {line.why}")
-    for reason in plan.not_worth(facts.data, facts.alone):
-        trying.job.log(f"this training is hardly worth it: {reason}")
-    return settled
+    doubts = plan.not_worth(facts.data, facts.alone)
+    for reason in doubts:
+        trying.job.log(f"this training is not worth it: {reason}")
+    return msgspec.structs.replace(settled, doubts=doubts)

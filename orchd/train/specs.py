@@ -160,7 +160,8 @@ def alpha_of(spec: TrainSpec) -> float:
 
 
 class Settled(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings of a `TrainSpec` that a plan chooses, chosen. `Settled.put_into` makes the spec that is run."""
+    """The settings of a `TrainSpec` that a plan chooses, chosen. `Settled.put_into` makes the spec that is run.
+    ``doubts`` say why the training is not worth its time, where it is not."""
 
     rank: int
     alpha: float
@@ -172,13 +173,17 @@ class Settled(msgspec.Struct, frozen=True, kw_only=True):
     row_tokens: int
     gradient_checkpointing: Literal["on", "off"]
     backend: Literal["torch", "mlx"] = "torch"
+    doubts: tuple[str, ...] = ()
 
     def put_into(self, spec: TrainSpec) -> TrainSpec:
-        return msgspec.structs.replace(spec, **msgspec.structs.asdict(self))
+        return msgspec.structs.replace(spec, **{name: getattr(self, name) for name in self._settings()})
+
+    def _settings(self) -> list[str]:
+        return [name for name in self.__struct_fields__ if name != "doubts"]
 
     def unless(self, spec: TrainSpec) -> Settled:
         """With what ``spec`` asks for itself."""
-        asked = {name: getattr(spec, name) for name in self.__struct_fields__ if name != "max_length"}
+        asked = {name: getattr(spec, name) for name in self._settings() if name != "max_length"}
         given = {name: value for name, value in asked.items() if value not in (0, None, "auto")}
         return msgspec.structs.replace(self, **given)
 

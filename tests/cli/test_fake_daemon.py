@@ -61,6 +61,19 @@ async def start(node: Node, p: Start) -> JobStarted:
     return JobStarted(job=(await node.jobs.submit(p.dataset, spec, title=f"fake {p.dataset}")).id)
 
 
+class Asked(Params, frozen=True, kw_only=True):
+    dataset: str
+
+
+class Doubts(Result, frozen=True, kw_only=True):
+    doubts: tuple[str, ...] = ()
+
+
+@method("train.worth", Asked, Doubts, "Nothing speaks against it", TABLE)
+async def worth(node: Node, p: Asked) -> Doubts:
+    return Doubts()
+
+
 @method("chat.complete", Complete, Answer, "Say it backwards", TABLE)
 async def complete(node: Node, p: Complete, session: Session) -> Answer:
     if p.messages[-1]["content"] == "think":

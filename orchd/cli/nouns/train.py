@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from orchd.cli.command import Command, arg, opt, switch
+from orchd.cli.command import Argument, Command, Params, arg, opt, switch
+from orchd.cli.context import Context
 from orchd.cli.nouns import train_plan
 from orchd.cli.nouns.adapter import human_row
 from orchd.cli.nouns.adapter_leak import human_report
 from orchd.cli.nouns.adapter_scores import forgot
 from orchd.cli.text import counted, duration, fields, number, percent, table, word
+from orchd.errors import EXIT_INTERRUPTED
 
 FORGETTING = 0.5
 """Nats a token: `orchd.forgetting.CEILING`, above which publishing asks."""
@@ -87,7 +89,8 @@ def _ended(result: dict[str, Any]) -> str:
     diagnosis = f"the loss curve is {verdict}: {result['diagnosis']['detail']}"
     diagnosis += "".join(f"\n{one}" for one in _beside_the_curve(result))
     again = f"this answers it: {result['again']}" if result["again"] else ""
-    return "\n".join(filter(None, [took, ended, skipped, diagnosis, again]))
+    doubts = "".join(f"it was not worth it: {doubt}" for doubt in result.get("doubts", ())[:1])
+    return "\n".join(filter(None, [took, ended, skipped, doubts, diagnosis, again]))
 
 
 def _beside_the_curve(result: dict[str, Any]) -> list[str]:
@@ -221,6 +224,20 @@ STARTING = (
     *SETTINGS,
 )
 
+
+def start(context: Context, options: argparse.Namespace, params: Params) -> int:
+    """Where the rows alone say that it is not worth it, that is said first, and asked at a terminal."""
+    doubts = context.call("train.worth", dataset=params["dataset"])["doubts"] if params.get("dataset") else []
+    if doubts:
+        context.note(train_plan.human_worth({"doubts": doubts}))
+        context.doubts |= set(doubts)
+        if not (options.yes or options.detach or context.agreed("")):
+            return EXIT_INTERRUPTED
+    return context.run_job(options.command, params, detach=options.detach)
+
+
+YES = Argument(("--yes",), {"action": "store_true", "help": "do not ask, also where it is not worth it"})
+
 COMMANDS = (
     *train_plan.commands(STARTING),
     Command(
@@ -229,10 +246,11 @@ COMMANDS = (
         human,
         method="train.start",
         job=True,
+        run=start,
         then=_then,
         more="What is left out is chosen as `orchctl train plan` shows. It follows the job and draws its progress.\n"
         "Ctrl-C leaves the job running; --detach doesn't wait at all.",
-        arguments=(*STARTING,),
+        arguments=(*STARTING, YES),
     ),
     Command(
         "resume",
@@ -250,6 +268,7 @@ COMMANDS = (
         human,
         method="train.continue_from",
         job=True,
+        run=start,
         then=_then,
         more="With a learning-rate schedule of its own, from half the height.",
         arguments=(
@@ -260,6 +279,7 @@ COMMANDS = (
             opt("--learning-rate", "at its height (half of that of a first training)", type=float, metavar="X"),
             opt("--steps", "how many (half as many as of a first training)", type=_positive, metavar="N"),
             *SETTINGS,
+            YES,
         ),
     ),
 )

@@ -23,12 +23,15 @@ def human_plan(plan: dict[str, Any]) -> str:
     about = f"{kind}, on {data['examples']:,} examples of {data['longest']:,} tokens at most; the base alone has a loss"
     about += f" of {alone['loss']:.3g} on them"
     about += "; learnt is what the user wrote" if data["learns"] == "user" else ""
-    if plan["worth"]:
-        end = f"`{plan['command']}` trains so"
-    else:
-        end = "\n".join(["this training is not worth it:", *(f"- {reason}" for reason in plan["reasons"])])
+    end = f"`{plan['command']}` trains so" if plan["worth"] else human_worth({"doubts": plan["reasons"]})
     warned = [_finding("warning", one) for one in plan["warnings"] if not one["message"].startswith("not worth it")]
     return "\n\n".join(filter(None, [about, lines, "\n".join(warned), end]))
+
+
+def human_worth(shown: dict[str, Any]) -> str:
+    if not shown["doubts"]:
+        return "nothing in its rows speaks against it"
+    return "\n".join(["this training is not worth it:", *(f"- {reason}" for reason in shown["doubts"])])
 
 
 def human_validation(found: dict[str, Any]) -> str:
@@ -77,6 +80,14 @@ def commands(starting: tuple[Argument, ...]) -> tuple[Command, ...]:
             job=True,
             more="It takes a few real steps on this machine and keeps nothing. What is given is kept, the rest chosen.",
             arguments=starting,
+        ),
+        Command(
+            "worth",
+            "What speaks against a training on a data set, as far as its rows tell at once",
+            human_worth,
+            method="train.worth",
+            more="`orchctl train plan` also looks whether the base knows it already. `train start` says this first.",
+            arguments=(arg("dataset", "its name, or its id or the beginning of it"),),
         ),
         Command(
             "validate",
