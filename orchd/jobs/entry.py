@@ -15,7 +15,7 @@ from orchd.jobs.context import Figure, Pace
 from orchd.jobs.eta import Estimate
 from orchd.jobs.process import WorkerProcess
 from orchd.jobs.silence import Silence
-from orchd.jobs.states import Job, Progress, State
+from orchd.jobs.states import Job, Progress, State, move
 
 
 class _Report(Progress, frozen=True, kw_only=True):
@@ -43,8 +43,17 @@ class Entry:
         self.worker: WorkerProcess | None = None
         self.left = trio.Event()  # set when the worker has nothing more to do with the job
         self.told: State | None = None
+        self.began_s: float | None = None  # trio's clock
         self.silent = False  # a worker of it was ended for its silence
         self._estimate = Estimate()
+
+    def moved(self, state: State, now_ms: int, now_s: float, **changes: Any) -> Job:
+        """The job in its next state, as `states.move` has it, with how long it ran."""
+        if state is State.RUNNING:
+            self.began_s = now_s
+        elif state.ended and self.began_s is not None:
+            changes["seconds"] = round(now_s - self.began_s, 3)
+        return move(self.job, state, now_ms, **changes)
 
     def paused(self) -> None:
         """It stood still for a while that says nothing about how fast it goes."""

@@ -41,7 +41,7 @@ from orchd.jobs.process import COMMAND, STOP_SECONDS, WorkerProcess, job_ended
 from orchd.jobs.rows import JobRows
 from orchd.jobs.sandbox.report import Sandbox
 from orchd.jobs.silence import Silence, phase_of, watched
-from orchd.jobs.states import ErrorInfo, Job, Progress, State, move, worker_error
+from orchd.jobs.states import ErrorInfo, Job, Progress, State, worker_error
 from orchd.jobs.warm import WarmPool
 from orchd.registry.local import Local
 
@@ -434,7 +434,7 @@ class Jobs:
 
         What a full disk or a broken index does not take up costs the record, not the job; its end is written later.
         """
-        entry.job = move(entry.job, state, self._events.clock(), **changes)
+        entry.job = entry.moved(state, self._events.clock(), trio.current_time(), **changes)
         with trio.CancelScope(shield=True):
             async with entry.writing:
                 job = entry.job

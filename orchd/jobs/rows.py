@@ -24,6 +24,7 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
     resumable: bool = False
     crashes: int = 0
     sandbox: Sandbox | None = None
+    seconds: float | None = None
 
 
 class JobRows:
@@ -40,7 +41,14 @@ class JobRows:
             state=job.state.value,
             title=job.title,
             spec=_json(
-                Stored(spec=job.spec, note=job.note, resumable=resumable, crashes=job.crashes, sandbox=job.sandbox)
+                Stored(
+                    spec=job.spec,
+                    note=job.note,
+                    resumable=resumable,
+                    crashes=job.crashes,
+                    sandbox=job.sandbox,
+                    seconds=job.seconds,
+                )
             ),
             result=None if job.result is None else _json(job.result),
             error=None if job.error is None else _json(job.error),
@@ -105,5 +113,6 @@ def _job(row: tuple[Any, ...]) -> tuple[Job, bool]:
         finished_ms=finished,
         crashes=stored.crashes,
         sandbox=stored.sandbox,
+        seconds=stored.seconds,
     )
     return job, stored.resumable

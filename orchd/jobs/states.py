@@ -82,7 +82,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One job as it stands at one moment. Times are milliseconds since 1970.
 
     `spec` is what the worker got, `note` what the daemon keeps beside it for the time when the worker is done;
-    both are plain JSON. `result` is the final, public result. `crashes` counts how often the daemon died while it ran.
+    both are plain JSON. `result` is the final, public result. `seconds` is how long it ran since its last start, by a
+    clock that nobody sets: the times of day may jump. `crashes` counts how often the daemon died while it ran.
     `sandbox` is what its last process was confined by.
     """
 
@@ -93,6 +94,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     created_ms: int
     started_ms: int | None = None
     finished_ms: int | None = None
+    seconds: float | None = None
     spec: Any = None
     note: Any = None
     progress: Progress | None = None

@@ -267,12 +267,22 @@ class Deleted(Result, frozen=True, kw_only=True):
     adapters: list[str]
 
 
+def names(spec: Any, folder: str) -> bool:
+    """Whether a job's spec speaks of that folder, at whatever place: a plan holds a training's spec, a leak report
+    lists several data sets."""
+    if isinstance(spec, dict):
+        return any(names(one, folder) for one in spec.values())
+    if isinstance(spec, list | tuple):
+        return any(names(one, folder) for one in spec)
+    return bool(spec == folder)
+
+
 @method("dataset.delete", DatasetNamed, Deleted, "Move a data set to the trash; for 30 days it can be had back.")
 async def dataset_delete(node: Node, p: DatasetNamed) -> Deleted:
     row = await in_thread(node.datasets.get, p.dataset)
     folder = str(node.datasets.folder(row.id))
     for job in await node.unfinished_jobs():
-        if isinstance(job.spec, dict) and job.spec.get("dataset") == folder:
+        if names(job.spec, folder):
             raise DatasetInUse(f"the job {job.id} ({job.title}) uses the data set {row.name!r}", field="dataset")
     adapters = list(await in_thread(node.datasets.adapters_from, row.id))
     await in_thread(node.datasets.remove, row.id)

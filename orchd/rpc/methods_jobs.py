@@ -28,7 +28,8 @@ class Node(Protocol):
 
 
 class JobRow(Result, frozen=True, kw_only=True):
-    """A job as clients see it. `sandbox` is what its process found closed when it began; None before that."""
+    """A job as clients see it. `seconds` is how long it ran, whatever was done to the clock meanwhile. `sandbox` is
+    what its process found closed when it began; None before that."""
 
     id: str
     kind: str
@@ -37,6 +38,7 @@ class JobRow(Result, frozen=True, kw_only=True):
     created_ms: int
     started_ms: int | None
     finished_ms: int | None
+    seconds: float | None
     progress: Progress | None
     result: Any
     error: ErrorInfo | None
@@ -52,6 +54,7 @@ class JobRow(Result, frozen=True, kw_only=True):
             created_ms=job.created_ms,
             started_ms=job.started_ms,
             finished_ms=job.finished_ms,
+            seconds=job.seconds,
             progress=job.progress,
             result=job.result,
             error=job.error,

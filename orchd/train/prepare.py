@@ -23,7 +23,7 @@ from orchd.jobs.context import JobContext
 from orchd.lm.adapter import DTYPES, adapter_weights, read_config, read_weights, set_weights, start_adapter
 from orchd.lm.base import Base, context_length
 from orchd.train import backends, retention
-from orchd.train.datasets.store import Row, read_info, read_part
+from orchd.train.datasets.store import Row, check_content, read_info, read_part
 from orchd.train.leak.canaries import canaries
 from orchd.train.objective import Example, Objective, Sft, objective_of
 from orchd.train.settings import LEFT_TO_THE_PLAN, errors, flat
@@ -87,6 +87,7 @@ def read_data(
     take minutes) and may raise to stop. Raises `DatasetUnusable`.
     """
     dataset = Path(spec.dataset)
+    check_content(dataset, check)
     rows = list(read_part(dataset, "train"))
     aside = set_aside(rows, spec.validation_split, spec.seed)
     learnt = _fitting(base, (row for row in rows if row.id not in aside), objective, spec.max_length, check)

@@ -105,6 +105,14 @@ async def test_progress_is_thinned_on_disk_but_not_live(tmp_path: Path, clock: C
     assert len(list(log.read(0, log.last))) == 9
 
 
+async def test_a_clock_that_was_set_back_does_not_keep_progress_off_the_disk(tmp_path: Path, clock: Clock) -> None:
+    log = EventLog(tmp_path, clock)
+    log.emit("job.progress", {"done": 1, "total": 9}, job="job_1")
+    clock.ms -= 3_600_000
+    after = log.emit("job.progress", {"done": 2, "total": 9}, job="job_1")
+    assert after in list(log.read(0, log.last, "job_1"))
+
+
 async def test_a_slow_subscriber_blocks_no_one_and_misses_nothing(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ import trio.testing
 
 from orchd.cli.nouns.job import human_row
 from orchd.cli.progress import waiting
+from orchd.cli.text import duration
 from orchd.config import JobsConfig
 from orchd.errors import AdapterConfigRefused, AmbiguousId, DiskFull, JobFailed, JobNotRunning, JobUnknown, WorkerLost
 from orchd.jobs.entry import LocalContext, new_id
@@ -215,6 +216,19 @@ async def test_a_deaf_worker_is_killed(house: House, monkeypatch: pytest.MonkeyP
         job = await started(jobs, events, "deaf")
         await jobs.cancel(job.id)
         assert (await jobs.wait(job.id)).state is State.CANCELLED
+
+
+async def test_how_long_it_took_is_not_told_by_a_clock_that_is_set(house: House, tmp_path: Path) -> None:
+    async with house.running() as (jobs, events):
+        job = await started(jobs, events, "gated", marker=str(tmp_path / "go"))
+        house.clock.ms -= 3_600_000
+        (tmp_path / "go").touch()
+        ended = await jobs.wait(job.id)
+        assert ended.seconds is not None
+        assert 0 < ended.seconds < SECONDS
+        assert jobs._rows.get(job.id).seconds == ended.seconds
+        shown = human_row(msgspec.to_builtins(ended))
+        assert f"took       {duration(ended.seconds)}" in shown
 
 
 async def test_a_worker_killed_from_outside_is_lost(house: House) -> None:

@@ -22,7 +22,18 @@ from orchd.train.datasets.encode import answer_of, encode_fitting, encode_row
 from orchd.train.datasets.export import export
 from orchd.train.datasets.language import language_of
 from orchd.train.datasets.specs import ImportSpec, PrepareSpec, PreviewSpec, StatsSpec, ValidateSpec
-from orchd.train.datasets.store import PARTS, ChatRow, DatasetInfo, Row, TextRow, read_info, read_part, texts_of_row
+from orchd.train.datasets.store import (
+    PARTS,
+    ChatRow,
+    DatasetInfo,
+    Row,
+    TextRow,
+    digest_of_content,
+    identity,
+    read_info,
+    read_part,
+    texts_of_row,
+)
 from orchd.train.datasets.view import run_preview, run_stats
 
 from .conftest import DEMO_BASE, new_job, pair
@@ -40,7 +51,10 @@ def texts(folder: Path) -> dict[str, list[tuple[str, ...]]]:
 
 
 def made(examples: Sequence[Example], folder: Path, care: Care = Care(), kind: str = "", **parts: Any) -> DatasetInfo:  # noqa: B008
-    return build(examples, ImportLog(kind=kind), folder, Parts(**parts), "test", care)
+    """Its id is that of the rows that lie there."""
+    info = build(examples, ImportLog(kind=kind), folder, Parts(**parts), "test", care)
+    assert info.id == identity({part: [digest_of_content(row) for row in rows(folder, part)] for part in PARTS})
+    return info
 
 
 # ---- split and near duplicates -------------------------------------------------------------------------------

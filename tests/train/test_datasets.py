@@ -13,7 +13,7 @@ from orchd.jobs.context import JobContext
 from orchd.train.datasets import worker
 from orchd.train.datasets.build import Parts, build
 from orchd.train.datasets.specs import ImportSpec
-from orchd.train.datasets.store import PARTS, ChatRow, DatasetInfo, read_info, read_part
+from orchd.train.datasets.store import PARTS, ChatRow, DatasetInfo, check_content, read_info, read_part
 
 from .conftest import Recorder, pair
 
@@ -55,6 +55,27 @@ def test_the_name_is_not_part_of_the_identity(tmp_path: Path) -> None:
     ids = {build(MANY, ImportLog(), tmp_path / name, Parts(), name).id for name in ("a", "b")}
     assert len(ids) == 1
     assert ids.pop().startswith("dst_")
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_rows_that_are_not_those_of_the_id_any_more(tmp_path: Path, part: str) -> None:
+    info = made(MANY, tmp_path / "d")
+    folder = (tmp_path / "d").rename(tmp_path / info.id)
+    check_content(folder)
+    lines = (folder / f"{part}.jsonl").read_text()
+    (folder / f"{part}.jsonl").write_text(lines.replace('"content":"q', '"content":"Q', 1))
+    with pytest.raises(DatasetUnusable, match="'test' was changed in its folder"):
+        check_content(folder)
+    (folder / f"{part}.jsonl").unlink()
+    with pytest.raises(DatasetUnusable, match=f"{part}.jsonl") as gone:
+        check_content(folder)
+    assert "orchctl train resume" in gone.value.hint
+
+
+def test_a_folder_of_somebodys_own_may_change(tmp_path: Path) -> None:
+    made(MANY, tmp_path / "d")
+    (tmp_path / "d" / "train.jsonl").write_text("")
+    check_content(tmp_path / "d")
 
 
 def test_of_two_copies_the_newer_stays_and_of_equal_contents_one(tmp_path: Path) -> None:

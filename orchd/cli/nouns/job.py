@@ -171,9 +171,11 @@ def _silent_since(job: dict[str, Any]) -> str:
 
 
 def _took(job: dict[str, Any]) -> str:
+    if job.get("seconds") is not None:
+        return duration(job["seconds"])
     if not (job["started_ms"] and job["finished_ms"]):
         return ""
-    return duration((job["finished_ms"] - job["started_ms"]) / 1000)
+    return duration(max(0, job["finished_ms"] - job["started_ms"]) / 1000)  # it ended with another daemon
 
 
 COMMANDS = (

@@ -14,7 +14,6 @@ import msgspec
 from orchd.errors import DatasetUnusable, SecretsFound
 from orchd.importers.conversation import Conversation, Example, Part
 from orchd.importers.source import ImportLog
-from orchd.records.ids import DATASET, text_id
 from orchd.train.datasets.near import Groups, find_near
 from orchd.train.datasets.privacy import KEYS, Finding, masked, redacted, scan
 from orchd.train.datasets.store import (
@@ -25,6 +24,7 @@ from orchd.train.datasets.store import (
     Row,
     decoder_of,
     digest_of_content,
+    identity,
     texts_of_row,
     to_row,
     with_texts,
@@ -140,7 +140,7 @@ def build(
     findings = [] if care.secrets == "redact" else [one for row in kept for one in row.findings]
     _write_findings(folder, findings)
     info = DatasetInfo(
-        id=_identity(divided),
+        id=identity({part: [row.content for row in divided[part]] for part in PARTS}),
         name=name,
         kind=kind,
         format=log.format,
@@ -350,12 +350,3 @@ def _write_parts(divided: dict[str, list[_Spooled]], spool: IO[bytes], folder: P
                 spool.seek(row.offset)
                 file.write(spool.read(row.size))
     return [row for part in PARTS for row in divided[part]]
-
-
-def _identity(divided: dict[str, list[_Spooled]]) -> str:
-    """``dst_…``: SHA-256 over the sizes of the parts and the contents in their order."""
-    digest = hashlib.sha256(",".join(f"{part}={len(divided[part])}" for part in PARTS).encode())
-    for part in ("test", "validation", "train"):
-        for row in divided[part]:
-            digest.update(row.content.encode())
-    return text_id(DATASET, digest.digest())

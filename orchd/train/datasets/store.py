@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,11 +15,17 @@ from orchd.importers.clean import content_id, digest_of
 from orchd.importers.conversation import Completion, Conversation, Example, Message, Part, Passage, Preference
 from orchd.importers.read import FORMATS
 from orchd.importers.turns import Learn
+from orchd.records.ids import DATASET, text_id
 
 PARTS: Final[tuple[Part, ...]] = ("train", "validation", "test")
 INFO_FILE: Final = "dataset.json"
 FINDINGS_FILE: Final = "findings.jsonl"
 FORMAT_VERSION: Final = 2
+"""Another one where rows have other digests: `check_content` compares those of this version."""
+
+CHANGED_HINT: Final = (
+    "Put its files back as they were (`orchctl train resume JOB` goes on with a training then), or import it again."
+)
 
 
 class DatasetInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -185,7 +192,34 @@ def read_part(folder: Path, part: str) -> Iterator[Row]:
             for line in file:
                 yield decoder.decode(line)
     except (OSError, msgspec.DecodeError) as error:
-        raise DatasetUnusable(f"{folder.name}: {part}.jsonl: {error}", field="dataset") from error
+        raise DatasetUnusable(f"{folder.name}: {part}.jsonl: {error}", hint=CHANGED_HINT, field="dataset") from error
+
+
+def identity(contents: Mapping[str, Sequence[str]]) -> str:
+    """``dst_…``: SHA-256 over the sizes of the parts and the digests of their rows' contents, in their order."""
+    digest = hashlib.sha256(",".join(f"{part}={len(contents[part])}" for part in PARTS).encode())
+    for part in ("test", "validation", "train"):
+        for content in contents[part]:
+            digest.update(content.encode())
+    return text_id(DATASET, digest.digest())
+
+
+def check_content(folder: Path, check: Callable[[], None] = lambda: None) -> None:
+    """Whether a data set of the node, whose folder is called by its id, still has the rows that the id is of: what is
+    learnt from it is signed for under that id. ``check`` is called at each row. Raises `DatasetUnusable`."""
+    info = read_info(folder)
+    if folder.name != info.id or info.version != FORMAT_VERSION:
+        return
+    contents: dict[str, list[str]] = {part: [] for part in PARTS}
+    for part in PARTS:
+        for row in read_part(folder, part):
+            check()
+            contents[part].append(digest_of_content(row))
+    if identity(contents) != info.id:
+        said = (
+            f"the files of the data set {info.name!r} were changed since it was made: its rows are not those of its id"
+        )
+        raise DatasetUnusable(said, hint=CHANGED_HINT, field="dataset")
 
 
 def decoder_of(kind: str) -> msgspec.json.Decoder[Row]:
