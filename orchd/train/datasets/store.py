@@ -216,9 +216,7 @@ def check_content(folder: Path, check: Callable[[], None] = lambda: None) -> Non
             check()
             contents[part].append(digest_of_content(row))
     if identity(contents) != info.id:
-        said = (
-            f"the files of the data set {info.name!r} were changed since it was made: its rows are not those of its id"
-        )
+        said = f"the data set {info.name!r} was changed in its folder: its rows are not those that its id is of"
         raise DatasetUnusable(said, hint=CHANGED_HINT, field="dataset")
 
 
