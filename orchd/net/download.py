@@ -45,6 +45,8 @@ log = logging.getLogger(__name__)
 PEERS = 8
 #: For fewer bytes a bulk channel is not worth its opening. In its thread, the plan is told this often, in seconds.
 BULK_LEAST, TELL_S = 2 << 20, 0.25
+#: Of an answer over a stream, so many bytes are verified and written at once: each time costs two changes of thread.
+TOGETHER = 256 << 10
 #: A peer that brings nothing so many times is given up; one that is busy so many times.
 PATIENCE, PATIENCE_BUSY = 3, 20
 #: Nothing for so many seconds, when something was asked for, is such a time.
@@ -250,8 +252,9 @@ class Download:
             data = await channel.raw(left, SILENCE_S)
             left -= len(data)
             waiting += data
-            whole = len(waiting) if not left else len(waiting) - len(waiting) % size
-            good = 0
+            whole, good = len(waiting), 0
+            if left:
+                whole = len(waiting) - len(waiting) % size if len(waiting) >= TOGETHER else 0
             if whole:
                 view = memoryview(bytes(memoryview(waiting)[:whole]))
                 good = await trio.to_thread.run_sync(self._partial.put, span.file, chunk, view)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial as partial_call
 from pathlib import Path
@@ -33,15 +33,25 @@ log = logging.getLogger(__name__)
 COMING_S, COMING_LOOK_S = 10.0, 0.1
 
 
+def look(registry: Registry, id: str, followed: Collection[str]) -> tuple[Admission | None, dict[str, int]]:
+    """In a thread, before anybody is asked: the adapter, where it is here with all its files; else who is likely to
+    give it."""
+    if registry.is_whole(id):
+        return registry.admit(registry.manifest(id).envelope, {}, origin="fetched"), {}
+    return None, _likely(registry, id, followed)
+
+
 async def fetch(
     node: Node,
     context: Context,
     adapter: bytes,
     peers: Sequence[ID],
     progress: Progress,
-    checks: Sequence[Check] = (),
+    checks: Sequence[Check],
+    likely: Mapping[str, int],
 ) -> Admission:
-    """The adapter, admitted. With `peers` only those are asked; `checks` come after the door's own.
+    """The adapter, admitted. With `peers` only those are asked, else the `likely` ones first; `checks` come after the
+    door's own.
 
     Raises `NoProvider`, `AdapterRevoked`, what the last peer did (`DigestMismatch`, `PeerTimeout`, …), or the door's
     refusal.
@@ -50,13 +60,11 @@ async def fetch(
     context.events.emit("adapter.fetching", {"id": id, "peers": [str(peer) for peer in peers]})
     if not peers:
         await _company(node, context)
-    async with _providers(node, context, adapter, peers) as providers:
+    async with _providers(node, context, adapter, peers, likely) as providers:
         try:
             manifest = await providers.first()
         except NoProvider as error:
             raise await trio.to_thread.run_sync(_nobody, context.registry, id, error) from None
-        async with _door(context, manifest):
-            await trio.to_thread.run_sync(context.registry.check_record, manifest)
         return await _fetch_files(node, context, manifest, providers, progress, checks)
 
 
@@ -78,7 +86,9 @@ def _nobody(registry: Registry, id: str, error: NoProvider) -> OrchdError:
 
 async def peek(node: Node, context: Context, adapter: bytes) -> Verified[Manifest]:
     """Its signed manifest alone. Raises `NoProvider`."""
-    async with _providers(node, context, adapter, ()) as providers:
+    id = text_id(ADAPTER, adapter)
+    likely = await trio.to_thread.run_sync(_likely, context.registry, id, context.followed)
+    async with _providers(node, context, adapter, (), likely) as providers:
         return await providers.first()
 
 
@@ -98,10 +108,10 @@ async def _fetch_files(
 
     registry, transfers = context.registry, context.transfers
     async with transfers.fetching(manifest.digest):
-        folder = staging(registry.data) / manifest.id
-        with Partial(folder, manifest.record.files, registry.blobs.check_room) as partial:
+        async with _door(context, manifest):
+            partial, plan, here = await trio.to_thread.run_sync(_begin, registry, manifest)
+        with partial:
             try:
-                plan, here = await trio.to_thread.run_sync(_begin, registry, manifest, partial)
                 context.count("bytes_reused", manifest.record.size - plan.left)
                 download = Download(
                     manifest,
@@ -116,14 +126,17 @@ async def _fetch_files(
                 )
                 await download.run(providers)
                 async with _door(context, manifest):
-                    admission = await trio.to_thread.run_sync(_admit, registry, manifest, partial, here, checks)
+                    admission, unproven = await trio.to_thread.run_sync(
+                        _admit, registry, manifest, partial, here, checks
+                    )
             except DiskFull:
                 partial.discard()
                 raise
             finally:
                 if partial.is_empty():
                     partial.discard()
-    node.spawn(node.prove_everywhere)
+    if unproven:  # it may contain an adapter that was revoked before
+        node.spawn(node.prove_everywhere)
     return admission
 
 
@@ -133,20 +146,37 @@ def _admit(
     partial: Partial,
     here: Mapping[int, Path],
     checks: Sequence[Check],
-) -> Admission:
-    """Through the door; whatever it says, the unfinished files are not needed any more."""
+) -> tuple[Admission, list[str]]:
+    """Through the door; whatever it says, the unfinished files are not needed any more. Also the revoked adapters of
+    which somebody has to show whose they are."""
     entries = manifest.record.files
     try:
         brought = [n for n in range(len(entries)) if n not in here]
         verified = {entries[n].path: partial.digest(n) for n in brought}
         files = {entries[n].path: here.get(n) or partial.path(n) for n in range(len(entries))}
-        return registry.admit(manifest.envelope, files, origin="fetched", checks=checks, verified=verified)
+        admission = registry.admit(manifest.envelope, files, origin="fetched", checks=checks, verified=verified)
+        return admission, registry.people.unproven()
     finally:
         partial.discard()
 
 
-def _begin(registry: Registry, manifest: Verified[Manifest], partial: Partial) -> tuple[Plan[ID], dict[int, Path]]:
-    """What is left to fetch, and the files that are here, by number. Raises `DiskFull`."""
+def _begin(registry: Registry, manifest: Verified[Manifest]) -> tuple[Partial, Plan[ID], dict[int, Path]]:
+    """Before the first byte: what came of it before, what is left to fetch, and the files that are here, by number.
+
+    Raises what the door says of the record, or `DiskFull`; nothing of it stays then.
+    """
+    registry.check_record(manifest)
+    partial = Partial(staging(registry.data) / manifest.id, manifest.record.files, registry.blobs.check_room)
+    try:
+        return partial, *_plan(registry, manifest, partial)
+    except BaseException as error:
+        with partial:
+            if isinstance(error, DiskFull) or partial.is_empty():
+                partial.discard()
+        raise
+
+
+def _plan(registry: Registry, manifest: Verified[Manifest], partial: Partial) -> tuple[Plan[ID], dict[int, Path]]:
     entries = manifest.record.files
     blobs = {
         n: registry.blobs.path(entry.sha256) for n, entry in enumerate(entries) if registry.blobs.keep(entry.sha256)
@@ -198,8 +228,10 @@ def _tell_refused(context: Context, id: str, peer: str, error: OrchdError) -> No
 
 
 @asynccontextmanager
-async def _providers(node: Node, context: Context, adapter: bytes, peers: Sequence[ID]) -> AsyncIterator[Search]:
-    """Who gives it, of `peers` if there are any, else of those who share a topic with us."""
+async def _providers(
+    node: Node, context: Context, adapter: bytes, peers: Sequence[ID], likely: Mapping[str, int]
+) -> AsyncIterator[Search]:
+    """Who gives it, of `peers` if there are any, else of those who share a topic with us, the `likely` ones first."""
     id = text_id(ADAPTER, adapter)
 
     async def ask(peer: ID) -> Verified[Manifest]:
@@ -214,8 +246,6 @@ async def _providers(node: Node, context: Context, adapter: bytes, peers: Sequen
                 node.distrust(peer)
             raise
 
-    likely = {} if peers else await trio.to_thread.run_sync(_likely, context, id)
-
     def candidates() -> Sequence[ID]:
         return peers or _members(node, likely)
 
@@ -223,10 +253,10 @@ async def _providers(node: Node, context: Context, adapter: bytes, peers: Sequen
         yield search
 
 
-def _likely(context: Context, id: str) -> dict[str, int]:
+def _likely(registry: Registry, id: str, followed: Collection[str]) -> dict[str, int]:
     """Peers (ids as text) who should have it, the best first: the author, who told us of it, whom the user follows."""
-    rows = context.registry.index.read("SELECT author, peer FROM announcement WHERE adapter = $1", (id,))
-    likely = [str(_author_peer(author)) for author, _ in rows] + [peer for _, peer in rows] + sorted(context.followed)
+    rows = registry.index.read("SELECT author, peer FROM announcement WHERE adapter = $1", (id,))
+    likely = [str(_author_peer(author)) for author, _ in rows] + [peer for _, peer in rows] + sorted(followed)
     return {peer: place for place, peer in reversed(list(enumerate(likely)))}
 
 

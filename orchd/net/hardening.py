@@ -56,6 +56,8 @@ DHT_STREAMS, DHT_STREAMS_PER_PEER, DHT_STREAM_S = 256, 16, 30.0
 #: Inbound streams of all protocols that one peer may hold open, and how long one may outlast its handler, in seconds.
 STREAMS_PER_PEER, LINGER_S = 64, 10.0
 
+#: Bytes that are read of a socket at once, though fewer are asked for.
+READ_AHEAD = 64 << 10
 #: Gossip messages that may wait for one neighbour.
 GOSSIP_QUEUE = 256
 
@@ -383,6 +385,17 @@ class Traffic:
     bytes_in: int = 0
     bytes_out: int = 0
     heard_at: float = float("inf")
+    #: What came and was not asked for yet, from `begin` on.
+    ahead: bytes = b""
+    begin: int = 0
+
+    def take(self, n: int | None) -> bytes:
+        """Some of what came ahead, nothing when there is none."""
+        end = len(self.ahead) if n is None else self.begin + n
+        taken, self.begin = self.ahead[self.begin : end], end
+        if end >= len(self.ahead):
+            self.ahead, self.begin = b"", 0
+        return taken
 
 
 _stock_read, _stock_write = RawConnection.read, RawConnection.write
@@ -390,19 +403,27 @@ _stock_read, _stock_write = RawConnection.read, RawConnection.write
 
 @correction
 def traffic_is_seen() -> list[Replacement]:
-    """A connection knows how many bytes went over its socket, and when the last ones came.
+    """A connection knows how many bytes went over its socket, and when the last ones came; and it reads what is there.
 
-    Seen: the library has no such figures, so that a transfer whose link has died silently looked like a slow peer.
+    Seen: the library has no such figures, so that a transfer whose link has died silently looked like a slow peer. And
+    each Noise message was two reads of the socket, of two bytes and of the rest, and each of them often a wait.
     """
     return [(RawConnection, "read", _read_and_count), (RawConnection, "write", _write_and_count)]
 
 
 async def _read_and_count(self: RawConnection, n: int | None = None) -> bytes:
-    data = await _stock_read(self, n)
     traffic: Traffic = self.__dict__.setdefault("orchd_traffic", Traffic())
+    if traffic.ahead:
+        return traffic.take(n)
+    if n == 0:
+        return b""
+    data = await _stock_read(self, None if n is None else max(n, READ_AHEAD))
     traffic.bytes_in += len(data)
     traffic.heard_at = trio.current_time()
-    return data
+    if n is None or len(data) <= n:
+        return data
+    traffic.ahead = data
+    return traffic.take(n)
 
 
 async def _write_and_count(self: RawConnection, data: bytes) -> None:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchd.errors import OrchdError
-from orchd.records import Manifest, Verified, text_id
+from orchd.records import Manifest, Verified, parse_id, text_id
 from orchd.records.ids import ADAPTER, BASE
 from orchd.registry.registry import Registry
 
 #: Adapters that are looked at: those that it names, and the newest of the same base and author.
 RELATIVES = 32
+_NAMED = "SELECT digest FROM adapter WHERE digest IN (SELECT unnest($1::VARCHAR[])) ORDER BY created DESC, digest"
+_AKIN = "SELECT digest FROM adapter WHERE author = $1 AND base = $2 ORDER BY created DESC, digest LIMIT $3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +54,10 @@ def _relatives(registry: Registry, manifest: Verified[Manifest]) -> Iterator[Ver
     if record.training is not None:
         named += [record.training.initial, record.training.relative_to]
     ids = [text_id(ADAPTER, digest) for digest in named if digest is not None]
-    rows = registry.index.read(
-        "SELECT digest FROM adapter WHERE digest IN (SELECT unnest($1::VARCHAR[])) OR (author = $2 AND base = $3)"
-        " ORDER BY digest NOT IN (SELECT unnest($1::VARCHAR[])), created DESC, digest LIMIT $4",
-        (ids, manifest.author, text_id(BASE, record.base.fingerprint), RELATIVES),
-    )
-    for (id,) in rows:
+    rows = registry.index.read(_NAMED, (ids,)) if ids else []
+    rows += registry.index.read(_AKIN, (manifest.author, text_id(BASE, record.base.fingerprint), RELATIVES))
+    for id in list(dict.fromkeys(id for (id,) in rows))[:RELATIVES]:
         try:
-            yield registry.manifest(id)
+            yield registry.manifests.read(parse_id(id, ADAPTER))
         except OrchdError:  # it is damaged here: `registry scrub` tells, and the chunks are fetched
             continue

@@ -14,7 +14,7 @@ from orchd.records.ids import ADAPTER
 from orchd.registry import told
 from orchd.registry.registry import Registry
 
-#: Adapters whose lists of files are remembered, so that not every range verifies a manifest.
+#: Adapters whose manifests and lists of files are remembered, so that not every question verifies a manifest.
 REMEMBERED = 64
 
 
@@ -25,10 +25,15 @@ class Library:
         self._registry = registry
         self._blobs: dict[bytes, frozenset[bytes]] = {}
         self._open: dict[bytes, frozenset[str]] = {}
+        self._manifests: dict[bytes, bytes] = {}
 
     def records(self, ids: Sequence[bytes], topics: Sequence[str]) -> list[bytes]:
         """Those of these signed records that are here under any of `topics`."""
         return told.envelopes(self._registry.index, ids, topics)
+
+    def open_topics(self, adapter: bytes) -> frozenset[str] | None:
+        """What `announced_under` gives, if that is remembered. Reads nothing."""
+        return self._open.get(adapter)
 
     def announced_under(self, adapter: bytes) -> frozenset[str]:
         """Names of the topics under which it was announced; once an open one is among them, that is remembered."""
@@ -46,7 +51,15 @@ class Library:
 
         That of a revoked adapter is still shown, without its files: it proves that its author has revoked it.
         """
-        return self._registry.shared_manifest(text_id(ADAPTER, adapter), revoked_too=True)
+        id = text_id(ADAPTER, adapter)
+        if adapter in self._manifests:
+            return self._manifests[adapter] if self._registry.is_shared(id, revoked_too=True) else None
+        envelope = self._registry.shared_manifest(id, revoked_too=True)
+        if envelope is not None:
+            if len(self._manifests) >= REMEMBERED:
+                self._manifests.clear()
+            self._manifests[adapter] = envelope
+        return envelope
 
     def read(self, adapter: bytes, blob: bytes, offset: int, length: int) -> bytes | None:
         """Bytes of one of the adapter's files; fewer at the file's end, None for what is not shared."""

@@ -295,13 +295,14 @@ class Network:
         """
         adapter = parse_id(adapter_id, ADAPTER)
         registry = self._context.registry
-        if await trio.to_thread.run_sync(registry.is_whole, adapter_id):
-            return await trio.to_thread.run_sync(_already_here, registry, adapter_id)
+        here, likely = await trio.to_thread.run_sync(fetching.look, registry, adapter_id, self._context.followed)
+        if here is not None:
+            return here
         asked = [parse_peer_id(text) for text in peers]
         node = self._running()
         for peer in asked:
             node.company.forgive(peer)
-        return await fetching.fetch(node, self._context, adapter, asked, progress or _no_progress, checks)
+        return await fetching.fetch(node, self._context, adapter, asked, progress or _no_progress, checks, likely)
 
     # ---- peers --------------------------------------------------------------------------------------------------
 
@@ -440,10 +441,6 @@ async def _run_mdns(node: Node, capture: Capture | None) -> None:
     from orchd.net import mdns
 
     await mdns.run(node, capture)
-
-
-def _already_here(registry: Registry, id: str) -> Admission:
-    return registry.admit(registry.manifest(id).envelope, {}, origin="fetched")
 
 
 def _no_progress(far: Transferred) -> None:

@@ -48,7 +48,6 @@ from orchd.net.relayed import Relayed
 from orchd.net.upload import Upload, Uploads
 from orchd.records import Manifest, Verified, parse_id, verify
 from orchd.records.ids import ADAPTER
-from orchd.registry import revocation
 
 log = logging.getLogger(__name__)
 
@@ -302,7 +301,7 @@ class Node:
     async def prove(self, peer: ID) -> None:
         """Ask for the manifests of revoked adapters that are in something here, to learn whose they are."""
         registry = self._context.registry
-        for id in await trio.to_thread.run_sync(revocation.unproven, registry.index):
+        for id in await trio.to_thread.run_sync(registry.people.unproven):
             try:
                 manifest = await self.manifest_from(parse_id(id, ADAPTER), peer)
             except OrchdError as error:
@@ -312,9 +311,8 @@ class Node:
                 tell(self._context.events, kind, data)
 
     async def prove_everywhere(self) -> None:
-        """An adapter has come: it may contain one that was revoked before."""
-        if await trio.to_thread.run_sync(revocation.unproven, self._context.registry.index):
-            await _all(self.prove, self.news.members())
+        """Of all members."""
+        await _all(self.prove, self.news.members())
 
     async def manifest_from(self, adapter: bytes, peer: ID) -> Verified[Manifest]:
         """The manifest that a peer gives for an adapter's id. Raises `PeerMisbehaved` when it is another's."""
@@ -363,7 +361,11 @@ class Node:
 
     async def may_have(self, peer: ID, adapter: bytes) -> bool:
         """Whether an adapter was announced under a topic that `peer` may see."""
-        return self.members.may_see(peer, await self._read(self._context.library.announced_under, adapter))
+        library = self._context.library
+        names = library.open_topics(adapter)
+        if names is None:
+            names = await self._read(library.announced_under, adapter)
+        return self.members.may_see(peer, names)
 
     async def _read(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await trio.to_thread.run_sync(function, *arguments, limiter=self._readers)

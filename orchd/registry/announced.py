@@ -39,8 +39,8 @@ def here(index: Index, told: Sequence[Told]) -> Here:
     records = [one.record for one in told]
     ids, authors, numbers = (_marks(len(told), start) for start in range(1, 3 * len(told) + 1, len(told)))
     rows = index.read(
-        f"SELECT 'known', digest, 0 FROM announcement WHERE digest IN ({ids})"
-        f" UNION ALL SELECT 'number', author, seq FROM announcement WHERE author IN ({authors}) AND seq IN ({numbers})",
+        "SELECT digest, author, seq FROM announcement"
+        f" WHERE digest IN ({ids}) OR (author IN ({authors}) AND seq IN ({numbers}))",
         [
             *(record.id for record in records),
             *(record.author for record in records),
@@ -48,8 +48,8 @@ def here(index: Index, told: Sequence[Told]) -> Here:
         ],
     )
     return Here(
-        known=frozenset(text for what, text, _ in rows if what == "known"),
-        numbers=frozenset((text, seq) for what, text, seq in rows if what == "number"),
+        known=frozenset(digest for digest, _, _ in rows),
+        numbers=frozenset((author, seq) for _, author, seq in rows),
     )
 
 
@@ -67,7 +67,7 @@ def insert(cursor: Cursor, told: Sequence[Told], now_ms: int) -> None:
     adapters = _marks(len(told), 1)
     found = cursor.execute(
         f"SELECT digest FROM adapter WHERE digest IN ({adapters})"
-        f" UNION SELECT adapter FROM received WHERE adapter IN ({adapters})",
+        f" UNION ALL SELECT adapter FROM received WHERE adapter IN ({adapters})",
         [one.adapter for one in told],
     ).fetchall()
     concerned = {id for (id,) in found}

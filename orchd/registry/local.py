@@ -23,6 +23,7 @@ from orchd.registry.blobs import check_room
 from orchd.registry.index import Cursor, Index
 from orchd.registry.journal import ANEW, Entry, Journal, Line
 from orchd.registry.local_rows import TABLES, LocalRow
+from orchd.registry.remembered import Remembered
 from orchd.registry.standing import StandingChange
 
 LOG = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ Row = TypeVar("Row", bound=LocalRow)
 BATCH = 5_000  # acts that become one transaction when the journal is read
 COMPACT_SIZE = 4 << 20  # bytes below which a journal is left as long as it is
 RESERVE = 1 << 20  # bytes that must be free for an act: its consequences want to be written down too
+FEW = 64  # rows of one answer that is remembered
 UNDO_KEPT = 100  # acts that can still be undone after the journal was written anew
 
 
@@ -122,6 +124,7 @@ class Local:
         self._clock = clock
         self._lock = threading.Lock()
         self._waiting: deque[_Act] = deque()
+        self._remembered = Remembered()
         #: Whether the index may lack acts that the journal has.
         self._behind = False
         self.lost = 0
@@ -135,22 +138,48 @@ class Local:
     def journal_bytes(self) -> int:
         return self._journal.size
 
+    @property
+    def last(self) -> int:
+        """The number of the newest act, also of one that is being done."""
+        return self._journal.last
+
     # ---- reading ------------------------------------------------------------------------------------------------
 
     def get(self, kind: type[Row], key: str) -> Row | None:
         table = _TABLES[kind]
+        if self._is_empty(kind):
+            return None
         rows = self.index.read(f"{table.select} WHERE {table.key} = ?", (key,))
         return table.row(rows[0]) if rows else None  # type: ignore[return-value]
 
     def all(self, kind: type[Row]) -> list[Row]:
         """In the order of their keys."""
-        return self.where(kind, "TRUE")
+        return self.few(kind, "TRUE")
 
     def where(self, kind: type[Row], condition: str, params: Sequence[Any] = ()) -> list[Row]:
         """The rows that fit a condition in SQL, in the order of their keys."""
         table = _TABLES[kind]
+        if self._is_empty(kind):
+            return []
         rows = self.index.read(f"{table.select} WHERE {condition} ORDER BY {table.key}", params)
         return [table.row(values) for values in rows]  # type: ignore[misc]
+
+    def few(self, kind: type[Row], condition: str, params: Sequence[Any] = ()) -> list[Row]:
+        """As `where`, for a condition that asks of no other table: what was found is remembered, if it is little."""
+        question = ("few", condition, tuple(params))
+        found = self._remembered.answer(
+            kind, question, lambda: self.where(kind, condition, params), lambda rows: len(rows) <= FEW
+        )
+        return list(found)
+
+    def has(self, kind: type[LocalRow], condition: str, params: Sequence[Any] = ()) -> bool:
+        """Whether any row fits a condition that asks of no other table. Remembered."""
+        sql = f"SELECT 1 FROM {_quoted(_TABLES[kind].name)} WHERE {condition} LIMIT 1"
+        question = ("has", condition, tuple(params))
+        return self._remembered.answer(kind, question, lambda: bool(self.index.read(sql, params)), lambda _: True)
+
+    def _is_empty(self, kind: type[LocalRow]) -> bool:
+        return not self.has(kind, "TRUE")
 
     # ---- acts ---------------------------------------------------------------------------------------------------
 
@@ -213,7 +242,8 @@ class Local:
             _mark(cursor, lines[-1].seq)
 
         try:
-            self.index.write(change)
+            with self._remembered.change({item.kind for act in acts for item in act.changes}):
+                self.index.write(change)
         except BaseException:
             if not self._is_applied(lines[-1].seq):
                 self._journal.take_back(lines)
@@ -305,7 +335,8 @@ class Local:
         waiting = self._journal.lines(applied) if applied < self._journal.last else iter(())
         while lines := list(islice(waiting, BATCH)):
             newest = {(name, key): value for line in lines for name, key, value in line.changes}
-            self.index.write(lambda cursor, n=newest, s=lines[-1].seq: _apply_all(cursor, n, s))  # type: ignore[misc]
+            with self._remembered.change(_TABLES.keys()):
+                self.index.write(lambda cursor, n=newest, s=lines[-1].seq: _apply_all(cursor, n, s))  # type: ignore[misc]
         self._behind = False
 
     def refold(self) -> None:
@@ -323,7 +354,8 @@ class Local:
                 newest = {(name, key): value for line in lines for name, key, value in line.changes}
                 _apply_all(cursor, newest, lines[-1].seq)
 
-        self.index.write(change)
+        with self._remembered.change(_TABLES.keys()):
+            self.index.write(change)
 
     def _applied(self) -> int:
         rows = self.index.read("SELECT seq FROM applied")

@@ -7,14 +7,15 @@ from collections.abc import Collection, Mapping, Sequence
 from orchd.registry import revocation, standing
 from orchd.registry.index import Index
 from orchd.registry.local import Local
-from orchd.registry.trust import TrustBook, View, read_view
+from orchd.registry.local_rows import Received
+from orchd.registry.trust import REVOCATION, TrustBook, View, read_view
 
 
 class People:
     """The judges that `restand` asks. `me` is this node's key; call `forget` after every act that changes a verdict."""
 
     def __init__(self, local: Local, index: Index, me: str) -> None:
-        self._index = index
+        self._index, self._local = index, local
         self.me = me
         self._book = TrustBook(lambda: read_view(local, self.me))
 
@@ -24,6 +25,11 @@ class People:
 
     def forget(self) -> None:
         self._book.forget()
+
+    @property
+    def changes(self) -> int:
+        """How often something changed."""
+        return self._book.forgotten
 
     def level(self, author: str) -> str:
         """self, followed, allowed, stranger or blocked."""
@@ -39,15 +45,24 @@ class People:
         return self.view().policy_reason(author, adapter)
 
     def revoked(self) -> Mapping[str, str]:
-        return revocation.revoked(self._index, self.view())
+        return revocation.revoked(self._index, self.view()) if self._any_revocation else {}
 
     def revocation(self, adapter: str, author: str) -> str:
         """What this author said when taking this adapter back; empty when they have not. It need not be here."""
-        return revocation.of(self._index, self.view(), adapter, author)
+        return revocation.of(self._index, self.view(), adapter, author) if self._any_revocation else ""
 
     def said_revoked(self) -> Mapping[str, str]:
         """Of announced adapters too whose author is not known, where whoever announced them has revoked them."""
-        return {**revocation.claimed(self._index, self.view()), **self.revoked()}
+        return {**revocation.claimed(self._index, self.view()), **self.revoked()} if self._any_revocation else {}
+
+    def unproven(self) -> list[str]:
+        """Ids whose signed manifest would tell whether a revocation that was received concerns what is here."""
+        return revocation.unproven(self._index) if self._any_revocation else []
+
+    @property
+    def _any_revocation(self) -> bool:
+        """Whether one was ever received: most nodes know of none, and then nothing has to be looked through."""
+        return self._local.has(Received, "kind = ?", (REVOCATION,))
 
     def containing(self, ids: Collection[str]) -> Mapping[str, Sequence[str]]:
         return revocation.containing(self._index, ids)

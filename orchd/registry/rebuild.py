@@ -26,8 +26,8 @@ from orchd.registry.local import delete, put
 from orchd.registry.local_rows import Pin, Received, Release, Rot, Trash, Verdict
 from orchd.registry.reading import Read, read_all
 from orchd.registry.restand import DAMAGED, MISSING
-from orchd.registry.rows import ADAPTER_COLUMNS, ANNOUNCED, TOPICS, Edge, adapter_values, edges, form
-from orchd.registry.standing import QUARANTINED, Facts, standing
+from orchd.registry.rows import ADAPTER_COLUMNS, ANNOUNCED, Edge, adapter_values, edges, form, joined_topics
+from orchd.registry.standing import QUARANTINED, Facts, Standing, standing
 
 if TYPE_CHECKING:
     from orchd.registry.registry import Registry
@@ -48,11 +48,15 @@ class Rebuilt(msgspec.Struct, frozen=True, kw_only=True):
     taken_out: int
 
 
-def insert_adapter(cursor: Cursor, manifest: Verified[Manifest], verdict: Verdict) -> None:
-    """The rows of one adapter, in quarantine until its standing was computed."""
-    values = (*adapter_values(manifest, verdict), QUARANTINED, NOT_WEIGHED, False, verdict.received, "")
+def insert_adapter(
+    cursor: Cursor, manifest: Verified[Manifest], verdict: Verdict, stands: Standing | None = None
+) -> None:
+    """The rows of one adapter, in quarantine until its standing was computed, where that was not done before."""
+    state, reason = (QUARANTINED, NOT_WEIGHED) if stands is None else (stands.state, stands.reason)
+    told = cursor.execute("SELECT topics FROM announcement WHERE adapter = ?", [manifest.id]).fetchall()
+    topics = joined_topics(topic for (topics,) in told for topic in topics)
+    values = (*adapter_values(manifest, verdict), state, reason, False, verdict.received, topics)
     Index.put(cursor, "adapter", "digest", values)
-    cursor.execute(f"UPDATE adapter SET topics = {TOPICS} WHERE digest = $1", [manifest.id])
     for edge in edges(manifest):
         cursor.execute("INSERT OR REPLACE INTO edge VALUES (?, ?, ?, ?)", list(edge))
 

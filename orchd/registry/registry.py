@@ -41,6 +41,7 @@ from orchd.registry.rebuild import insert_adapter
 from orchd.registry.rows import AdapterRow, AnnouncementRow, adapter_row
 from orchd.registry.standing import ADMITTED, QUARANTINED, REMOVED, StandingChange
 from orchd.registry.trust import FOLLOWED, SELF
+from orchd.registry.weighing import Weighing
 
 USED_EVERY_MS = 3_600_000
 MIN_PREFIX = len(ADAPTER) + SHORTEST
@@ -209,7 +210,7 @@ class Registry:
         known = Known(
             blocked=self.people.blocked(manifest.author),
             revoked=self.people.revocation(manifest.id, manifest.author),
-            bounds={row.key: row for row in self.local.where(Bound, "starts_with(key, ?)", (bounds.key(base, ""),))},
+            bounds={row.key: row for row in self.local.few(Bound, "starts_with(key, ?)", (bounds.key(base, ""),))},
         )
         return Candidate(manifest, files, self._base_of(manifest), now_ms, known)
 
@@ -231,9 +232,10 @@ class Registry:
             self.manifests.write(manifest)
             verdict = Verdict(adapter=manifest.id, reasons=tuple(reasons), origin=origin, received=self.clock())
             rotten = self._rot(manifest)
-            self._insert(lying, verdict, mended=rotten)
+            stands = self._insert(lying, verdict, mended=rotten)
             undo.pop_all()
-        self.restand([manifest.id], tell=False)
+        if not stands:
+            self.restand([manifest.id], tell=False)
         if rotten:  # others have the file that is whole again
             self.restand()
 
@@ -247,11 +249,10 @@ class Registry:
         except DigestMismatch as error:
             raise DigestMismatch(f"{entry.path}: {error.message}") from None
 
-    def _insert(self, candidate: Candidate, verdict: Verdict, mended: Sequence[Rot]) -> None:
-        """The verdict in the journal, then the rows; the adapter stands in quarantine until everything was weighed.
-
-        `mended` are its files that were damaged or missing; they have just been read, and are whole.
-        """
+    def _insert(self, candidate: Candidate, verdict: Verdict, mended: Sequence[Rot]) -> bool:
+        """The verdict in the journal, then the rows; whether it stands as it should, or in quarantine until everything
+        was weighed. `mended` are its files that were damaged or missing; they have just been read, and are whole."""
+        weighing = Weighing.begin(self.local, self.people, candidate.manifest, verdict)
         manifest, seen = candidate.manifest, tuple[Bound, ...]()
         if not verdict.reasons and self.trust(manifest.author) in (SELF, FOLLOWED):
             base = text_id(BASE, manifest.record.base.fingerprint)
@@ -261,8 +262,9 @@ class Registry:
             put(verdict),
             *map(put, seen),
             *(delete(Rot, row.blob) for row in mended),
-            then=lambda cursor: insert_adapter(cursor, manifest, verdict),
+            then=lambda cursor: insert_adapter(cursor, manifest, verdict, weighing.use()),
         )
+        return weighing.holds() and not self._unsettled
 
     def restand(self, ids: Collection[str] | None = None, *, tell: bool = True) -> list[StandingChange]:
         """Compute anew what adapters (all, when None) may do here, after something was decided or received."""
@@ -525,12 +527,9 @@ class Registry:
 
         `revoked_too`: also one that its author has taken back.
         """
-        rows = self.index.read(
-            "SELECT state FROM adapter WHERE digest = $1"
-            " AND EXISTS (SELECT 1 FROM announcement n WHERE n.adapter = $1)",
-            (id,),
-        )
-        return bool(rows) and (rows[0][0] == ADMITTED or (revoked_too and id in self.people.revoked()))
+        rows = self.index.read("SELECT state FROM adapter WHERE digest = ?", (id,))
+        is_given = bool(rows) and (rows[0][0] == ADMITTED or (revoked_too and id in self.people.revoked()))
+        return is_given and bool(self.index.read("SELECT 1 FROM announcement WHERE adapter = ? LIMIT 1", (id,)))
 
     def announced_under(self, id: str) -> frozenset[str]:
         """Names of the topics that any announcement of an adapter gives."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -147,6 +148,12 @@ ANNOUNCED = "chr(10) || array_to_string(list_sort(list_distinct(flatten(list(top
 TOPICS = f"(SELECT coalesce({ANNOUNCED}, '') FROM announcement WHERE adapter = $1)"
 #: Whether an adapter was announced under the topic {0}.
 UNDER = "contains(topics, chr(10) || {0} || chr(10))"
+
+
+def joined_topics(names: Iterable[str]) -> str:
+    """What `ANNOUNCED` makes of the topics of an adapter's announcements."""
+    found = sorted(set(names))  # by code points, which is the order of the bytes in UTF-8
+    return "\n" + "\n".join(found) + "\n" if found else ""
 
 
 def adapter_values(manifest: Verified[Manifest], verdict: Verdict) -> tuple[Any, ...]:

@@ -273,6 +273,11 @@ class TrustBook:
                 if asked == self._forgotten:  # else something was decided while we read
                     self._view = view
 
+    @property
+    def forgotten(self) -> int:
+        """How often."""
+        return self._forgotten
+
     def forget(self) -> None:
         """Something was decided or received: read again."""
         with self._lock:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import trio
 from libp2p.custom_types import TProtocol
+from libp2p.network.connection.raw_connection import RawConnection
 from multiaddr import Multiaddr
 
 from orchd.errors import PeerUnreachable
@@ -205,3 +206,24 @@ async def test_bytes_are_counted() -> None:
         assert traffic.bytes_in - before[0] >= 10_000
         assert traffic.bytes_out - before[1] >= 10_000
         assert traffic.heard_at <= trio.current_time()
+
+
+async def test_what_is_there_is_read_at_once() -> None:
+    class Socket:
+        def __init__(self, *pieces: bytes) -> None:
+            self.pieces, self.asked = list(pieces), list[int | None]()
+
+        async def read(self, n: int | None = None) -> bytes:
+            self.asked.append(n)
+            return self.pieces.pop(0)
+
+    hardening.harden()
+    large = hardening.READ_AHEAD + 1
+    socket = Socket(b"abcdef", b"gh", b"i", b"")
+    connection = RawConnection(socket, False)  # type: ignore[arg-type]
+    assert [await connection.read(2), await connection.read(3), await connection.read(2)] == [b"ab", b"cde", b"f"]
+    assert socket.asked == [hardening.READ_AHEAD]
+    assert [await connection.read(1), await connection.read(), await connection.read(large)] == [b"g", b"h", b"i"]
+    assert await connection.read(0) == b""
+    assert socket.asked == [hardening.READ_AHEAD, hardening.READ_AHEAD, large]
+    assert await connection.read(1) == b""

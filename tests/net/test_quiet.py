@@ -7,6 +7,8 @@ from functools import partial
 from typing import Any
 
 import pytest
+from libp2p.custom_types import TProtocol
+from libp2p.host.exceptions import StreamFailure
 from libp2p.kad_dht import kad_dht
 from libp2p.kad_dht.pb.kademlia_pb2 import Message
 from libp2p.peer.id import ID
@@ -21,13 +23,14 @@ from orchd.net.hardening import PROVIDER_EXPIRY_S, without
 from orchd.net.quiet import (
     announced_by_us_alone,
     calm_meshes,
+    protocols_asked_at_once,
     quiet_dht,
     records_said_once,
     small_networks_are_known,
 )
 from tests.net import test_hardening
 from tests.net.support import until
-from tests.net.test_hardening import a_host, join, two_that_gossip
+from tests.net.test_hardening import a_host, echo_handler, join, two_that_gossip
 
 NAME = "test/quiet"
 
@@ -170,3 +173,28 @@ async def test_calm_meshes_are_left_alone_until_news_comes(corrected: bool, monk
             await until(lambda: not router.mcache.msgs, "old news is forgotten")
             router.mesh[NAME].clear()
             await until(lambda: theirs.my_id in router.mesh[NAME], "who was lost is in it again")
+
+
+@pytest.mark.parametrize("corrected", [True, False])
+async def test_a_protocol_is_asked_for_in_one_frame(corrected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    with nullcontext() if corrected else without(protocols_asked_at_once):
+        async with a_host(1) as server, a_host(2) as client:
+            server.basic.set_stream_handler(TProtocol("/echo"), echo_handler)
+            await join(client, server)
+            frames, stock = list[bytes](), yamux.Yamux._write_frame
+
+            async def write(self: Any, data: bytes) -> None:
+                if self.peer_id == server.id:
+                    frames.append(data[12:])
+                await stock(self, data)
+
+            monkeypatch.setattr(yamux.Yamux, "_write_frame", write)
+            stream = await client.basic.new_stream(server.id, [TProtocol("/echo")])
+            (asked,) = [frame for frame in frames if b"/echo" in frame]
+            assert (b"/multistream" in asked) == corrected
+            await stream.write(b"word")
+            assert await stream.read(4) == b"word"
+            with pytest.raises(StreamFailure):
+                await client.basic.new_stream(server.id, [TProtocol("/nobody/speaks/this")])
+            several = await client.basic.new_stream(server.id, [TProtocol("/nobody"), TProtocol("/echo")])
+            assert several.get_protocol() == "/echo"
