@@ -155,9 +155,9 @@ def lineage_record(result: AverageResult, leaves: tuple[bytes, ...], *, method: 
     )
 
 
-def average_extra(result: AverageResult, leaves: tuple[bytes, ...], method: str) -> dict[str, Any]:
+def average_extra(result: AverageResult, leaves: tuple[bytes, ...]) -> dict[str, Any]:
     """What a manifest says besides (`AverageExtra`), for averages of this one: what it took of each leaf."""
-    if method.partition("/")[0] == MEAN or not result.coefficients_ppm:
+    if result.method == MEAN or not result.coefficients_ppm:
         return {}
     taken = tuple(ppm for _, ppm in sorted(zip(leaves, result.coefficients_ppm, strict=True)))
     return {"average": {"version": AverageExtra().version, "coefficients_ppm": list(taken)}}

@@ -19,7 +19,8 @@ import trio
 
 from orchd import crafting, leaks, made_bases
 from orchd.average.recipe import recipe_digest
-from orchd.average.specs import AverageResult, VerifyResult
+from orchd.average.rules import RankRule, recipe_method
+from orchd.average.specs import AverageResult, AverageSpec, VerifyResult
 from orchd.config import Config, Setting
 from orchd.crafting import Making
 from orchd.environment.environment import Environment
@@ -323,7 +324,8 @@ class Node:
     async def _averaged(self, job: Job, result: AverageResult, workdir: Path) -> Averaged:
         note = msgspec.convert(job.note, AverageNote)
         leaves = tuple(parse_id(leaf, ADAPTER) for leaf in note.leaves)
-        lineage = crafting.lineage_record(result, leaves, method=note.method, rank=note.rank)
+        method = recipe_method(result.method, RankRule.parse(msgspec.convert(job.spec, AverageSpec).rank))
+        lineage = crafting.lineage_record(result, leaves, method=method, rank=note.rank)
         admission = await in_thread(
             crafting.admit,
             self.registry,
@@ -332,7 +334,7 @@ class Node:
             workdir / result.adapter,
             origin="averaged",
             lineage=lineage,
-            extra=crafting.average_extra(result, leaves, note.method),
+            extra=crafting.average_extra(result, leaves),
         )
         self.tell_admitted(admission, job.id)
         return Averaged(
@@ -341,7 +343,7 @@ class Node:
             residual_ppm=result.residual_ppm,
             cosines=result.cosines,
             seconds=result.seconds,
-            method=note.method,
+            method=method,
             strength_ppm=result.strength_ppm,
             weights_ppm=result.weights_ppm,
             coefficients_ppm=result.coefficients_ppm,

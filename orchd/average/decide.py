@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from orchd.average.combine import mean_matrix
-from orchd.average.gram import Grams, Matrix
+from orchd.average.gram import Grams, Matrix, norms
+from orchd.average.likeness import likeness
 from orchd.average.methods import COEFFICIENTS
 from orchd.average.middles import MIDDLES
-from orchd.average.recipe import MILLION
-from orchd.average.rules import METHODS
+from orchd.average.recipe import MILLION, strength_in_ppm
+from orchd.average.rules import AUTO, DEFENDED, METHODS, UNLIKE
 from orchd.average.specs import WeightedAdapter
-from orchd.average.votes import Votes, cast_votes, useless
+from orchd.average.votes import Votes, cast_votes, clipping, useless
 from orchd.errors import LeafIsZero, TooFewVotes
 
 
@@ -50,25 +51,41 @@ def plain(ppm: Sequence[int], strength_ppm: int) -> Decision:
 
 
 def decide(
-    method: str, inner: Matrix, leaves: Sequence[WeightedAdapter], ppm: Sequence[int], strength_ppm: int
+    method: str,
+    inner: Matrix,
+    leaves: Sequence[WeightedAdapter],
+    ppm: Sequence[int],
+    strength: float | None,
+    inherited: float = 1.0,
 ) -> Decision:
-    """What `method` makes of leaves with these inner products (k, k) and weights.
+    """What `method` makes of leaves with these inner products (k, k) and weights; `auto` looks how alike they are.
 
-    A strength at which one vote would get too far is lowered. Raises `LeafIsZero`, `TooFewVotes`.
+    A strength at which one vote would get too far is lowered. Raises `LeafIsZero`, `TooFewVotes`,
+    `AverageSpecInvalid`.
     """
-    about = METHODS[method]
-    if not about.voted:
-        return plain(ppm, strength_ppm)
     if zero := useless(inner):
         raise LeafIsZero(f"{leaves[zero[0]].id} changes nothing, or its numbers are no finite ones", field="adapters")
     votes = cast_votes(inner, [leaf.author for leaf in leaves], ppm)
+    if method == AUTO:
+        method = UNLIKE if likeness(inner, votes).kind == "unlike" else DEFENDED
+    about = METHODS[method]
+    wanted = wanted_ppm(method, strength, inherited)
+    if not about.voted:
+        return plain(ppm, wanted)
     if len(votes.members) < about.least:
         raise TooFewVotes(
             f"{method} needs {about.least} votes; {len(leaves)} adapters have {len(votes.members)}", field="adapters"
         )
     most = about.most or votes.strongest
     coefficients = None
+    among = votes.mix @ inner @ votes.mix.T
     if about.linear:
-        among = votes.mix @ inner @ votes.mix.T
         coefficients = COEFFICIENTS[method](among, votes.weights) @ votes.mix
-    return Decision(method, min(strength_ppm, math.floor(most * MILLION)), coefficients, votes)
+    if method == UNLIKE:  # its whitening takes each vote at its own length
+        votes = replace(votes, mix=clipping(norms(among))[:, None] * votes.mix)
+    return Decision(method, min(wanted, math.floor(most * MILLION)), coefficients, votes)
+
+
+def wanted_ppm(method: str, strength: float | None, inherited: float) -> int:
+    """Raises `AverageSpecInvalid`."""
+    return strength_in_ppm((METHODS[method].strength if strength is None else strength) * inherited)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from orchd.average.gram import Matrix, norms
-from orchd.average.votes import lower_median
+from orchd.average.votes import clipping, lower_median
 
 Coefficients = Callable[[Matrix, Matrix], Matrix]
 
@@ -29,9 +29,7 @@ def mean(inner: Matrix, weights: Matrix) -> Matrix:
 
 def clip(inner: Matrix, weights: Matrix) -> Matrix:
     """Votes longer than the (lower) median norm are shortened to it; directions stay."""
-    lengths = norms(inner)
-    shorter = np.divide(lower_median(lengths), lengths, out=np.ones_like(lengths), where=lengths > 0)
-    return np.asarray(weights * np.minimum(1.0, shorter))
+    return np.asarray(weights * clipping(norms(inner)))
 
 
 def geometric_median(inner: Matrix, weights: Matrix) -> Matrix:

@@ -11,7 +11,9 @@ from orchd.errors import AverageSpecInvalid, RankRuleInvalid
 
 MAX_RANK = 1_024
 MILLION = 1_000_000
-MEAN = "mean"
+MEAN, AUTO = "mean", "auto"
+UNLIKE, DEFENDED = "tsv", "clip"
+"""What `auto` takes for unlike and for alike adapters (`average.md` §0.5 and §4)."""
 
 
 class Method(NamedTuple):
@@ -110,6 +112,11 @@ def check_method(method: str) -> str:
     if method not in METHODS:
         raise AverageSpecInvalid(f"no method {method[:40]!r}; there is {', '.join(METHODS)}", field="method")
     return method
+
+
+def check_wanted(method: str) -> str:
+    """As `check_method`, for what a user may ask for: `auto` too."""
+    return method if method == AUTO else check_method(method)
 
 
 def _rank(rank: int) -> int:

@@ -30,29 +30,32 @@ class WeightedAdapter(_Value, frozen=True, kw_only=True):
 class AverageSpec(_Value, frozen=True, kw_only=True):
     """Average `adapters` by `method` at `rank`, the whole times `strength`, and write it in `dtype`.
 
-    `method` and `rank` are as `orchd.average.rules` has them: 16, "energy:.95", "budget:16", "stacked".
+    `method` and `rank` are as `orchd.average.rules` has them: 16, "energy:.95", "budget:16", "stacked". A strength of
+    None is the method's own. `inherited` multiplies it: the strength of the averages that these leaves came out of.
     """
 
     adapters: tuple[WeightedAdapter, ...]
     rank: int | str = 16
     method: str = "mean"
-    strength: float = 1.0
+    strength: float | None = None
+    inherited: float = 1.0
     dtype: Dtype = "BF16"
 
 
 class AverageResult(_Value, frozen=True, kw_only=True):
     """A finished average.
 
-    `adapter` is the PEFT folder relative to the job's folder. `rank` is the largest rank of a module; it is smaller
-    than the wanted one where the leaves together have no more. `residual_ppm` is what truncation cut off,
-    ‖ΔW_rank − ΔW_exact‖ / ‖ΔW_exact‖ over all modules, in parts per million; `tolerance_ppm` what the bytes may be
-    off by besides, because of `dtype`. `cosines[i][j]` and `norms[i]` (Frobenius, of ΔWᵢ) are in the order of
-    the spec's adapters; `weights_ppm` too, they sum to a million. `strength_ppm` is the one used, which may be smaller
-    than the wanted one: no vote gets too far. `votes` are the places of the adapters that had one together, and
+    `adapter` is the PEFT folder relative to the job's folder, `method` the one that was used. `rank` is the largest
+    rank of a module; it is smaller than the wanted one where the leaves together have no more. `residual_ppm` is what
+    truncation cut off, ‖ΔW_rank − ΔW_exact‖ / ‖ΔW_exact‖ over all modules, in parts per million; `tolerance_ppm` what
+    the bytes may be off by besides, because of `dtype`. `cosines[i][j]` and `norms[i]` (Frobenius, of ΔWᵢ) are in the
+    order of the spec's adapters; `weights_ppm` too, they sum to a million. `strength_ppm` is the one used, which may be
+    smaller than the wanted one: no vote gets too far. `votes` are the places of the adapters that had one together, and
     `coefficients_ppm` what became of the weights, without the strength; empty where the result is no weighted sum.
     """
 
     adapter: str
+    method: str = "mean"
     rank: int
     alpha: float
     rslora: bool
@@ -70,7 +73,7 @@ class AverageResult(_Value, frozen=True, kw_only=True):
     coefficients_ppm: tuple[int, ...] = ()
 
 
-class AverageExtra(_Value, frozen=True, kw_only=True):
+class AverageExtra(msgspec.Struct, frozen=True, kw_only=True):
     """`extra.average` of a manifest: what an average took of each leaf, in the lineage's order, without the strength.
 
     In parts per million. Only methods that end in a weighted sum, and are more than the plain mean, have it.
@@ -109,3 +112,78 @@ class VerifyResult(_Value, frozen=True, kw_only=True):
     distance: float
     residual: float
     detail: str
+
+
+class Refusal(_Value, frozen=True, kw_only=True):
+    """An adapter that can't be in the average, and why."""
+
+    id: str
+    name: str
+    reason: str
+
+
+class PlanSpec(_Value, frozen=True, kw_only=True):
+    """What would `average` be and cost? With `through`, all of it is computed, and only not written.
+
+    `refused` are those that the daemon has refused already.
+    """
+
+    average: AverageSpec
+    refused: tuple[Refusal, ...] = ()
+    names: tuple[str, ...] = ()
+    through: bool = False
+
+
+class Planned(_Value, frozen=True, kw_only=True):
+    """One leaf. `weight_ppm` is its recipe's, `taken_ppm` what becomes of it, None where the result is no sum.
+
+    `vote` counts from 1; the same number is the same vote. `norm` is ‖ΔW‖ (Frobenius), `size` in bytes.
+    """
+
+    id: str
+    name: str
+    author: str
+    vote: int
+    weight_ppm: int
+    taken_ppm: int | None
+    norm: float
+    size: int
+
+
+class ModulePreview(_Value, frozen=True, kw_only=True):
+    """One module of the result; `residual_ppm` is a share of its own length."""
+
+    name: str
+    rank: int
+    residual_ppm: int
+
+
+class Preview(_Value, frozen=True, kw_only=True):
+    """What would come out: the largest rank, its numbers, and what truncation would cut off, by module too."""
+
+    rank: int
+    parameters: int
+    residual_ppm: int
+    modules: tuple[ModulePreview, ...]
+
+
+class AveragePlan(_Value, frozen=True, kw_only=True):
+    """What an average would do. `likeness` is "alike", "unlike" or "one vote", `cosine` the mean of two votes.
+
+    `bytes` are those of the leaves' weights, `seconds` what the average would take, judged by going through them
+    once. `warnings` are sentences.
+    """
+
+    method: str
+    rank: str
+    strength_ppm: int
+    reason: str
+    likeness: str
+    cosine: float
+    leaves: tuple[Planned, ...]
+    cosines: tuple[tuple[float, ...], ...]
+    refused: tuple[Refusal, ...]
+    warnings: tuple[str, ...]
+    bytes: int
+    seconds: float
+    preview: Preview | None = None

@@ -45,14 +45,15 @@ def useless(inner: Matrix) -> list[int]:
 def cast_votes(inner: Matrix, authors: Sequence[str], weights: Sequence[float]) -> Votes:
     """One vote for each author and for each set of near-copies, weighted by its heaviest member, capped.
 
-    An empty author is nobody else's. Within a vote members count by their weight, none longer than their lower median:
+    An empty author is nobody else's; where all have one author, there is nobody to outvote, and only copies share a
+    vote. Within a vote members count by their weight, none longer than their lower median:
     a scaled copy does not take the vote over. Another copy of an adapter changes nothing.
     """
     given = np.asarray(weights, dtype=np.float64)
     members = _near_copies(inner, _by_author(authors))
     mix = np.zeros((len(members), len(given)))
     for vote, inside in enumerate(members):
-        mix[vote, inside] = given[inside] / given[inside].sum() * _clipping(norms(inner)[inside])
+        mix[vote, inside] = given[inside] / given[inside].sum() * clipping(norms(inner)[inside])
     heaviest = np.array([given[inside].max() for inside in members])
     return Votes(mix, capped(heaviest / heaviest.sum()), tuple(tuple(inside) for inside in members))
 
@@ -76,15 +77,17 @@ def lower_median(values: Matrix) -> float:
     return float(np.sort(values)[(len(values) - 1) // 2])
 
 
-def _clipping(lengths: Matrix) -> Matrix:
+def clipping(lengths: Matrix) -> Matrix:
+    """Factors (k,) of at most 1 that make none longer than the lower median."""
     limit = lower_median(lengths)
     return np.minimum(1.0, np.divide(limit, lengths, out=np.ones_like(lengths), where=lengths > 0))
 
 
 def _by_author(authors: Sequence[str]) -> list[list[int]]:
+    alone = len(set(authors)) == 1
     found: dict[str, list[int]] = {}
     for index, author in enumerate(authors):
-        found.setdefault(author or f"#{index}", []).append(index)
+        found.setdefault(f"#{index}" if alone or not author else author, []).append(index)
     return list(found.values())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from orchd.average.adapter import AdapterWriter
-from orchd.average.combine import Spectrum, apply, spectrum
-from orchd.average.decide import Decision, decide, plain
+from orchd.average.combine import apply, spectrum
+from orchd.average.course import RankOf, Recipe, Steps
+from orchd.average.decide import Decision
 from orchd.average.gram import Matrix, cosines, inner_products, norms, squared_length
 from orchd.average.opened import Opened, opened
-from orchd.average.ranks import energy_rank, water_filled
-from orchd.average.recipe import MILLION, TOLERANCE_PPM, strength_in_ppm, weights_ppm
-from orchd.average.rules import MAX_RANK, METHODS, RankRule, check_method
-from orchd.average.specs import AverageResult, AverageSpec, VerifyResult, VerifySpec, WeightedAdapter
-from orchd.errors import AverageIsZero, RankRuleInvalid
+from orchd.average.recipe import MILLION, TOLERANCE_PPM
+from orchd.average.rules import RankRule
+from orchd.average.specs import AverageResult, AverageSpec, VerifyResult, VerifySpec
+from orchd.errors import AverageIsZero
 from orchd.jobs.context import JobContext
 
 ADAPTER_FOLDER = "adapter"
@@ -38,7 +38,7 @@ def run(spec: AverageSpec, job: JobContext) -> AverageResult:
     same leaves give the same bytes in whatever order the spec names them.
     """
     started = time.monotonic()
-    recipe = Recipe.of(spec.method, spec.rank, spec.strength, spec.adapters)
+    recipe = Recipe.of(spec.method, spec.rank, spec.strength, spec.adapters, spec.inherited)
     with (
         opened([(leaf.id, leaf.path) for leaf in recipe.leaves]) as leaves,
         _removed_on_error(job.workdir / ADAPTER_FOLDER) as folder,
@@ -59,6 +59,7 @@ def run(spec: AverageSpec, job: JobContext) -> AverageResult:
     taken = decision.coefficients_ppm
     return AverageResult(
         adapter=ADAPTER_FOLDER,
+        method=decision.method,
         rank=largest,
         alpha=float(writer.alpha),
         rslora=False,
@@ -107,69 +108,6 @@ def run_verify(spec: VerifySpec, job: JobContext) -> VerifyResult:
         residual=(sums.cut / sums.total) ** 0.5,
         detail=wrong or _detail(error, tolerance),
     )
-
-
-class Steps:
-    """Progress in modules, over all passes."""
-
-    def __init__(self, job: JobContext, total: int) -> None:
-        self._job, self._total, self._done = job, total, 0
-
-    def __call__(self) -> None:
-        """Before each module. Raises `JobCancelled`."""
-        self._job.progress(self._done, self._total, "modules")
-        self._done += 1
-
-    def finish(self) -> None:
-        self._job.progress(self._total, self._total, "modules")
-
-
-RankOf = Callable[[str, Spectrum], int]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A checked plan: the leaves in the order of their ids, their weights in ppm, method, strength and rank rule."""
-
-    leaves: tuple[WeightedAdapter, ...]
-    ppm: tuple[int, ...]
-    method: str
-    strength_ppm: int
-    rule: RankRule
-
-    @classmethod
-    def of(cls, method: str, rank: int | str, strength: float, adapters: Sequence[WeightedAdapter]) -> Recipe:
-        """Raises `AverageSpecInvalid`, `RankRuleInvalid`."""
-        check_method(method)
-        rule, strength_ppm = RankRule.parse(rank), strength_in_ppm(strength)
-        ppm = weights_ppm([(leaf.id, leaf.weight) for leaf in adapters])
-        leaves = tuple(sorted(adapters, key=lambda leaf: leaf.id))
-        return cls(leaves, tuple(ppm[leaf.id] for leaf in leaves), method, strength_ppm, rule)
-
-    def passes(self, *, write: bool) -> int:
-        """How often the modules are gone through: to count votes, to share out a budget, to write."""
-        return METHODS[self.method].voted + (self.rule.kind == "budget") + write
-
-    def decide(self, source: Opened, steps: Steps) -> Decision:
-        """Looks at all leaves first, where the method counts votes. Raises `LeafIsZero`, `TooFewVotes`."""
-        if not METHODS[self.method].voted:
-            return plain(self.ppm, self.strength_ppm)
-        return decide(self.method, source.inner(steps), self.leaves, self.ppm, self.strength_ppm)
-
-    def ranks(self, source: Opened, decision: Decision, steps: Steps) -> RankOf:
-        """The rank of each module, from its name and spectrum. Raises `RankRuleInvalid`."""
-        if self.rule.kind == "budget":
-            shared = _shared_out(source, decision, self.rule.rank, steps)
-            return lambda name, found: shared[name]
-        if self.rule.kind == "energy":
-            return lambda name, found: min(MAX_RANK, energy_rank(found.squares, self.rule.energy_ppm / MILLION))
-        if self.rule.kind == "stacked":
-            return _all_directions
-        return lambda name, found: self.rule.rank
-
-    def bound(self, source: Opened) -> int:
-        """The largest rank that may be written."""
-        return min(self.rule.rank if self.rule.kind == "fixed" else MAX_RANK, source.union.largest)
 
 
 @dataclass
@@ -235,24 +173,6 @@ def _compare(both: Opened, decision: Decision, rank_of: RankOf, steps: Steps) ->
         sums.distance += squared_length(grams, middle)
     steps.finish()
     return sums
-
-
-def _shared_out(source: Opened, decision: Decision, rank: int, steps: Steps) -> dict[str, int]:
-    squares, costs = {}, {}
-    for module in source.union.modules:
-        steps()
-        grams = source.grams(module.name)
-        squares[module.name] = spectrum(grams, decision.middle(grams, source.present(module.name))).squares[:MAX_RANK]
-        costs[module.name] = module.rows + module.columns
-    return water_filled(squares, costs, rank)
-
-
-def _all_directions(name: str, found: Spectrum) -> int:
-    if found.directions > MAX_RANK:
-        raise RankRuleInvalid(
-            f"{name[:120]} has {found.directions} directions, an adapter has at most {MAX_RANK}", field="rank"
-        )
-    return found.directions
 
 
 def _too_large(sums: Sums, rule: RankRule) -> str:

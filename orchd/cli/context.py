@@ -68,8 +68,8 @@ class Context:
             return 0
         result = self.follow(job)
         self.show(result, command.human)
-        if command.then and not self.json:
-            self.note(f"\nnext: {command.then(result)}")
+        if command.then and not self.json and (told := command.then(result)):
+            self.note(f"\nnext: {told}")
         return command.verdict(result) if command.verdict else 0
 
     def follow(self, job: str) -> Any:

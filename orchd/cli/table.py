@@ -30,7 +30,7 @@ NOUNS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "registry": ("what lies on the disk, and keeping it in order", ("stats", "scrub", "gc", "rebuild", "backup")),
     "undo": ("take back what was done last", ()),
-    "average": ("make one adapter from several", ("start", "verify")),
+    "average": ("make one adapter from several", ("plan", "preview", "start", "verify")),
     "topic": ("where adapters are announced and found", ("join", "leave", "list", "invite")),
     "net": ("peers and addresses", ("status", "peers", "connect", "doctor", "ban", "unban", "stats")),
     "deploy": ("make an adapter usable, and prove that it answers the same", ()),

@@ -121,6 +121,11 @@ KINDS: Kinds = {
         "orchd.average.specs:AverageSpec",
         "orchd.average.specs:AverageResult",
     ),
+    "average.plan": Kind(
+        "orchd.average.planner:run_plan",
+        "orchd.average.specs:PlanSpec",
+        "orchd.average.specs:AveragePlan",
+    ),
     "average.verify": Kind(
         "orchd.average.worker:run_verify",
         "orchd.average.specs:VerifySpec",

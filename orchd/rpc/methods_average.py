@@ -9,8 +9,8 @@ import msgspec
 
 from orchd import room
 from orchd.average.recipe import MILLION, Expanded, Parent, expand_leaves, strength_in_ppm
-from orchd.average.rules import MEAN, METHODS, RankRule, check_method, parse_recipe, recipe_method
-from orchd.average.specs import AverageExtra, AverageSpec, VerifySpec, WeightedAdapter
+from orchd.average.rules import AUTO, MEAN, METHODS, RankRule, check_wanted, parse_recipe
+from orchd.average.specs import AverageExtra, AverageSpec, PlanSpec, Refusal, VerifySpec, WeightedAdapter
 from orchd.errors import (
     AdapterUnknown,
     AverageNotExpandable,
@@ -27,23 +27,19 @@ from orchd.records.ids import ADAPTER, BASE
 from orchd.registry import ADMITTED, AdapterRow, Base, Registry
 from orchd.registry.bases import FOLDER
 from orchd.registry.peft_config import AVERAGEABLE
-from orchd.registry.trust import FOLLOWED, SELF
 from orchd.registry.use import not_admitted
 from orchd.rpc.methods_jobs import JobStarted
 from orchd.rpc.methods_training import AdapterNamed, Tags, kept_tags, superseded
 from orchd.rpc.table import Params, method
-
-AUTO = "auto"
-TRUSTED = frozenset({SELF, FOLLOWED})
 
 
 class AverageWanted(Params, frozen=True, kw_only=True):
     """Two adapters or more. `weights` default to equal ones; only their ratio counts.
 
     `method`: mean (as weighted), clip, tsv, geometric-median, median, trimmed-mean, multi-krum or krum; all but the
-    mean give near-copies and one author's adapters one vote. `auto` is the mean where you are or follow every author,
-    and clip elsewhere. `rank`: 16 (of each module, at most), "budget:16" (as many numbers, where they bring most),
-    "energy:.95" (of each module) or "stacked" (everything). `strength` multiplies the whole: 1, of tsv .4.
+    mean give near-copies and one author's adapters one vote. `auto` is clip for alike and tsv for unlike ones.
+    `rank`: 16 (of each module, at most), "budget:16" (as many numbers, where they bring most), "energy:.95" (of each
+    module) or "stacked" (everything). `strength` multiplies the whole: 1, of tsv .4.
     """
 
     adapters: list[str]
@@ -54,8 +50,9 @@ class AverageWanted(Params, frozen=True, kw_only=True):
 
 
 class AverageStart(AverageWanted, frozen=True, kw_only=True):
-    """What to average and how, see `average.plan`. `supersedes` as for `train.start`."""
+    """What to average and how. `supersedes` as for `train.start`. With `preview` it is `average.preview`."""
 
+    preview: bool = False
     name: str = ""
     tags: Tags = ()
     supersedes: str | None = None
@@ -63,6 +60,8 @@ class AverageStart(AverageWanted, frozen=True, kw_only=True):
 
 @method("average.start", AverageStart, JobStarted, "Make one adapter from several.")
 async def average_start(node: Node, p: AverageStart) -> JobStarted:
+    if p.preview:
+        return await _plan(node, p, through=True)
     check_count(p)
     await node.network.caught_up()
     wanted = await in_thread(resolve, node, p)
@@ -70,7 +69,7 @@ async def average_start(node: Node, p: AverageStart) -> JobStarted:
         name=p.name or f"average of {len(wanted.spec.adapters)}",
         base=wanted.base.name,
         leaves=tuple(leaf.id for leaf in wanted.spec.adapters),
-        method=recipe_method(wanted.spec.method, wanted.rule),
+        method=wanted.spec.method,
         rank=wanted.rule.rank,
         licence=_common_licence(wanted.parents),
         tags=kept_tags(p.tags),
@@ -78,6 +77,69 @@ async def average_start(node: Node, p: AverageStart) -> JobStarted:
     )
     job = await node.jobs.submit("average", wanted.spec, title=f"average {note.name}", note=note)
     return JobStarted(job=job.id)
+
+
+@method(
+    "average.plan",
+    AverageWanted,
+    JobStarted,
+    "How alike adapters are, what an average of them would do and take, and which of them can't be in it.",
+)
+async def average_plan(node: Node, p: AverageWanted) -> JobStarted:
+    """With the parameters of `average.start`. What can't be averaged is told with its reason."""
+    return await _plan(node, p, through=False)
+
+
+@method(
+    "average.preview",
+    AverageWanted,
+    JobStarted,
+    "As average.plan, and what would come out: computed, and not written.",
+)
+async def average_preview(node: Node, p: AverageWanted) -> JobStarted:
+    return await _plan(node, p, through=True)
+
+
+async def _plan(node: Node, p: AverageWanted, *, through: bool) -> JobStarted:
+    check_count(p)
+    await node.network.caught_up()
+    kept, refused = await in_thread(_sorted_out, node, p)
+    wanted = await in_thread(resolve, node, kept)
+    names = await in_thread(node.registry.names.of, [leaf.id for leaf in wanted.spec.adapters])
+    spec = PlanSpec(
+        average=wanted.spec,
+        refused=refused,
+        names=tuple(names.get(leaf.id, "") for leaf in wanted.spec.adapters),
+        through=through,
+    )
+    job = await node.jobs.submit("average.plan", spec, title=f"plan an average of {len(wanted.spec.adapters)}")
+    return JobStarted(job=job.id)
+
+
+def _sorted_out(node: Node, p: AverageWanted) -> tuple[AverageWanted, tuple[Refusal, ...]]:
+    """Without the adapters that can't be averaged, which a start would refuse one at a time.
+
+    The base is that of most of them. Raises `AverageSpecInvalid` when fewer than two are left.
+    """
+    _check_weights(p)
+    parents = [node.registry.manifest(node.registry.resolve(text)) for text in p.adapters]
+    bases = [frozenset(node.registry.known_bases.same(text_id(BASE, one.record.base.fingerprint))) for one in parents]
+    base = max(bases, key=bases.count)
+    kept, refused = [], []
+    for place, parent in enumerate(parents):
+        try:
+            if text_id(BASE, parent.record.base.fingerprint) not in base:
+                raise AverageSpecInvalid(f"it is for another base than most of them: {parent.record.base.hint}")
+            leaf_rows(node, [leaf for leaf, _ in _expanded([parent], [1.0]).leaves])
+            kept.append(place)
+        except OrchdError as error:
+            refused.append(Refusal(id=parent.id, name=parent.record.name, reason=error.message))
+    if len(kept) < 2:
+        told = "; ".join(f"{one.name}: {one.reason}" for one in refused)
+        raise AverageSpecInvalid(f"{len(kept)} of these adapters can be averaged ({told})", field="adapters")
+    weights = None if p.weights is None else [p.weights[place] for place in kept]
+    chosen = msgspec.structs.replace(p, adapters=[parents[place].id for place in kept], weights=weights)
+    return chosen, tuple(refused)
 
 
 class Wanted(NamedTuple):
@@ -93,32 +155,34 @@ def resolve(node: Node, p: AverageWanted) -> Wanted:
     """Raises `AverageSpecInvalid` and its like, `AdapterUnknown`, `NotAverageable`, `LeavesUnknown`, `DiskFull`."""
     check_count(p)
     rule = RankRule.parse(p.rank)
-    if p.method != AUTO:
-        check_method(p.method)
-    if p.weights is not None and len(p.weights) != len(p.adapters):
-        raise AverageSpecInvalid(f"{len(p.adapters)} adapters, {len(p.weights)} weights", field="weights")
+    check_wanted(p.method)
+    _check_weights(p)
     parents = [node.registry.manifest(node.registry.resolve(text)) for text in p.adapters]
     base = one_base(node, parents)
     expanded = _expanded(parents, p.weights or [1.0] * len(parents))
     rows = leaf_rows(node, [leaf for leaf, _ in expanded.leaves])
-    chosen = _chosen(rows) if p.method == AUTO else p.method
-    about = METHODS[chosen]
-    if p.weights is not None and not about.weighted:
+    weighted = p.method == AUTO or METHODS[p.method].weighted
+    if p.weights is not None and not weighted:
         hint = "Leave the weights out, or choose mean, clip, tsv or geometric-median."
-        raise AverageSpecInvalid(f"{chosen} gives every vote the same weight", hint=hint, field="weights")
-    strength = about.strength if p.strength is None else p.strength
-    strength_in_ppm(strength)
+        raise AverageSpecInvalid(f"{p.method} gives every vote the same weight", hint=hint, field="weights")
+    if p.strength is not None:
+        strength_in_ppm(p.strength)
     room.for_adapter(node.registry, base, min(rule.rank, sum(row.rank for row in rows)))
     spec = AverageSpec(
         adapters=tuple(
-            _weighted(node, row, ppm if about.weighted else 1)
-            for row, (_, ppm) in zip(rows, expanded.leaves, strict=True)
+            _weighted(node, row, ppm if weighted else 1) for row, (_, ppm) in zip(rows, expanded.leaves, strict=True)
         ),
-        method=chosen,
+        method=p.method,
         rank=rule.text,
-        strength=strength * expanded.strength_ppm / MILLION,
+        strength=p.strength,
+        inherited=expanded.strength_ppm / MILLION,
     )
     return Wanted(spec, rule, base, parents)
+
+
+def _check_weights(p: AverageWanted) -> None:
+    if p.weights is not None and len(p.weights) != len(p.adapters):
+        raise AverageSpecInvalid(f"{len(p.adapters)} adapters, {len(p.weights)} weights", field="weights")
 
 
 def check_count(p: AverageWanted) -> None:
@@ -127,18 +191,14 @@ def check_count(p: AverageWanted) -> None:
         raise AverageSpecInvalid(f"an average is of two adapters or more, not of {len(p.adapters)}", field="adapters")
 
 
-def _chosen(rows: Sequence[AdapterRow]) -> str:
-    return MEAN if all(row.trust in TRUSTED for row in rows) else "clip"
-
-
 def _expanded(parents: Sequence[Verified[Manifest]], weights: Sequence[float]) -> Expanded:
     return expand_leaves(
         [(parent.digest, weight) for parent, weight in zip(parents, weights, strict=True)],
-        {parent.digest: known for parent in parents if (known := _parent(parent))},
+        {parent.digest: known for parent in parents if (known := parent_of(parent))},
     )
 
 
-def _parent(parent: Verified[Manifest]) -> Parent | None:
+def parent_of(parent: Verified[Manifest]) -> Parent | None:
     """What an average took of its leaves. Raises `AverageNotExpandable` where that is no weighted sum."""
     lineage = parent.record.lineage
     if lineage is None:

@@ -34,6 +34,11 @@ def test_one_author_has_one_vote() -> None:
     assert np.allclose(votes.weights, 0.5)
 
 
+def test_where_all_have_one_author_each_has_a_vote() -> None:
+    assert len(cast_votes(inner_of(X, Y, Z), ["a", "a", "a"], [1, 1, 1]).members) == 3
+    assert cast_votes(inner_of(X, Y, X), ["a", "a", "a"], [1, 1, 1]).members == ((0, 2), (1,))
+
+
 def test_unknown_authors_are_different_ones() -> None:
     assert len(cast_votes(inner_of(X, Y, Z), ["", "", ""], [1, 1, 1]).members) == 3
 

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from orchd import notes
+from orchd.average.specs import AveragePlan
 from orchd.cli.command import Command
 from orchd.cli.run import load
 from orchd.cli.table import NOUNS
@@ -40,6 +41,8 @@ JOB_RESULTS: dict[str, Any] = {
     "train.resume": notes.Trained,
     "train.continue_from": notes.Trained,
     "average.start": notes.Averaged,
+    "average.plan": AveragePlan,
+    "average.preview": AveragePlan,
     "average.verify": notes.AverageVerified,
     "adapter.evaluate": EvaluateResult,
     "adapter.compare": EvaluateResult,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from orchd.cli.command import Command, arg, opt
+from orchd.cli.command import Command, arg, opt, switch
 from orchd.cli.nouns.adapter import human_row
 from orchd.cli.nouns.adapter_scores import ADAPTERS
-from orchd.cli.text import fields, percent, short, table, word
+from orchd.cli.text import duration, fields, percent, short, size, table, word
 from orchd.errors import EXIT_REFUSED
 
 
@@ -56,6 +56,73 @@ def _likeness(leaves: list[dict[str, Any]], cosines: list[list[float]]) -> str:
     return f"how alike the changes of two leaves are (cosine: 1 the same, 0 unrelated, -1 opposite)\n{text}"
 
 
+def _next(result: dict[str, Any]) -> str:
+    if "likeness" in result:
+        return ""
+    return (
+        f"`orchctl adapter evaluate {word(result['adapter']['name'])} ADAPTER --dataset DATASET` says whether\n"
+        "it is better than another one"
+    )
+
+
+def human_plan(plan: dict[str, Any]) -> str:
+    """Who is in it, how alike they are, what would be done, what it takes, and what to think of first."""
+    leaves = plan["leaves"]
+    rows = [
+        (
+            number,
+            leaf["name"],
+            short(leaf["id"]),
+            leaf["vote"],
+            percent(leaf["weight_ppm"] / 1_000_000),
+            "" if leaf["taken_ppm"] is None else percent(leaf["taken_ppm"] / 1_000_000),
+            f"{leaf['norm']:.3g}",
+            *(f"{cosine:.3f}" for cosine in cosines),
+        )
+        for number, (leaf, cosines) in enumerate(zip(leaves, plan["cosines"], strict=True), 1)
+    ]
+    numbers = [str(number) for number in range(1, len(plan["cosines"]) + 1)]
+    heads = ("", "leaf", "id", "vote", "weight", "taken", "length", *numbers)
+    what = [
+        ("they are", f"{plan['likeness']} (mean cosine of two votes {plan['cosine']:.3f})"),
+        ("method", f"{plan['method']}: {plan['reason']}"),
+        ("strength", f"{plan['strength_ppm'] / 1_000_000:g}"),
+        ("rank", plan["rank"]),
+        ("takes", f"about {duration(plan['seconds'])} for {size(plan['bytes'])}"),
+    ]
+    refused = [f"refused: {one['name']} {short(one['id'])}: {one['reason']}" for one in plan["refused"]]
+    notes = [f"note: {told}" for told in plan["warnings"]]
+    text = [table(heads, rows) + "\n(1, 2, …: cosines; 1 the same, 0 unrelated, -1 opposite)", fields(what)]
+    parts = [*text, _preview(plan["preview"]), "\n".join(refused), "\n".join(notes), f"`{_command(plan)}` makes it"]
+    return "\n\n".join(filter(None, parts))
+
+
+def _command(plan: dict[str, Any]) -> str:
+    """What makes the average of the plan."""
+    leaves = plan["leaves"]
+    given = [leaf["weight_ppm"] for leaf in leaves]
+    uneven = max(given, default=0) - min(given, default=0) > 1  # a millionth is rounding
+    options = [f"--method {plan['method']} --rank {plan['rank']} --strength {plan['strength_ppm'] / 1_000_000:g}"]
+    options += [f"--weights {','.join(map(str, given))}"] if uneven else []
+    return " ".join(["orchctl average start", *(short(leaf["id"]) for leaf in leaves), *options])
+
+
+def _preview(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    worst = sorted(found["modules"], key=lambda row: -row["residual_ppm"])[:5]
+    told = fields(
+        [
+            ("comes out", f"rank {found['rank']}, {found['parameters']:,} numbers"),
+            ("cut off", f"{percent(found['residual_ppm'] / 1_000_000)} of the exact average's length"),
+        ]
+    )
+    if not found["residual_ppm"]:
+        return told
+    cut = [(row["name"], row["rank"], percent(row["residual_ppm"] / 1_000_000)) for row in worst]
+    return told + "\n" + table(("where most is cut off", "rank", "of it"), cut)
+
+
 def human_verified(result: dict[str, Any]) -> str:
     return fields(
         [
@@ -81,7 +148,7 @@ WANTED = (
     opt("--weights", "one number for each adapter; only their ratio counts", type=weights, metavar="X,X,..."),
     opt(
         "--method",
-        "auto (mean where you trust every author, else clip), mean, clip, tsv, geometric-median, median, trimmed-mean,"
+        "auto (clip for alike, tsv for unlike adapters), mean, clip, tsv, geometric-median, median, trimmed-mean,"
         " multi-krum or krum",
     ),
     opt("--rank", "of each module (16); or energy:.95, budget:16, stacked", metavar="RULE"),
@@ -89,17 +156,31 @@ WANTED = (
 )
 COMMANDS = (
     Command(
+        "plan",
+        "How alike adapters are, what an average of them would do and take, and who can't be in it",
+        human_plan,
+        method="average.plan",
+        job=True,
+        arguments=WANTED,
+    ),
+    Command(
+        "preview",
+        "As plan, and what would come out: all is computed, nothing written",
+        human_plan,
+        method="average.preview",
+        job=True,
+        arguments=WANTED,
+    ),
+    Command(
         "start",
         "Make one adapter from several",
-        human,
+        lambda result: human_plan(result) if "likeness" in result else human(result),
         method="average.start",
         job=True,
-        then=lambda result: (
-            f"`orchctl adapter evaluate {word(result['adapter']['name'])} ADAPTER --dataset DATASET` says whether\n"
-            "it is better than another one"
-        ),
+        then=_next,
         arguments=(
             *WANTED,
+            switch("--dry-run", "only say what would come out, as preview", dest="preview"),
             opt("--name", "how to call it"),
             opt("--tag", "to be found by; may be given more than once", dest="tags", action="append"),
             opt("--supersedes", "an adapter of yours that the new one takes the place of", metavar="ADAPTER"),
