@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -11,11 +11,10 @@ import msgspec
 from orchd.errors import OrchdError, did_you_mean
 from orchd.node import Node, in_thread
 from orchd.rpc.methods_jobs import JobStarted
-from orchd.rpc.methods_training import TrainStart, named, resolve, settings_of
+from orchd.rpc.methods_training import TrainStart, named, resolve, settings_of, wrong_settings
 from orchd.rpc.table import Params, Result, method
 from orchd.train import advice, worth
 from orchd.train.plan_specs import PlanSpec, ValidateSpec
-from orchd.train.settings import errors, flat
 from orchd.train.specs import Finding, TrainSpec
 
 UNKNOWN = re.compile(r"unknown field `([^`]+)`")
@@ -83,8 +82,10 @@ async def train_validate(node: Node, p: TrainValidate) -> JobStarted:
     good, found = read(asked)
     spec = TrainSpec(base="", dataset="")
     try:
-        start = named(TrainStart(**({"dataset": ""} | good)))
-        found += errors(flat(start))
+        said = TrainStart(**({"dataset": ""} | good))
+        wrong = wrong_settings(named(said), said)
+        found += wrong
+        start = named(without(said, [one.field for one in wrong]))
         spec = (await resolve(node, start)).spec if start.dataset else settings_of(start)
         if "base" in good and not start.dataset:
             base = await in_thread(node.registry.known_bases.folder, start.base)
@@ -94,6 +95,13 @@ async def train_validate(node: Node, p: TrainValidate) -> JobStarted:
     title = f"validate settings for {asked.get('dataset') or 'any data set'}"
     task = ValidateSpec(train=spec, errors=tuple(found), given=tuple(good))
     return JobStarted(job=(await node.jobs.submit("train.validate", task, title=title[:80])).id)
+
+
+def without(said: TrainStart, paths: Iterable[str]) -> TrainStart:
+    """As if nothing had been said of the settings at these paths: a plan reckons with none that can't be."""
+    gone = {path.partition(".")[0] for path in paths}
+    kept = {name: getattr(said, name) for name in said.__struct_fields__ if name not in gone}
+    return TrainStart(**kept)
 
 
 def read(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[Finding]]:

@@ -29,13 +29,15 @@ from orchd.train import places, runs
 from orchd.train.plan import CONTINUED, RANK
 from orchd.train.runs import Good
 from orchd.train.settings import errors, flat
-from orchd.train.specs import Checkpointing, EarlyStopping, TrainSpec
+from orchd.train.specs import Checkpointing, EarlyStopping, Finding, TrainSpec
 
 MILLION = 1_000_000
 Tags = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=100)], ...], Meta(max_length=16)]
 Modules = Annotated[tuple[Annotated[str, Meta(pattern=r"^[A-Za-z0-9_]{1,60}$")], ...], Meta(max_length=64)]
 Layers = Annotated[tuple[int, ...], Meta(max_length=1000)]
 DEFAULTS = TrainSpec(base="", dataset="")
+ALIASES = (("rank", "lora_rank"), ("alpha", "lora_alpha"))
+"""orchd's name, and other trainers'."""
 
 
 class TrainSettings(Params, frozen=True, kw_only=True):
@@ -129,8 +131,8 @@ class TrainingStarted(JobStarted, frozen=True, kw_only=True):
 
 @method("train.start", TrainStart, TrainingStarted, "Train an adapter on a data set.")
 async def train_start(node: Node, p: TrainStart) -> TrainingStarted:
-    p = named(p)
-    _check_train(p)
+    asked, p = p, named(p)
+    _check_train(p, asked)
     what = await resolve(node, p)
     await in_thread(_check_outcome, node, what.base, p.name or what.dataset.name, p)
     note = TrainNote(
@@ -211,7 +213,7 @@ def _learnt_before(node: Node, initial: AdapterRow | None, own: str) -> tuple[st
 def named(p: Started) -> Started:
     """With orchd's names for what others call otherwise. Raises `ParamsInvalid` where both are given and differ."""
     found: dict[str, Any] = {}
-    for ours, theirs in (("rank", "lora_rank"), ("alpha", "lora_alpha")):
+    for ours, theirs in ALIASES:
         own, other = getattr(p, ours), getattr(p, theirs)
         if None not in (own, other) and own != other:
             hint = f"Give one of `{ours}` and `{theirs}`: they are the same."
@@ -252,9 +254,9 @@ class TrainContinue(TrainSettings, frozen=True, kw_only=True):
     "train.continue_from", TrainContinue, TrainingStarted, "Train on from an adapter, or from a training's checkpoint."
 )
 async def train_continue_from(node: Node, p: TrainContinue) -> TrainingStarted:
-    p = named(p)
+    asked, p = p, named(p)
     if not p.source.startswith("job_"):
-        return await _continue_adapter(node, p)
+        return await _continue_adapter(node, asked)
     job = await node.jobs.get(p.source)
     if job.kind != "train":
         raise ParamsInvalid(f"{job.id} ({job.title}) is no training", field="source")
@@ -271,7 +273,7 @@ async def train_continue_from(node: Node, p: TrainContinue) -> TrainingStarted:
         rslora=p.rslora or spec.rslora,
         learning_rate=p.learning_rate or CONTINUED * spec.learning_rate or None,
     )
-    _check_train(settings)
+    _check_train(settings, asked)
     before, dataset = note.dataset, await in_thread(node.datasets.get, p.dataset or note.dataset)
     base = await in_thread(node.registry.known_bases.folder, note.base)
     places.check(base.shapes, p.modules, p.layers, full=False)
@@ -322,8 +324,19 @@ async def _continue_adapter(node: Node, p: TrainContinue) -> TrainingStarted:
     return await train_start(node, TrainStart(**given, dataset=p.dataset, base=adapter.base, initial=adapter.id))
 
 
-def _check_train(p: TrainSettings) -> None:
+def wrong_settings(p: TrainSettings, asked: TrainSettings) -> list[Finding]:
+    """What can't be, called as it was ``asked`` for before `named`."""
+    found = []
     for error in errors(flat(p)):
+        other = dict(ALIASES).get(error.field)
+        if other is not None and getattr(asked, error.field) is None and getattr(asked, other) is not None:
+            error = msgspec.structs.replace(error, field=other, message=error.message.replace(error.field, other, 1))
+        found.append(error)
+    return found
+
+
+def _check_train(p: TrainSettings, asked: TrainSettings) -> None:
+    for error in wrong_settings(p, asked):
         raise ParamsInvalid(error.message, hint=error.hint, field=error.field)
     if not re.fullmatch(r"[A-Za-z0-9.+() -]{1,120}", p.licence):
         hint = "Give its short name, such as MIT or CC-BY-4.0: https://spdx.org/licenses lists them."

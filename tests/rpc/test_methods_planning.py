@@ -12,7 +12,7 @@ from orchd.node import Node
 from orchd.rpc.methods import TABLE
 from orchd.rpc.methods_exchange import LATER, AdapterExport, adapter_export
 from orchd.rpc.methods_planning import TrainValidate, read, train_plan, train_validate
-from orchd.rpc.methods_training import TrainStart, named
+from orchd.rpc.methods_training import TrainStart, named, train_start
 from tests.helpers import Lab
 
 from .test_methods_training import Work
@@ -105,6 +105,29 @@ async def test_every_mistake_is_found_at_once(work: Work) -> None:
     assert task.train.seed == 3
     assert task.train.base == str(work.lab.base.path)
     assert set(task.given) == {"dataset", "base", "learning_rate", "checkpointing", "seed"}
+
+
+async def test_a_plan_reckons_with_nothing_that_can_not_be(work: Work) -> None:
+    config = {"dataset": "mine", "base": "tiny", "lora_rank": 0, "early_stopping": {"patience": 0}}
+    config |= {"gradient_accumulation_steps": 0}
+    await train_validate(work.node, TrainValidate(config=config | {"epochs": 3}))
+    (task,) = work.specs
+    assert [one.field for one in task.errors] == [
+        "lora_rank",
+        "gradient_accumulation_steps",
+        "early_stopping.patience",
+    ]
+    assert task.errors[0].message == "lora_rank 0 is not from 1 to 256"
+    assert task.train.early_stopping.patience == 5
+    assert task.train.epochs == 3
+    assert task.train.gradient_accumulation_steps == 1, "a plan divides by it"
+
+
+@pytest.mark.parametrize(("name", "wrong"), [("lora_rank", 0), ("lora_alpha", -1), ("rank", 0)])
+async def test_a_refusal_names_what_was_asked_for(work: Work, name: str, wrong: int) -> None:
+    with pytest.raises(ParamsInvalid, match=f"^{name} {wrong}") as refused:
+        await train_start(work.node, TrainStart(dataset="mine", **{name: wrong}))
+    assert refused.value.field == name
 
 
 async def test_settings_alone_are_looked_at_too(work: Work) -> None:
