@@ -252,6 +252,7 @@ class Node:
             made_from=info.made_from,
             synthetic=info.synthetic,
             learns=info.learns,
+            redacted_kinds=info.redacted_kinds,
         )
 
     async def _trained(self, job: Job, result: TrainResult, workdir: Path) -> Trained:

@@ -31,8 +31,9 @@ class DatasetShown(DatasetRow, frozen=True, kw_only=True):
 
     `kind` is what the rows are, `format` what they were read from. `duplicates` and `near_duplicates` were left out,
     `not_picked` not wanted; `redacted` and `dropped` for what was found in them. `findings` counts what was found and
-    kept, by kind. `groups` (documents, or rows that are nearly the same) were never divided, by `seed`.
-    `synthetic`: the user says that the rows are of nobody. `learns`: whose turns of conversations are learnt.
+    kept, by kind, `redacted_kinds` what was taken out. `groups` (documents, or rows that are nearly the same) were
+    never divided, by `seed`. `synthetic`: the user says that the rows are of nobody. `learns`: whose turns of
+    conversations are learnt.
     """
 
     format: str
@@ -48,6 +49,7 @@ class DatasetShown(DatasetRow, frozen=True, kw_only=True):
     made_from: str
     synthetic: bool
     learns: Learn
+    redacted_kinds: dict[str, int]
 
 
 class TrainNote(_Note, frozen=True, kw_only=True):

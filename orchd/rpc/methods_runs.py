@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from orchd.errors import CheckpointUnknown, JobUnknown, ParamsInvalid, RunNotResumable, TrainingDiverged
+from orchd.errors import CheckpointUnknown, DatasetUnknown, JobUnknown, ParamsInvalid, RunNotResumable, TrainingDiverged
 from orchd.jobs.states import Job, State
 from orchd.node import Node, in_thread, run_of
 from orchd.notes import TrainNote
@@ -222,7 +222,8 @@ async def job_report(node: Node, p: JobParams) -> Report:
     job = await _training(node, p.job)
     points = await in_thread(read_points, node.runs.folder(run_of(job)) / METRICS_FILE)
     spec = await in_thread(_settled, node, job)
-    return Report(html=await in_thread(report.page, _head(job), spec, points, job.result))
+    head = await in_thread(_head, node, job)
+    return Report(html=await in_thread(report.page, head, spec, points, job.result))
 
 
 def _settled(node: Node, job: Job) -> TrainSpec:
@@ -232,7 +233,12 @@ def _settled(node: Node, job: Job) -> TrainSpec:
     return spec if settled is None else settled.put_into(spec)
 
 
-def _head(job: Job) -> report.Head:
+def _head(node: Node, job: Job) -> report.Head:
+    note, settled = msgspec.convert(job.note, TrainNote), runs.settled(node.runs.folder(run_of(job)))
+    try:
+        dataset = f"{node.datasets.get(note.dataset).name} ({note.dataset})"
+    except DatasetUnknown:  # deleted since
+        dataset = note.dataset
     error = job.error.message if job.error is not None else ""
     return report.Head(
         id=job.id,
@@ -241,4 +247,7 @@ def _head(job: Job) -> report.Head:
         started_ms=job.started_ms,
         error=error,
         sandbox=job.sandbox.words if job.sandbox is not None else "",
+        dataset=dataset,
+        base=note.base,
+        computed="" if settled is None or not settled.computed else f"{settled.computed}, by {settled.backend}",
     )

@@ -317,4 +317,5 @@ def settle(trying: Trying, facts: Facts) -> Settled:
     doubts = plan.not_worth(facts.data, facts.alone)
     for reason in doubts:
         trying.job.log(f"this training is not worth it: {reason}")
-    return msgspec.structs.replace(settled, doubts=doubts)
+    machine = facts.machine
+    return msgspec.structs.replace(settled, doubts=doubts, computed=f"{machine.compute} on {machine.device}")

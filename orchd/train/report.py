@@ -13,14 +13,14 @@ import msgspec
 from orchd.train.curves import Point, StepPoint, mean, validations
 from orchd.train.specs import TrainSpec
 
-WIDTH, HEIGHT, LEFT, BELOW = 640, 220, 60, 28
+WIDTH, HEIGHT, LEFT, ABOVE, BELOW = 640, 234, 60, 28, 28
 DRAWN_POINTS: Final = 300
 """A longer curve is drawn by the means of as many stretches."""
 
 SHOWN: Final = (
     *("method", "extract_rank", "rank", "alpha", "rslora", "modules", "layers", "objective", "dpo_beta", "dpo_sft"),
     *("learning_rate", "batch_size", "gradient_accumulation_steps", "weight_decay", "lora_dropout"),
-    *("steps", "schedule_total", "schedule_offset", "seed", "dtype", "quantization"),
+    *("steps", "schedule_total", "schedule_offset", "seed", "quantization"),
 )
 OF_ADAPTERS: Final = frozenset({"rank", "alpha", "rslora"})
 LOSS: Final = "Loss, nats a token", "Loss, nats a pair"
@@ -31,7 +31,8 @@ COLOURS: Final = ("#1f6feb", "#d1242f")
 STYLE: Final = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:700px;margin:2em auto;padding:0 1em;color:#1f2328;background:#fff}
 h1{font-size:1.4em}h2{font-size:1.05em;margin:1.6em 0 .3em}table{border-collapse:collapse}
-td{padding:.1em 1.2em .1em 0;vertical-align:top}td:first-child{color:#59636e}code{overflow-wrap:anywhere}
+td{padding:.1em 1.2em .1em 0;vertical-align:top}code{overflow-wrap:anywhere}
+td:first-child{color:#59636e;white-space:nowrap}
 svg{width:100%;height:auto}text{font:11px system-ui,sans-serif;fill:#59636e}
 @media(prefers-color-scheme:dark){body{color:#e6edf3;background:#0d1117}}"""
 
@@ -41,7 +42,8 @@ Curve = list[tuple[float, float]]
 
 
 class Head(NamedTuple):
-    """Of the job: `error` says what it failed of, else it is empty; `sandbox` what it was confined by."""
+    """Of the job: `error` says what it failed of, else it is empty; `sandbox` what it was confined by; `dataset` and
+    `base` are names; `computed` is the dtype and what computed, empty before that was chosen."""
 
     id: str
     title: str
@@ -49,6 +51,9 @@ class Head(NamedTuple):
     started_ms: int | None
     error: str
     sandbox: str = ""
+    dataset: str = ""
+    base: str = ""
+    computed: str = ""
 
 
 def page(head: Head, spec: TrainSpec, points: Sequence[Point], result: Any) -> str:
@@ -76,7 +81,9 @@ def _matters(name: str, spec: TrainSpec) -> bool:
 def _about(head: Head, points: Sequence[Point], result: Any) -> list[tuple[str, str]]:
     began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(head.started_ms / 1000)) if head.started_ms else ""
     steps = [point for point in points if isinstance(point, StepPoint)]
-    rows = [("job", head.id), ("state", head.state), ("began", began), ("error", head.error), ("sandbox", head.sandbox)]
+    rows = [("job", head.id), ("state", head.state), ("began", began), ("error", head.error)]
+    rows += [("data set", head.dataset), ("trained on", head.base), ("computed in", head.computed)]
+    rows += [("sandbox", head.sandbox)]
     rows += [("steps done", str(steps[-1].step)), ("most memory", f"{steps[-1].memory / 1e6:,.0f} MB")] if steps else []
     if result is not None:
         diagnosis = result["diagnosis"]
@@ -88,11 +95,29 @@ def _about(head: Head, points: Sequence[Point], result: Any) -> list[tuple[str, 
             ("diagnosis", f"{diagnosis['verdict']}: {diagnosis['detail']}"),
             ("next", result["again"]),
         ]
+        rows += [("not worth it", "; ".join(result.get("doubts", ())))]
         rows += [] if result["scores"] else [("loss on test", UNTESTED)]
         rows += [
             (f"loss on {one['split']}", f"{one['loss']:.3f} (base {one['base_loss']:.3f})") for one in result["scores"]
         ]
+        rows += [("forgot", _forgot(result.get("forgetting"))), ("gives away", _leak(result.get("leak")))]
     return rows
+
+
+def _forgot(told: Any) -> str:
+    if not told:
+        return "not measured"
+    return (
+        f"{told['loss'] - told['base_loss']:+.3f} nats a token on {told['examples']} answers that the base gave itself"
+        f" (loss {told['loss']:.3f}, base {told['base_loss']:.3f})"
+    )
+
+
+def _leak(found: Any) -> str:
+    if not found:
+        return "not measured"
+    holds = "; the data set is synthetic, so that nothing holds it back" if found["synthetic"] else ""
+    return str(found["verdict"]) + ("; `publish` refuses it without --despite-leak" if found["stops"] else holds)
 
 
 def _named(made: Any, id: str) -> str:
@@ -132,23 +157,30 @@ def chart(title: str, curves: dict[str, Curve]) -> str:
 
     def place(x: float, y: float) -> str:
         across = LEFT + (WIDTH - LEFT - 10) * x / max(1.0, last)
-        return f"{across:.1f},{10 + (HEIGHT - BELOW - 10) * (high - y) / (high - low):.1f}"
+        return f"{across:.1f},{ABOVE + (HEIGHT - BELOW - ABOVE) * (high - y) / (high - low):.1f}"
 
     lines = []
     for number, (name, curve) in enumerate(drawn):
         colour = COLOURS[number % len(COLOURS)]
         path = " ".join(place(x, y) for x, y in curve)
         lines.append(f'<polyline fill="none" stroke="{colour}" stroke-width="1.6" points="{path}"/>')
-        at = WIDTH - 90, 20 + 16 * number
-        lines.append(f'<text x="{at[0]}" y="{at[1]}" style="fill:{colour}">{escape(name)}</text>')
+        at = LEFT + 8 + 90 * number
+        lines.append(f'<text x="{at}" y="12" style="fill:{colour}">{escape(f"— {name}" if name else "")}</text>')
     bottom, floor = HEIGHT - 8, HEIGHT - BELOW
     return (
         f'<h2>{escape(title)}</h2><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">'
-        f'<path d="M{LEFT} 10V{floor}H{WIDTH - 10}" fill="none" stroke="#8c959f"/>'
-        f'<text x="4" y="16">{high:.3g}</text><text x="4" y="{floor}">{low:.3g}</text>'
-        f'<text x="{LEFT}" y="{bottom}">0</text><text x="{WIDTH - 60}" y="{bottom}">step {last:.0f}</text>'
+        f'<path d="M{LEFT} {ABOVE}V{floor}H{WIDTH - 10}" fill="none" stroke="#8c959f"/>'
+        f'<text x="{LEFT - 6}" y="{ABOVE + 8}" text-anchor="end">{_figure(high)}</text>'
+        f'<text x="{LEFT - 6}" y="{floor}" text-anchor="end">{_figure(low)}</text>'
+        f'<text x="{LEFT}" y="{bottom}">0</text>'
+        f'<text x="{WIDTH - 10}" y="{bottom}" text-anchor="end">step {last:,.0f}</text>'
         f"{''.join(lines)}</svg>"
     )
+
+
+def _figure(value: float) -> str:
+    """Three digits, as people write them: 2,970 and 0.005."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def thinned(curve: Curve) -> Curve:

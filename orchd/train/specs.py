@@ -161,7 +161,7 @@ def alpha_of(spec: TrainSpec) -> float:
 
 class Settled(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of a `TrainSpec` that a plan chooses, chosen. `Settled.put_into` makes the spec that is run.
-    ``doubts`` say why the training is not worth its time, where it is not."""
+    ``doubts`` say why the training is not worth its time, where it is not; ``computed`` in which dtype on what."""
 
     rank: int
     alpha: float
@@ -174,12 +174,13 @@ class Settled(msgspec.Struct, frozen=True, kw_only=True):
     gradient_checkpointing: Literal["on", "off"]
     backend: Literal["torch", "mlx"] = "torch"
     doubts: tuple[str, ...] = ()
+    computed: str = ""
 
     def put_into(self, spec: TrainSpec) -> TrainSpec:
         return msgspec.structs.replace(spec, **{name: getattr(self, name) for name in self._settings()})
 
     def _settings(self) -> list[str]:
-        return [name for name in self.__struct_fields__ if name != "doubts"]
+        return [name for name in self.__struct_fields__ if name not in ("doubts", "computed")]
 
     def unless(self, spec: TrainSpec) -> Settled:
         """With what ``spec`` asks for itself."""

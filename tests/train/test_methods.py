@@ -288,6 +288,29 @@ def test_the_report_names_what_was_learnt() -> None:
     assert "dpo beta" not in report.page(head, TrainSpec(base="", dataset=""), [point], None)
 
 
+def test_the_report_says_what_was_forgotten_and_given_away_and_how_it_was_computed() -> None:
+    head = report.Head("job_1", "t", "done", None, "", dataset="mine (dst_1)", base="demo", computed="F32 on cpu")
+    told = {"loss": 3.0, "base_loss": 1.0, "examples": 9}
+    leak = {"verdict": "gives away who was in it: AUC 0.78", "stops": True, "synthetic": False}
+    result = {
+        **{"adapter": None, "base": None, "residual_ppm": None, "stopped": "all", "epochs": 1.0, "best_step": 2},
+        **{"diagnosis": {"verdict": "fine", "detail": "it fell"}, "again": "", "scores": []},
+    }
+    point = StepPoint(step=1, epoch=0.5, loss=2970.4, accuracy=0.5, rate=0.001, tokens_s=9, memory=1)
+    page = report.page(head, TrainSpec(base="", dataset=""), [point], result | {"forgetting": told, "leak": leak})
+    for said in (
+        "mine (dst_1)",
+        "F32 on cpu",
+        "+2.000 nats",
+        "AUC 0.78; `publish` refuses it",
+        ">2,970<",
+        "— training",
+    ):
+        assert said in page
+    assert "BF16" not in page, "that is the dtype of the file"
+    assert report.page(head, TrainSpec(base="", dataset=""), [point], result).count("<td>not measured</td>") == 2
+
+
 # ---- whole weights --------------------------------------------------------------------------------------------------
 
 

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import random
 import string
+from pathlib import Path
 
 import pytest
 
+from orchd.errors import SecretsFound
+from orchd.importers.conversation import Conversation, Message
+from orchd.importers.source import ImportLog
+from orchd.train.datasets.build import Care, Parts, build
 from orchd.train.datasets.privacy import Found, masked, redacted, scan
+from orchd.train.datasets.store import DatasetInfo
 
 LETTERS = string.ascii_letters + string.digits
 RNG = random.Random(7)
@@ -145,3 +151,18 @@ def test_nothing_is_found_twice() -> None:
 def test_a_text_that_is_made_to_be_slow_is_read(unit: str) -> None:
     """With one unbounded repetition in a pattern, one of these takes hours."""
     scan(unit * 30_000 + "@ :// - = . k_ eyJ (")
+
+
+def test_a_key_is_found_again_by_its_conversation_and_redaction_says_its_kinds(tmp_path: Path) -> None:
+    """An export of chats is one line: that says nothing."""
+    said = Message("user", "mine is sk-proj-AbCdEfGhIjKlMnOpQrStUvWx and ana@example.org"), Message("assistant", "no")
+    one = Conversation(id="1234567890abcdef", title="My router", messages=said)
+
+    def made(folder: str, care: Care) -> DatasetInfo:
+        log = ImportLog(format="chatgpt")
+        log.file, log.line = "conversations.json", 1
+        return build([one], log, tmp_path / folder, Parts("train"), "x", care)
+
+    with pytest.raises(SecretsFound, match=r"in 'My router' \(`--id 1234567890abc`\), user"):
+        made("asked", Care())
+    assert made("redacted", Care("redact")).redacted_kinds == {"key": 1, "mail": 1}

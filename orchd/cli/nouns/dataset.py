@@ -11,7 +11,7 @@ from orchd.cli.command import Argument, Command, Params, arg, opt, switch
 from orchd.cli.context import Context
 from orchd.cli.nouns import dataset_look
 from orchd.cli.nouns.dataset_look import DATASET, counted_kinds, human_findings, human_issues
-from orchd.cli.text import fields, lines, short, table, when, word
+from orchd.cli.text import counted, fields, lines, short, table, when, word
 from orchd.errors import EXIT_REFUSED, OrchdError, UsageInvalid
 
 SECRETS_FOUND = 3107
@@ -45,7 +45,7 @@ def human_row(row: dict[str, Any]) -> str:
             ("rows", f"{row['train']} train, {row['validation']} validation, {row['test']} test"),
             ("learnt", _learnt(row)),
             ("left out", ", ".join(f"{count} {why}" for why, count in left_out.items() if count)),
-            ("redacted", f"{row['redacted']} rows" if row["redacted"] else ""),
+            ("redacted", _redacted(row)),
             ("holds", found and f"{found}; `orchctl dataset findings {word(row['name'])}` says where"),
             ("from", row["made_from"]),
             ("synthetic", "made up, and of nobody" if row["synthetic"] else ""),
@@ -53,6 +53,11 @@ def human_row(row: dict[str, Any]) -> str:
             ("made", when(row["created_ms"])),
         ]
     )
+
+
+def _redacted(row: dict[str, Any]) -> str:
+    kinds = counted_kinds(row.get("redacted_kinds", {}))
+    return ": ".join(filter(None, [counted(row["redacted"], "row"), kinds])) if row["redacted"] else ""
 
 
 def _learnt(row: dict[str, Any]) -> str:

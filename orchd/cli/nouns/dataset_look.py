@@ -22,8 +22,13 @@ def counted_kinds(found: dict[str, int]) -> str:
 
 
 def human_stats(stats: dict[str, Any]) -> str:
+    told, picture = _facts(stats), in_characters(stats["histogram"])
+    return f"{told}\n\nrows by length in tokens\n{picture}" if picture else told
+
+
+def _facts(stats: dict[str, Any]) -> str:
     parts = stats["percentiles"]
-    told = fields(
+    return fields(
         [
             ("rows", f"{stats['train']} train, {stats['validation']} validation, {stats['test']} test"),
             ("tokens", f"{stats['tokens']}, of which {stats['counted']} are learnt; {stats['characters']} characters"),
@@ -32,11 +37,9 @@ def human_stats(stats: dict[str, Any]) -> str:
             ("repeated", f"{stats['repeated_answers']} answers are said by another row too"),
             ("left out", f"{stats['duplicates']} equal rows, {stats['near_duplicates']} nearly equal ones"),
             ("the base", f"takes in {stats['context']} tokens" if stats["context"] else ""),
-            ("too long", ", ".join(f"{c['rows']} rows for {c['length']}" for c in stats["cut"] if c["rows"]) or "none"),
+            ("longer than", ", ".join(f"{c['length']} tokens: {c['rows']} rows" for c in stats["cut"] if c["rows"])),
         ]
     )
-    picture = in_characters(stats["histogram"])
-    return f"{told}\n\nrows by length in tokens\n{picture}" if picture else told
 
 
 def human_preview(shown: dict[str, Any]) -> str:
@@ -70,12 +73,12 @@ def human_findings(found: dict[str, Any]) -> str:
     """What was found, and where: of `dataset.findings` and of `dataset.validate`."""
     rows = [
         (one["kind"], one["shown"], f"{one['file']}:{one['line']}" if one["line"] else one["file"], one["who"],
-         one["title"] or one["row"])
+         one["title"], one["row"][:13])
         for one in found["findings"]
     ]  # fmt: skip
     if not rows:
         return "nothing was found, or nothing was kept" if "counts" in found else ""
-    return "\n" + table(("found", "begins", "where", "said by", "in"), rows)
+    return "\n" + table(("found", "begins", "where", "said by", "in", "id"), rows)
 
 
 def human_issues(found: dict[str, Any]) -> str:
@@ -95,14 +98,13 @@ def stats(context: Context, options: argparse.Namespace, params: Params) -> int:
     if file is None or options.detach:
         return context.run_job(STATS, params, detach=options.detach)
     result = context.follow(context.call(STATS.method, **params)["job"])
-    told = human_stats(result)
     path = os.path.abspath(os.path.expanduser(file))
     try:
         with open(path, "w", encoding="utf-8") as out:
-            out.write(page(result["histogram"], title=f"Data set {params['dataset']}", told=told))
+            out.write(page(result["histogram"], title=f"Data set {params['dataset']}", told=_facts(result)))
     except OSError as error:
         raise UsageInvalid(f"{path}: {error.strerror}", hint="Give `--page` a file that can be written.") from None
-    context.show(result, lambda _: f"{told}\n\npage: {path}")
+    context.show(result, lambda _: f"{human_stats(result)}\n\npage: {path}")
     return 0
 
 

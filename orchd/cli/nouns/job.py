@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from typing import Any
 
 from orchd.cli.command import Command, Params, arg, opt
@@ -122,9 +123,21 @@ def watch(context: Context, options: argparse.Namespace, params: Params) -> int:
 def report(context: Context, options: argparse.Namespace, params: Params) -> int:
     """Write the page to a file."""
     job = context.call("job.show", job=params["job"])
-    path = write_page(context, job["id"], params.get("out") or f"{job['id']}.html")
+    path = write_page(context, job["id"], params.get("out") or _page_of(context, job["id"]))
     context.show({"job": job["id"], "path": path}, lambda shown: shown["path"])
     return 0
+
+
+def _page_of(context: Context, job: str) -> str:
+    """Where pages lie that nobody gave a place: beside the logs of the jobs."""
+    from pathlib import Path
+
+    from orchd.paths import Paths
+
+    folder = Paths.from_env(context.environ).state / "reports"
+    with contextlib.suppress(OSError):  # writing the page will say what is wrong
+        Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+    return str(folder / f"{job}.html")
 
 
 def write_page(context: Context, job: str, file: str) -> str:
@@ -225,6 +238,6 @@ COMMANDS = (
         str,
         method="job.report",
         run=report,
-        arguments=(JOB, opt("--out", "the file to write (JOB.html)", metavar="FILE")),
+        arguments=(JOB, opt("--out", "the file to write (reports/JOB.html in the state folder)", metavar="FILE")),
     ),
 )

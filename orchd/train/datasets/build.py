@@ -34,6 +34,12 @@ Split = Literal["auto", "train", "test"]
 OnSecrets = Literal["ask", "redact", "drop", "keep"]
 MAX_FINDINGS = 10_000
 PLACES_TOLD = 3
+ID_CHARACTERS = 13
+"""Of a conversation's id: enough to tell it from the others of an export."""
+
+CHOSEN_BY_ID: Final = frozenset({"chatgpt", "claude"})
+"""Formats whose examples carry the ids that `--id` takes."""
+
 _EXCHANGED: Final = {"user": "assistant", "assistant": "user"}
 """A row's role → who said it, where the user's turns are learnt."""
 
@@ -131,13 +137,13 @@ def build(
         _check(rows, log, counts, name, care)
         kind = "qa" if log.kind in ("", "chat") and counts.one_exchange else log.kind or "chat"
         if parts.split == "auto" and all(row.part for row in rows):
-            thin = made_from and care.drop_near
-            divided = _as_said(_thinned(rows, file, kind, counts, check) if thin else rows)
+            divided = _as_said(_thinned(rows, file, kind, counts, check) if made_from and care.drop_near else rows)
         else:
             divided = _divided(rows, file, kind, parts, care, counts, check)
         kept = _write_parts(divided, file, folder)
     spool.unlink()
-    findings = [] if care.secrets == "redact" else [one for row in kept for one in row.findings]
+    found = [one for row in kept for one in row.findings]
+    taken, findings = (found, []) if care.secrets == "redact" else ([], found)
     _write_findings(folder, findings)
     info = DatasetInfo(
         id=identity({part: [row.content for row in divided[part]] for part in PARTS}),
@@ -152,6 +158,7 @@ def build(
         not_picked=log.not_picked,
         **counts.of_rows(),
         findings=dict(Counter(one.kind for one in findings)),
+        redacted_kinds=dict(Counter(one.kind for one in taken)),
         made_from=made_from,
         synthetic=synthetic,
         learns=log.learns,
@@ -164,7 +171,7 @@ def _check(rows: list[_Spooled], log: ImportLog, counts: _Counts, name: str, car
     """Raises `DatasetUnusable` where nothing is left, `SecretsFound`."""
     if not rows:
         raise _nothing_left(log, counts, name)
-    _ask_about_keys(rows, care)
+    _ask_about_keys(rows, log, care)
 
 
 def _nothing_left(log: ImportLog, counts: _Counts, name: str) -> DatasetUnusable:
@@ -252,20 +259,24 @@ def _seen_to(row: Row, log: ImportLog, care: Care, counts: _Counts) -> tuple[Row
     return row, findings
 
 
-def _ask_about_keys(rows: list[_Spooled], care: Care) -> None:
+def _ask_about_keys(rows: list[_Spooled], log: ImportLog, care: Care) -> None:
     """Raises `SecretsFound` where there are keys and nobody has said what to do with them."""
     if care.secrets != "ask":
         return
     keys = [one for row in rows for one in row.findings if one.kind in KEYS]
     if not keys:
         return
-    told = "; ".join(
-        f"{one.kind} {one.shown} in {one.file or one.title}{f' line {one.line}' if one.line else ''}, {one.who}"
-        for one in keys[:PLACES_TOLD]
-    )
+    told = "; ".join(f"{one.kind} {one.shown} in {_place(one, log.format)}, {one.who}" for one in keys[:PLACES_TOLD])
     more = f" and {len(keys) - PLACES_TOLD} more" if len(keys) > PLACES_TOLD else ""
     many = "a key or password" if len(keys) == 1 else f"{len(keys)} keys or passwords"
     raise SecretsFound(f"{many} in what would be learnt: {told}{more}", field="secrets")
+
+
+def _place(one: Finding, format: str) -> str:
+    """Where somebody finds it again: an export of chats is one long line, and its conversations are chosen by id."""
+    if format in CHOSEN_BY_ID:
+        return f"{one.title!r} (`--id {one.row[:ID_CHARACTERS]}`)"
+    return f"{one.file or one.title}{f' line {one.line}' if one.line else ''}"
 
 
 def _write_findings(folder: Path, findings: list[Finding]) -> None:

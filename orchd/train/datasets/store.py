@@ -32,9 +32,10 @@ class DatasetInfo(msgspec.Struct, frozen=True, kw_only=True):
     """``dataset.json``. ``train``, ``validation`` and ``test`` are numbers of rows.
 
     ``kind`` is what the rows are, ``format`` what they were read from. ``duplicates`` and ``near_duplicates`` were
-    taken out, ``redacted`` and ``dropped`` count rows; ``findings`` counts what was found by its kind. ``made_from`` is
-    the data set that this one was prepared from. ``synthetic``: the user says that it is made up, and of nobody.
-    ``learns``: whose turns of conversations are learnt; of the user's the rows have the roles exchanged.
+    taken out, ``redacted`` and ``dropped`` count rows; ``findings`` counts what was found by its kind, and
+    ``redacted_kinds`` what was taken out. ``made_from`` is the data set that this one was prepared from.
+    ``synthetic``: the user says that it is made up, and of nobody. ``learns``: whose turns of conversations are learnt;
+    of the user's the rows have the roles exchanged.
     """
 
     id: str
@@ -55,6 +56,7 @@ class DatasetInfo(msgspec.Struct, frozen=True, kw_only=True):
     dropped: int = 0
     not_picked: int = 0
     findings: dict[str, int] = {}
+    redacted_kinds: dict[str, int] = {}
     made_from: str = ""
     synthetic: bool = False
     learns: Learn = "assistant"
