@@ -53,7 +53,7 @@ async def _check_resumable(node: Node, job: Job, run: str) -> None:
         hint = f"`orchctl train continue_from {job.id}` trains on from its best checkpoint."
         raise RunNotResumable(f"{job.title} has ended, with the adapter {adapter}", hint=hint, field="job")
     if job.error is not None and job.error.code == TrainingDiverged.code:
-        hint = f"`orchctl train continue_from {job.id}` goes on from what was good, with half the learning rate."
+        hint = f"`orchctl train continue_from {job.id}` goes on from what was good, at the rate that the plan chooses."
         raise RunNotResumable(f"it would end as it did: {job.error.message}", hint=hint, field="job")
 
 

@@ -14,6 +14,7 @@ from orchd import leaks, made_bases, room
 from orchd.errors import (
     AdapterUnknown,
     ParamsInvalid,
+    TrainingDiverged,
 )
 from orchd.jobs.states import Job
 from orchd.measuring import evaluation
@@ -243,7 +244,8 @@ async def _submit(node: Node, spec: TrainSpec, note: TrainNote) -> TrainingStart
 class TrainContinue(TrainSettings, frozen=True, kw_only=True):
     """`source` is an adapter, or a training job, whose best checkpoint (or that of `step`) is gone on from with a
     schedule of its own. A job's data set, and the rank and half of the rate that were asked for then, are taken over
-    where nothing else is said; what is left open then, too, is planned as for one that goes on."""
+    where nothing else is said (but for the rate of one that diverged); what is left open then, too, is planned as for
+    one that goes on."""
 
     source: str
     dataset: str = ""
@@ -271,7 +273,7 @@ async def train_continue_from(node: Node, p: TrainContinue) -> TrainingStarted:
         rank=p.rank or spec.rank or None,
         alpha=p.alpha or spec.alpha,
         rslora=p.rslora or spec.rslora,
-        learning_rate=p.learning_rate or CONTINUED * spec.learning_rate or None,
+        learning_rate=p.learning_rate or (None if diverged(job) else CONTINUED * spec.learning_rate or None),
     )
     _check_train(settings, asked)
     before, dataset = note.dataset, await in_thread(node.datasets.get, p.dataset or note.dataset)
@@ -301,6 +303,11 @@ async def train_continue_from(node: Node, p: TrainContinue) -> TrainingStarted:
         learnt_before=tuple(one for one in learnt if one != own),
     )
     return await _submit(node, spec, note)
+
+
+def diverged(job: Job) -> bool:
+    """Whether it ended because its loss was no number: its rate is not gone on with then, nor half of it."""
+    return job.error is not None and job.error.code == TrainingDiverged.code
 
 
 def _adapter_at(node: Node, job: Job, good: Good) -> str | None:

@@ -360,9 +360,19 @@ def guard(t: Training, usable: bool) -> None:
     kept = f"; the adapter of step {t.state.goods[0].step} is kept" if t.state.goods else ""
     raise TrainingDiverged(
         f"the loss is no number at {t.state.in_a_row} steps in a row, the last of them step {t.state.step}{kept}",
-        hint=f"Train again with half, `--learning-rate {t.spec.learning_rate / 2:g}`, or without it: the plan has one.",
+        hint=_instead(t),
         field="learning_rate",
     )
+
+
+def _instead(t: Training) -> str:
+    """The command that answers a training whose loss is no number."""
+    run = Path(t.spec.run).name
+    if t.state.goods and run:
+        return f"`orchctl train continue_from {run}` goes on from that one, at the rate that the plan chooses."
+    if t.state.skipped == t.state.step:
+        return "Train again without `--learning-rate`: the plan has one. If that ends so too, the base is broken."
+    return f"Train again with half, `--learning-rate {t.spec.learning_rate / 2:g}`, or without it: the plan has one."
 
 
 def backward(

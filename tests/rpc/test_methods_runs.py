@@ -101,6 +101,15 @@ async def test_from_a_checkpoint_with_a_schedule_of_its_own(work: Work) -> None:
         await train_continue_from(work.node, TrainContinue(source=RUN, step=11))
 
 
+async def test_what_diverged_does_not_go_on_at_half_of_what_was_too_much(work: Work) -> None:
+    job(work, RUN, State.FAILED, error=ErrorInfo.of(TrainingDiverged("the loss is no number")))
+    await train_continue_from(work.node, TrainContinue(source=RUN))
+    await train_continue_from(work.node, TrainContinue(source=RUN, learning_rate=1e-3))
+    planned, asked = work.specs
+    assert (planned.learning_rate, asked.learning_rate) == (0, 1e-3)
+    assert planned.rank == 4
+
+
 async def test_the_adapter_that_a_training_ended_with_is_named_in_what_goes_on_from_it(work: Work) -> None:
     adapter = work.lab.admit(work.lab.folder(), origin="trained").row
     work.ended[RUN] = adapter.id

@@ -378,13 +378,14 @@ def test_three_in_a_row_stop_it_with_the_last_good_one(
     broken({8, 9, 10}, monkeypatch)
     with pytest.raises(TrainingDiverged, match=r"the last of them step 10; the adapter of step \d is kept") as told:
         train(spec("run", learning_rate=0.01), tmp_path / "a")
-    assert "--learning-rate 0.005" in told.value.hint
+    assert "`orchctl train continue_from run` goes on" in told.value.hint
     assert runs.last_folders(tmp_path / "run") == [], "to go on would end there again"
     assert runs.goods(tmp_path / "run")[0].step == 7, "step 8 was skipped, so that its validation is of step 7"
     broken(set(range(99)), monkeypatch)
     with pytest.raises(TrainingDiverged) as nothing:
         train(spec("nothing"), tmp_path / "b")
     assert "is kept" not in nothing.value.message
+    assert "Train again without" in nothing.value.hint
     assert runs.goods(tmp_path / "nothing") == []
 
 
