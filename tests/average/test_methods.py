@@ -171,10 +171,11 @@ def test_a_vote_without_the_module_votes_zero() -> None:
 
 @pytest.mark.parametrize("method", sorted(MIDDLES))
 def test_a_vote_that_cancels_itself_is_zero(method: str) -> None:
-    """An author's two opposite adapters have no direction, and rounding is not made one."""
-    one, other = factors(5, [2, 2])
-    parts = [one, Factors(-one.a, one.b, one.scale), other]
-    mix = np.array([[0.5, 0.5, 0], [0, 0, 1.0]])
+    """An author's three adapters cancel up to rounding: that has no direction, and is not made one."""
+    one, second, other = factors(5, [2, 2, 2])
+    third = -(one.a + second.a)
+    parts = [Factors(a, one.b, 0.3) for a in (one.a, second.a, third)] + [other]
+    mix = np.array([[1 / 3, 1 / 3, 1 / 3, 0], [0, 0, 0, 1.0]])
     middle = MIDDLES[method](grams_of(parts), mix, np.array([0.5, 0.5]))
     found = delta(apply(parts, best_rank(grams_of(parts), middle, 64)))
     assert near(found, (1.0 if method == "tsv" else 0.5) * delta(other))
