@@ -314,8 +314,6 @@ def settle(trying: Trying, facts: Facts) -> Settled:
         settled, lines = plan.settle(trying.spec, facts, try_steps(trying, settled).rate)
     for line in lines:
         trying.job.log(f"{line.name} {line.shown}: {line.why}")
-    doubts = plan.not_worth(facts.data, facts.alone)
-    for reason in doubts:
+    for reason in settled.doubts:
         trying.job.log(f"this training is not worth it: {reason}")
-    machine = facts.machine
-    return msgspec.structs.replace(settled, doubts=doubts, computed=f"{machine.compute} on {machine.device}")
+    return settled

@@ -157,6 +157,8 @@ def settle(spec: TrainSpec, facts: Facts, rate: float = 0.0) -> tuple[Settled, t
         row_tokens=place.row_tokens,
         gradient_checkpointing="on" if place.recompute else "off",
         backend=facts.machine.backend,
+        doubts=not_worth(facts.data, facts.alone),
+        computed=f"{facts.machine.compute} on {facts.machine.device}",
     )
     found = (
         *_backend(spec, facts),
@@ -195,7 +197,7 @@ def _rank(spec: TrainSpec, facts: Facts) -> tuple[int, str]:
         rank *= 2
     if bits:
         room = rank * holds / 8e3
-        return rank, f"holds {room:,.0f} kB at 2 bits a number; the base lacks at most {bits / 8e3:,.0f} kB of the data"
+        return rank, f"has room for {room:,.0f} kB; of the data the base does not know {bits / 8e3:,.0f} kB at most"
     return rank, "the usual one"
 
 

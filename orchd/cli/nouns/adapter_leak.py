@@ -34,7 +34,7 @@ def human_report(report: dict[str, Any]) -> str:
 
 def _membership(report: dict[str, Any]) -> str:
     return (
-        f"AUC {number(report['auc_loss'])} by loss, {number(report['auc_ratio'])} by how far it fell from the base's;"
+        f"AUC {number(report['auc_loss'])} by loss, {number(report['auc_ratio'])} by its ratio to the base's loss;"
         f" 0.5 is chance ({report['members']} rows learnt, {report['heldout']} put aside)"
     )
 

@@ -133,7 +133,8 @@ def forgot(told: dict[str, Any]) -> str:
     between = f"{told['low']:+.3f} to {told['high']:+.3f}"
     return (
         f"on {told['examples']} of the base's own answers: loss {number(told['loss'])}, "
-        f"the base {number(told['base_loss'])} ({rise:+.3f}, {between}), divergence {number(told['kl'])} nats a token"
+        f"the base {number(told['base_loss'])} ({rise:+.3f}, {between}; 0: nothing forgotten), and its guesses"
+        f" of the next token moved by {number(told['kl'])} nats"
     )
 
 

@@ -17,6 +17,9 @@ from orchd.errors import EXIT_INTERRUPTED
 FORGETTING = 0.5
 """Nats a token: `orchd.forgetting.CEILING`, above which publishing asks."""
 
+MUCH = 0.2
+"""Of what a base learnt: an adapter that lacks more of it answers otherwise."""
+
 UNTESTED = (
     "No rows were put aside to test on, so that nothing says how good it is on rows that it has not seen.\n"
     "`orchctl adapter evaluate ADAPTER --dataset OTHER` measures it on rows of another data set."
@@ -42,6 +45,8 @@ def human(result: dict[str, Any]) -> str:
     )
     leak = human_report(result["leak"]) if result.get("leak") else ""
     made = [_base(result["base"]), *([human_row(result["adapter"])] if result["adapter"] else []), _lacks(result)]
+    if result["base"] is not None and result["adapter"] is not None:
+        scores = f"of the new base; `orchctl adapter evaluate` scores the adapter\n{scores}"
     return "\n\n".join(filter(None, [*made, scores, _preferred(result), _forgot(result), leak, _ended(result)]))
 
 
@@ -57,9 +62,9 @@ def _base(made: dict[str, Any] | None) -> str:
 def _lacks(result: dict[str, Any]) -> str:
     if result["residual_ppm"] is None:
         return ""
-    return (
-        f"the adapter was made from the base; it lacks {percent(result['residual_ppm'] / 1e6)} of what the base learnt"
-    )
+    lacks = result["residual_ppm"] / 1e6
+    told = f"the adapter was made from the base, and lacks {percent(lacks)} of what the base learnt"
+    return told + ("; a higher `--extract-rank` lacks less" if lacks > MUCH else "")
 
 
 def _forgot(result: dict[str, Any]) -> str:
@@ -199,8 +204,12 @@ SETTINGS = (
 
 
 def _then(result: dict[str, Any]) -> str:
-    if result["adapter"] is None:
-        return f"`orchctl deploy --base {word(result['base']['name'])} --name NAME` makes it answer"
+    if result.get("base") is not None:
+        name = word(result["base"]["name"])
+        return (
+            f"`orchctl deploy --base {name} --name NAME` makes the new base answer,\n"
+            f"`orchctl adapter evaluate --base {name} --dataset DATASET` scores it"
+        )
     if result.get("leak") and result["leak"]["stops"]:
         return (
             f"`orchctl deploy {word(result['adapter']['name'])} --name NAME` makes it answer here;\n"
