@@ -42,7 +42,7 @@ class Room(NamedTuple):
     """Where set: of the lower floors only those up to this one."""
 
 
-TORCH = frozenset({"torch", "transformers", "peft", "tokenizers", "safetensors"})
+TORCH = frozenset({"torch", "accelerate", "transformers", "peft", "tokenizers", "safetensors"})
 ROOMS = {
     "errors": Room(0, frozenset()),
     "paths": Room(0, frozenset()),

@@ -24,8 +24,8 @@ from orchd.importers.conversation import Conversation, Preference
 from orchd.importers.source import ImportLog
 from orchd.jobs.context import JobContext
 from orchd.train import evaluate, loop, plan
+from orchd.train.base_facts import base_facts
 from orchd.train.datasets.build import Care, Parts, build
-from orchd.train.measure import base_facts
 from orchd.train.specs import AdapterPath, EvaluateSpec, TrainResult, TrainSpec
 from tests.train.conftest import DEMO_BASE, Recorder
 

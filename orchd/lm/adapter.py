@@ -15,6 +15,7 @@ from peft import (
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
+from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -103,7 +104,24 @@ def start_adapter(
         bias="none",
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(base.model, config)
+    drawn = torch.get_rng_state()
+    model = get_peft_model(base.model, config)
+    if base.outside is not None:
+        torch.set_rng_state(drawn)
+        _draw(model, base.model.device)
+    return model
+
+
+def _draw(model: Any, device: torch.device) -> None:
+    """Draw the adapter's numbers, which PEFT leaves out in layers that are not held.
+
+    In all layers, in PEFT's order: these are the numbers that it draws where every layer is held.
+    """
+    for layer in (module for module in model.modules() if isinstance(module, LoraLayer)):
+        factors: list[Any] = [layer.lora_A["default"], layer.lora_B["default"]]
+        for factor in factors:
+            factor.to_empty(device=device).reset_parameters()
+        layer.reset_lora_parameters("default", init_lora_weights=True)  # type: ignore[no-untyped-call]
 
 
 def load_adapter(base: Base, folder: Path | str) -> Any:

@@ -6,8 +6,9 @@ import importlib.util
 import os
 import warnings
 from dataclasses import dataclass
+from logging import ERROR, getLogger
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -15,15 +16,19 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import msgspec
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from orchd.errors import BaseUnusable, QuantizationMissing
 from orchd.lm.losses import scorer_of
 
+if TYPE_CHECKING:
+    from orchd.lm.outside import Outside
+
 Quantization = Literal["none", "nf4", "int8"]
 warnings.filterwarnings("ignore", message="MatMul8bitLt: inputs will be cast")
 warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+getLogger("accelerate.big_modeling").setLevel(ERROR)
 logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
@@ -34,11 +39,17 @@ _PICKLES: Final = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 @dataclass(frozen=True)
 class Base:
     """A loaded base. ``model`` is a `transformers` causal language model in eval mode, ``tokenizer``
-    its tokenizer with a chat template. Loading an adapter changes ``model`` in place."""
+    its tokenizer with a chat template. Loading an adapter changes ``model`` in place. Layers ``outside`` are not
+    held in memory."""
 
     model: Any
     tokenizer: Any
     path: Path
+    outside: Outside | None = None
+
+    @property
+    def layers_outside(self) -> int:
+        return 0 if self.outside is None else self.outside.layers
 
 
 def best_device() -> str:
@@ -49,13 +60,18 @@ def best_device() -> str:
 
 
 def load_base(
-    path: Path | str, dtype: torch.dtype = torch.float32, device: str = "cpu", quantization: Quantization = "none"
+    path: Path | str,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    quantization: Quantization = "none",
+    outside: int = 0,
 ) -> Base:
     """Load the folder ``path`` in ``dtype`` (computing in float32 from BF16 files loses nothing).
 
     With ``quantization`` the linear maps of the layers are held in 4 bits (NF4, their scales quantised too; Dettmers
-    et al., QLoRA, 2023) or 8, and computed in ``dtype``; only an adapter can be trained then. Raises `BaseUnusable`
-    when the folder is no usable base, and `QuantizationMissing`.
+    et al., QLoRA, 2023) or 8, and computed in ``dtype``; only an adapter can be trained then. The last ``outside``
+    layers stay in the files: accelerate brings each to ``device`` when it is computed. Raises `BaseUnusable` when the
+    folder is no usable base, and `QuantizationMissing`.
     """
     folder = Path(path)
     check_folder(folder)
@@ -68,9 +84,19 @@ def load_base(
             trust_remote_code=False,
             use_safetensors=True,
             **_quantized(quantization, dtype, device),
+            **_placed(folder, device, outside),
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise BaseUnusable(f"{folder.name}: {_first_line(error)}", field="base") from error
+    if outside:
+        from orchd.lm.outside import Outside  # accelerate takes a while to import
+
+        try:
+            layers = Outside(model, folder, outside)
+        except KeyError as error:
+            hint = "Train with `--offload 0`: all layers are held then."
+            raise BaseUnusable(f"{folder.name}: none of its files has {error}", hint=hint, field="base") from None
+        return Base(model.eval().requires_grad_(False), tokenizer, folder, layers)
     if quantization == "none":
         model = model.to(device)
     return Base(model.eval().requires_grad_(False), tokenizer, folder)
@@ -88,6 +114,22 @@ def _quantized(quantization: Quantization, dtype: torch.dtype, device: str) -> d
     four = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
     how = four | {"bnb_4bit_compute_dtype": dtype} if quantization == "nf4" else {"load_in_8bit": True}
     return {"quantization_config": BitsAndBytesConfig(**how), "device_map": {"": device}}  # type: ignore[no-untyped-call]
+
+
+def _placed(folder: Path, device: str, outside: int) -> dict[str, Any]:
+    """What transformers wants to be told of where each module lies."""
+    if not outside:
+        return {}
+    with torch.device("meta"):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        empty: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    body = empty.base_model_prefix
+    layers = len(empty.get_decoder().layers)
+    inside = {f"{body}.{name}" for name, _ in getattr(empty, body).named_children() if name != "layers"}
+    inside |= {name for name, _ in empty.named_children() if name != body}
+    places = dict.fromkeys(inside, device)
+    places |= {f"{body}.layers.{at}": "disk" if at >= layers - outside else device for at in range(layers)}
+    return {"device_map": places, "offload_folder": str(folder)}  # named, not written to: safetensors are read there
 
 
 def device_of(base: Base) -> str:

@@ -52,6 +52,7 @@ class TrainSettings(Params, frozen=True, kw_only=True):
 
     A step is `gradient_accumulation_steps` times `batch_size` rows. `compute` is the dtype of the base's computations;
     `auto` tries which is faster here. `gradient_checkpointing` computes layers twice to save memory.
+    `offload`: so many of the base's last layers stay in its files while it is trained on (default: as many as have to).
     `quantization` holds the frozen base in 4 bits (nf4) or 8 (int8) while an adapter is trained. `early_stopping`
     ends a training when so many validations brought nothing better. `checkpointing`: each so many steps, 0 for each
     minute; the best few adapters are kept. `modules` (such as q_proj or mlp) and `layers` (from 0, or from the end when
@@ -89,6 +90,7 @@ class TrainSettings(Params, frozen=True, kw_only=True):
     replay: float = DEFAULTS.replay
     compute: Literal["auto", "F32", "BF16"] = DEFAULTS.compute
     gradient_checkpointing: Literal["auto", "on", "off"] = DEFAULTS.gradient_checkpointing
+    offload: int | None = None
     quantization: Literal["none", "nf4", "int8"] = DEFAULTS.quantization
     steps: int = 0
     epochs: float = DEFAULTS.epochs

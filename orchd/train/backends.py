@@ -14,7 +14,9 @@ import torch
 from orchd.errors import BackendMissing, BackendUnfit
 from orchd.lm.base import Base, best_device, load_base
 from orchd.lm.losses import scorer_of
-from orchd.train import runs
+from orchd.train import precision, runs
+from orchd.train.base_facts import base_facts
+from orchd.train.placement import layers_outside
 from orchd.train.specs import TrainSpec
 
 Backend = Literal["torch", "mlx"]
@@ -73,7 +75,9 @@ def load(spec: TrainSpec, dtype: torch.dtype, backend: str) -> Base:
         except BackendUnfit:
             if spec.backend == "mlx":
                 raise
-    return load_base(spec.base, dtype, best_device(), spec.quantization)
+    device = best_device()
+    outside = layers_outside(spec, base_facts(Path(spec.base), dtype), device, precision.free_memory(device))
+    return load_base(spec.base, dtype, device, spec.quantization, outside)
 
 
 def device(spec: TrainSpec, folder: Path) -> str:

@@ -230,6 +230,8 @@ def prepare(spec: TrainSpec, base: Base, folder: Path, job: JobContext, peers: P
     compute = "BF16" if base.model.dtype == torch.bfloat16 else "F32"
     job.log(f"{own} examples, {steps} steps of {spec.batch_size}, rank {spec.rank}, {software(settled.backend)}")
     job.log(f"computed in {compute} on {device_of(base)}" + (", layers twice to save memory" if twice else ""))
+    if base.layers_outside:
+        job.log(f"the base's last {base.layers_outside} layers are read from its files when they are computed")
     if state is not None:
         job.log(f"going on after step {state.step}")
     state = state or State(identity=key, compute=compute)
@@ -271,7 +273,7 @@ def settle(
     if (begun := runs.settled(folder)) is not None:
         return begun.unless(spec)
     compute = "BF16" if base.model.dtype == torch.bfloat16 else "F32"
-    machine = measure.machine_facts(job, device_of(base), compute)
+    machine = measure.machine_facts(job, device_of(base), compute, base.layers_outside)
     data = measure.data_facts(examples, validation, Path(spec.dataset), aside=spec.validation_split)
     trying = Trying(spec, base, examples, objective_of(spec), backward, partial(trial_batches, spec, examples), job)
     settled = measure.settle(trying, measure.facts_of(trying, data, machine))

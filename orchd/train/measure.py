@@ -15,14 +15,13 @@ from typing import Any, Final
 import msgspec
 import torch
 
-from orchd.errors import BaseUnusable
 from orchd.jobs.context import JobContext
 from orchd.lm.adapter import read_config
 from orchd.lm.base import Base
 from orchd.lm.generate import greedy_ids
 from orchd.lm.losses import pack
-from orchd.registry import weights
 from orchd.train import plan, precision
+from orchd.train.base_facts import base_facts
 from orchd.train.datasets.store import read_info
 from orchd.train.objective import Example, Objective, objective_of
 from orchd.train.plan import Facts
@@ -46,41 +45,6 @@ ANSWERS: Final = 8
 """So many answers are written together, and one alone: what a pass takes and each answer in it follow from both."""
 
 PACE_TOKENS: Final = 1024
-HEADER_LIMIT: Final = 32 << 20
-
-
-class _Config(msgspec.Struct):
-    """Of a base's `config.json`."""
-
-    hidden_size: int
-    num_hidden_layers: int
-    vocab_size: int
-    intermediate_size: int = 0
-    max_position_embeddings: int = 0
-
-
-def base_facts(folder: Path, itemsize: int = 4) -> BaseFacts:
-    """From `config.json` and the headers of the weights; nothing is loaded. Raises `BaseUnusable`."""
-    try:
-        config = msgspec.json.decode((folder / "config.json").read_bytes(), type=_Config)
-    except (OSError, msgspec.DecodeError) as error:
-        raise BaseUnusable(f"{folder.name}: config.json: {error}", field="base") from error
-    shapes = {one.name: one.shape for file in folder.glob("*.safetensors") for one in _header(file)}
-    matrices = [shape for name, shape in shapes.items() if ".layers." in name and len(shape) == 2]
-    return BaseFacts(
-        width=config.hidden_size,
-        inner=config.intermediate_size or 4 * config.hidden_size,
-        layers=config.num_hidden_layers,
-        vocabulary=config.vocab_size,
-        parameters=sum(int(torch.Size(shape).numel()) for shape in shapes.values()),
-        adapter_parameters=sum(map(sum, matrices)),
-        context=config.max_position_embeddings,
-        itemsize=itemsize,
-    )
-
-
-def _header(file: Path) -> Iterator[weights.Tensor]:
-    yield from weights.read_header(file, HEADER_LIMIT).values()
 
 
 def data_facts(
@@ -111,15 +75,15 @@ def data_facts(
     )
 
 
-def machine_facts(job: JobContext, device: str, compute: str) -> Machine:
-    """As it is now, with the base loaded. On a GPU its own memory counts."""
-    free = int(torch.cuda.mem_get_info()[0]) if device == "cuda" else precision.free_bytes()
+def machine_facts(job: JobContext, device: str, compute: str, outside: int) -> Machine:
+    """As it is now, with the base loaded, all but the layers ``outside``."""
     return Machine(
         device=device,
         threads=job.threads,
         compute=compute,
-        free_memory=free,
+        free_memory=precision.free_memory(device),
         free_disk=shutil.disk_usage(job.workdir).free,
+        outside=outside,
     )
 
 
@@ -170,7 +134,7 @@ def facts_of(trying: Trying, data: DataFacts, machine: Machine) -> Facts:
         trainee = trainee_of(msgspec.structs.replace(spec, rank=spec.rank or rank), base)
         found = alone(trainee.model, trying.referred(trainee.model, trying.probe), trying.objective)
         trainee.undo()
-    known = base_facts(base.path, int(base.model.dtype.itemsize))
+    known = base_facts(base.path, base.model.dtype)
     return replace(facts_from(spec, trying.examples, data, known, machine), alone=found)
 
 

@@ -170,6 +170,7 @@ def settle(spec: TrainSpec, facts: Facts, rate: float = 0.0) -> tuple[Settled, t
         Line(name="learning_rate", value=peak, shown=f"{peak:g}", why=why_rate),
         Line(name="warmup_steps", value=warm_up, shown=str(warm_up), why=why_warm_up),
         _checkpointing(spec, facts, place),
+        *_offload(spec, facts),
     )
     return settled, tuple(line for line in found if not (facts.full and line.name in ("rank", "alpha")))
 
@@ -297,8 +298,22 @@ def _checkpointing(spec: TrainSpec, facts: Facts, place: Place) -> Line:
     kept = size(needed(facts, replace(place, recompute=False)))
     there = "" if free is None else f" of {size(free)} free"
     why = f"{asked}a pass of {place.row_tokens:,} tokens keeps about {kept}{there}"
+    if facts.machine.outside:
+        why += "; without it the layers that are not held would be kept"
     shown = "on" if place.recompute else "off"
     return Line(name="gradient_checkpointing", value=shown, shown=shown, why=why)
+
+
+def _offload(spec: TrainSpec, facts: Facts) -> Iterator[Line]:
+    """Said where it is not what everybody has."""
+    base, machine = facts.base, facts.machine
+    if spec.offload is None and not machine.outside:
+        return
+    whole = f"the base takes {size(base.parameters * base.itemsize)}"
+    stay = f"{whole}; these layers stay in its files, and each step reads them twice" if machine.outside else whole
+    asked = "" if spec.offload is None else "as asked; "
+    shown = f"{machine.outside} of {base.layers} layers"
+    yield Line(name="offload", value=machine.outside, shown=shown, why=asked + stay)
 
 
 NOTHING_FITS: Final = "Close other programs, or train on a smaller base; nothing that can be set makes this one fit."
@@ -343,7 +358,7 @@ def places(spec: TrainSpec, facts: Facts, rank: int) -> Iterator[Place]:
     """From the fastest to the one that takes least memory: the later ones leave out long examples, then rank."""
     longest = max(1, facts.data.longest)
     whole = max(spec.row_tokens or ROW_TOKENS, longest)
-    if spec.gradient_checkpointing != "on":
+    if spec.gradient_checkpointing != "on" and not facts.machine.outside:
         yield Place(False, whole, longest, rank)
     yield Place(True, whole, longest, rank)
     yield Place(True, longest, longest, rank)

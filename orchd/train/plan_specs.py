@@ -58,7 +58,8 @@ class DataFacts(msgspec.Struct, frozen=True, kw_only=True):
 class BaseFacts(msgspec.Struct, frozen=True, kw_only=True):
     """A base: the hidden ``width``, the ``inner`` one of the MLP, its number of ``layers``, ``vocabulary`` and
     ``parameters``, its ``context`` in tokens (0: it does not say), and the bytes of one number in memory.
-    ``adapter_parameters`` are those of an adapter of rank 1."""
+    ``adapter_parameters`` are those of an adapter of rank 1, ``layer_parameters`` those of all layers. Its files have
+    ``file_bytes``; ``is_mapped``: what is in them is what is computed with."""
 
     width: int
     inner: int
@@ -68,16 +69,21 @@ class BaseFacts(msgspec.Struct, frozen=True, kw_only=True):
     adapter_parameters: int
     context: int
     itemsize: int = 4
+    layer_parameters: int = 0
+    file_bytes: int = 0
+    is_mapped: bool = False
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
-    """What is free where the training will run (None: not known), and what it is."""
+    """What is free where the training will run (None: not known), and what it is. ``outside``: so many layers of the
+    base are not held in its memory."""
 
     device: str
     threads: int
     compute: str
     free_memory: int | None = None
     free_disk: int | None = None
+    outside: int = 0
 
     @property
     def backend(self) -> Literal["torch", "mlx"]:

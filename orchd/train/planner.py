@@ -20,8 +20,10 @@ from orchd.lm.adapter import DTYPES
 from orchd.lm.base import Base, device_of, load_tokenizer
 from orchd.train import backends, loop, measure, plan, precision
 from orchd.train.afterwards import work_after
+from orchd.train.base_facts import base_facts
 from orchd.train.measure import Trying
 from orchd.train.objective import Example, objective_of
+from orchd.train.placement import layers_outside
 from orchd.train.plan import Facts
 from orchd.train.plan_specs import DataFacts, Pace, Plan, PlanSpec, ValidateSpec, Validation
 from orchd.train.prepare import check, read_data, validate_every
@@ -43,7 +45,7 @@ def run_plan(spec: PlanSpec, job: JobContext) -> Plan:
     batches = partial(loop.trial_batches, train, examples)
     trying = Trying(train, base, examples, objective_of(train), loop.backward, batches, job)
     tried = time.monotonic()
-    facts = measure.facts_of(trying, counts, measure.machine_facts(job, device_of(base), compute))
+    facts = measure.facts_of(trying, counts, measure.machine_facts(job, device_of(base), compute, base.layers_outside))
     settled, _ = plan.settle(train, facts)
     job.progress(2, 3, "stages", phase="trial steps")
     found = measure.try_steps(trying, settled)
@@ -87,7 +89,7 @@ def run_validate(spec: ValidateSpec, job: JobContext) -> Validation:
     recommended: list[Finding] = []
     try:
         if not train.dataset:
-            base = measure.base_facts(Path(train.base)) if train.base else None
+            base = base_facts(Path(train.base)) if train.base else None
             found = plan.odd_rate(train, train.learning_rate, train.rank or plan.RANK, base)
             warned = [found] if found is not None and train.learning_rate else []
             return Validation(valid=not errors, errors=tuple(errors), warnings=tuple(warned), recommendations=())
@@ -114,5 +116,7 @@ def _facts(train: TrainSpec, job: JobContext) -> Facts:
     examples, _, counts = _data(train, Base(None, load_tokenizer(folder), folder), job)
     job.check()
     backends.check(train)
-    machine = measure.machine_facts(job, backends.device(train, job.workdir), "F32")
-    return measure.facts_from(train, examples, counts, measure.base_facts(folder), machine)
+    device, base = backends.device(train, job.workdir), base_facts(folder)
+    outside = layers_outside(train, base, device, precision.free_memory(device))
+    machine = measure.machine_facts(job, device, "F32", outside)
+    return measure.facts_from(train, examples, counts, base, machine)

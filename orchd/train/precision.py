@@ -84,6 +84,11 @@ def free_bytes(memory: Path = MEMORY_FILE, limits: tuple[Path, Path] = LIMIT_FIL
     return max(0, min(found)) if found else None
 
 
+def free_memory(device: str) -> int | None:
+    """Bytes that are free where the ``device`` computes; a GPU has its own. None where nobody knows."""
+    return int(torch.cuda.mem_get_info()[0]) if device == "cuda" else free_bytes()
+
+
 def recompute(model: Any) -> None:
     """Have the layers keep their inputs only; each is computed again for its gradients. The gradients are the same."""
     if (scorer := scorer_of(model)) is not None:

@@ -34,6 +34,7 @@ BOUNDS: Final[Mapping[str, tuple[float, float]]] = {
     "validation_split": (0, 0.5),
     "seed": (0, 2**53),
     "canaries": (0, MAX_CANARIES),
+    "offload": (0, 10_000),
     "schedule_total": (0, 10_000_000),
     "schedule_offset": (0, 10_000_000),
     "early_stopping.patience": (1, 1000),

@@ -85,6 +85,7 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     ``quantization``: the frozen base is held in 4 bits (nf4: QLoRA) or 8 (int8); what is scored is an adapter on it.
     ``compute`` is the dtype that the base is computed in; "auto" tries which is faster here. ``dtype`` is the file's.
     ``gradient_checkpointing``: layers are computed twice to save memory; "auto" does so where that is short.
+    ``offload``: so many of the base's last layers stay in its files (`placement.py`); None: as many as have to.
 
     ``canaries``: so many made-up secrets are learnt with the rows, which the leak report looks for. ``leak_report``
     measures at the end how much of the data the adapter gives away; ``routing`` makes the centroid of the prompts too.
@@ -128,6 +129,7 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     quantization: Literal["none", "nf4", "int8"] = "none"
     compute: Literal["auto", "F32", "BF16"] = "auto"
     gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
+    offload: int | None = None
     retention: Readable | None = None
     replay: float = 0.0
     early_stopping: EarlyStopping = EarlyStopping()

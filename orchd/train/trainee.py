@@ -54,7 +54,7 @@ class Adapter:
     small = True
 
     def __init__(self, spec: TrainSpec, base: Base) -> None:
-        self.model = new_adapter(spec, base)
+        self._base, self.model = base, new_adapter(spec, base)
 
     def weights(self) -> dict[str, Tensor]:
         return adapter_weights(self.model)
@@ -74,6 +74,8 @@ class Adapter:
 
     def undo(self) -> None:
         self.model.unload()
+        if self._base.outside is not None:
+            self._base.outside.leave()
 
 
 class Whole:

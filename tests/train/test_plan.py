@@ -17,6 +17,7 @@ from orchd.jobs.context import JobContext
 from orchd.lm.adapter import save_adapter, start_adapter
 from orchd.lm.base import load_base
 from orchd.train import afterwards, loop, measure, plan, planner, precision, prepare, retention
+from orchd.train.base_facts import base_facts
 from orchd.train.plan import Facts, Place
 from orchd.train.plan_specs import Alone, BaseFacts, DataFacts, Machine, Pace, PlanSpec, Trial, ValidateSpec, Work
 from orchd.train.retention_prompts import PROMPTS
@@ -35,7 +36,15 @@ SMOL = BaseFacts(
     context=2048,
 )
 TINY = BaseFacts(
-    width=128, inner=384, layers=3, vocabulary=1024, parameters=770_944, adapter_parameters=7_680, context=512
+    width=128,
+    inner=384,
+    layers=3,
+    vocabulary=1024,
+    parameters=770_944,
+    adapter_parameters=7_680,
+    context=512,
+    layer_parameters=639_744,
+    file_bytes=1_541_888,
 )
 GB = 1_000_000_000
 
@@ -239,7 +248,7 @@ def trying(folder: Path, job: JobContext, **fields: Any) -> measure.Trying:
 
 
 def test_the_demo_base_in_figures() -> None:
-    assert measure.base_facts(DEMO_BASE) == TINY
+    assert base_facts(DEMO_BASE) == TINY
     model: Any = start_adapter(load_base(DEMO_BASE), 4, 8)
     trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
     assert trained == 4 * TINY.adapter_parameters

@@ -183,6 +183,7 @@ SETTINGS = (
     ),
     opt("--compute", "dtype of the base's computations (what is faster here)", choices=("auto", "F32", "BF16")),
     opt("--quantization", "hold the base in 4 bits (nf4: QLoRA) or 8 (int8)", choices=("none", "nf4", "int8")),
+    opt("--offload", "so many of the base's last layers stay in its files (default: as memory wants)", type=int),
     opt("--gradient-checkpointing", "compute layers twice (where memory is short)", choices=("auto", "on", "off")),
     opt(
         "--early-stopping",
