@@ -38,7 +38,7 @@ def orchd(examples: Sequence[Encoded], folder: Path) -> list[Step]:
     from orchd.train.objective import Sft
     from orchd.train.plan import ROW_TOKENS
     from orchd.train.runs import State
-    from orchd.train.schedule import Schedule
+    from orchd.train.schedule import schedule_of
     from orchd.train.specs import Checkpointing, Settled, TrainSpec
     from orchd.train.trainee import Adapter
 
@@ -77,7 +77,7 @@ def orchd(examples: Sequence[Encoded], folder: Path) -> list[Step]:
             folder=folder,
             trainee=trainee,
             optimizer=torch.optim.AdamW(parameters, lr=chats.RATE, weight_decay=0.0),
-            schedule=Schedule(chats.RATE, chats.SCHEDULE, chats.OFFSET),
+            schedule=schedule_of(spec, chats.STEPS),
             objective=Sft(),
             examples=examples,
             own=len(examples),

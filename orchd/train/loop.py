@@ -44,7 +44,7 @@ from orchd.train.prepare import (
     validate_every,
 )
 from orchd.train.runs import Good, State
-from orchd.train.schedule import Schedule
+from orchd.train.schedule import Schedule, schedule_of
 from orchd.train.specs import Diagnosis, Settled, TrainResult, TrainSpec
 from orchd.train.trainee import Trainee, on_torch, trainee_of
 
@@ -245,7 +245,7 @@ def prepare(spec: TrainSpec, base: Base, folder: Path, job: JobContext, peers: P
         folder=folder,
         trainee=trainee,
         optimizer=optimizer,
-        schedule=Schedule(spec.learning_rate, spec.schedule_total or steps, spec.schedule_offset, spec.warmup_steps),
+        schedule=schedule_of(spec, steps, preferences=objective.name == "dpo"),
         objective=objective,
         examples=examples,
         own=own,

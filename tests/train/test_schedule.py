@@ -1,8 +1,15 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
-from orchd.train.schedule import Schedule
+from orchd.train.schedule import Schedule, schedule_of
+from orchd.train.specs import TrainSpec
+
+
+def spec(**given: int) -> TrainSpec:
+    return TrainSpec(base="", dataset="", learning_rate=1.0, schedule_total=given.get("total", 0))
 
 
 def test_rounds_read_one_schedule() -> None:
@@ -11,18 +18,34 @@ def test_rounds_read_one_schedule() -> None:
     assert rounds == [whole.rate(step) for step in range(300)]
 
 
-def test_it_rises_stays_and_falls() -> None:
-    rates = [Schedule(1.0, 100).rate(step) for step in range(100)]
+def test_one_training_rises_and_falls() -> None:
+    schedule = schedule_of(spec(), 100)
+    rates = [schedule.rate(step) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
-    assert max(rates) == pytest.approx(1.0)
+    assert rates[9:11] == [1.0, 1.0]
     assert rates[:10] == sorted(rates[:10])
-    assert rates[10:51] == pytest.approx([1.0] * 41)
-    assert rates[50:] == sorted(rates[50:], reverse=True)
+    falls = [before - after for before, after in itertools.pairwise(rates[10:])]
+    assert falls == pytest.approx([0.98 / 90] * 89)
     assert 0.02 < rates[-1] < 0.04
     assert Schedule(1.0, 1).rate(0) == 1.0
 
 
-def test_a_warm_up_of_so_many_steps() -> None:
-    rates = [Schedule(1.0, 100, warm_up=20).rate(step) for step in range(20)]
+@pytest.mark.parametrize(
+    "schedule", [schedule_of(spec(total=100), 30), schedule_of(spec(), 100, preferences=True)], ids=["rounds", "dpo"]
+)
+def test_rounds_and_preferences_stay_before_they_fall(schedule: Schedule) -> None:
+    rates = [schedule.rate(step) for step in range(100)]
+    assert rates[10:51] == pytest.approx([1.0] * 41)
+    assert rates[50:] == sorted(rates[50:], reverse=True)
+    assert 0.02 < rates[-1] < 0.04
+
+
+@pytest.mark.parametrize("decay", [0.5, 1.0])
+def test_a_warm_up_of_so_many_steps(decay: float) -> None:
+    rates = [Schedule(1.0, 100, warm_up=20, decay=decay).rate(step) for step in range(20)]
     assert (rates[0], rates[-1]) == pytest.approx((0.05, 1.0))
-    assert Schedule(1.0, 100, warm_up=0).rate(0) == 1.0
+    assert Schedule(1.0, 100, warm_up=0, decay=decay).rate(0) == 1.0
+    late = Schedule(1.0, 100, warm_up=80, decay=decay)
+    assert [late.rate(79), late.rate(80)] == [1.0, 1.0]
+    assert late.rate(99) < 0.1
+    assert Schedule(1.0, 100, warm_up=100, decay=decay).rate(99) == 1.0
