@@ -63,7 +63,7 @@ REWRITE_SECONDS = 5.0
 MOST_CRASHES = 5
 """A job that was running when the daemon died so often isn't taken up again: it may be the reason."""
 
-STARTING = Progress(done=0, total=0, unit="jobs", figures={"waits": "for a process with torch, once: some seconds"})
+STARTING = Progress(done=0, total=0, unit="jobs", figures={"phase": "starting", "waits": "for a process with torch"})
 
 OnResult = Callable[[Any, Path], Awaitable[msgspec.Struct]]
 """Makes the public result from the worker's and the working folder, in the daemon."""

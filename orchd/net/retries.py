@@ -48,21 +48,29 @@ async def _identify_until_known(self: BasicHost, peer_id: ID, reason: str) -> No
 
 @correction
 def gossip_reaches_in_the_end() -> list[Replacement]:
-    """A stream of pubsub that could not be opened is tried again.
+    """A stream of pubsub that could not be opened is tried again; and what was subscribed to meanwhile is told.
 
     Seen: the library does try again, but after errors of the swarm alone, and what opening a stream raises is one of
-    the host: of 380 pairs 65 never gossiped, and each record went to those straight, from everybody.
+    the host: of 380 pairs 65 never gossiped, and each record went to those straight, from everybody. And a topic that
+    was subscribed to between the greeting, which names the topics, and the moment from which the peer is told of
+    others, it never heard of.
     """
     return [(Pubsub, "_handle_new_peer", _new_peer_again)]
 
 
 async def _new_peer_again(self: Pubsub, peer_id: ID) -> None:
+    greeted = set(self.topic_ids)
     try:
         await _stock_new_peer(self, peer_id)
     except StreamFailure as error:
         if _may_gossip(self, peer_id):
             raise SwarmException(str(error)) from error
         raise
+    if (queue := self.peer_queues.get(peer_id)) is None:
+        return
+    for topic in greeted.symmetric_difference(self.topic_ids):
+        packet, announced = self._build_announce_rpc(topic, subscribe=topic in self.topic_ids)
+        self._enqueue_or_retry_announce(peer_id, queue, packet, announced)
 
 
 def _may_gossip(pubsub: Pubsub, peer: ID) -> bool:

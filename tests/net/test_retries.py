@@ -100,6 +100,41 @@ async def test_a_peer_gossips_in_the_end(monkeypatch: pytest.MonkeyPatch) -> Non
         assert busy.failed == FAILURES
 
 
+def subscribe_while_greeting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has written its greeting, and not sent it yet, subscribes to a topic."""
+    stock = Pubsub.get_hello_packet
+
+    def hello(pubsub: Pubsub) -> Any:
+        packet = stock(pubsub)
+        trio.lowlevel.spawn_system_task(pubsub.subscribe, "late")
+        return packet
+
+    monkeypatch.setattr(Pubsub, "get_hello_packet", hello)
+
+
+async def hear_of_the_last(ours: Pubsub, theirs: Pubsub) -> None:
+    """Until each knows of a topic that the other subscribed to after they had met."""
+    await until(lambda: bool(ours.peers and theirs.peers))
+    await ours.subscribe("last")
+    await theirs.subscribe("last")
+    await until(lambda: bool(ours.peer_topics.get("last") and theirs.peer_topics.get("last")))
+
+
+async def test_a_topic_is_missed_without_the_correction(monkeypatch: pytest.MonkeyPatch) -> None:
+    with without(retries.gossip_reaches_in_the_end):
+        subscribe_while_greeting(monkeypatch)
+        async with two_that_gossip(monkeypatch) as (ours, theirs):
+            await hear_of_the_last(ours, theirs)
+            assert not (ours.peer_topics.get("late") and theirs.peer_topics.get("late"))
+
+
+async def test_a_topic_that_was_subscribed_to_meanwhile_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    subscribe_while_greeting(monkeypatch)
+    async with two_that_gossip(monkeypatch) as (ours, theirs):
+        await hear_of_the_last(ours, theirs)
+        await until(lambda: bool(ours.peer_topics.get("late") and theirs.peer_topics.get("late")))
+
+
 async def test_who_does_not_gossip_is_not_asked_for_ever() -> None:
     async with a_host(1) as server, a_host(2) as client:
         await join(client, server)
