@@ -167,7 +167,7 @@ def _ppm(cut: float, total: float) -> int:
 
 def _reason(asked: str, decision: Decision, alike: Likeness) -> str:
     use = METHODS[decision.method].use
-    return use if asked != AUTO else f"the adapters are {alike.kind}: {use}"
+    return use if asked != AUTO else f"they are {alike.kind}; this is for {use}"
 
 
 def _warnings(recipe: Recipe, decision: Decision, votes: Votes, alike: Likeness) -> list[str]:
