@@ -7,6 +7,7 @@ chunk. Who brings what is planned by `policy/plan.py`; what has come is kept by 
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import deque
 from collections.abc import Callable
@@ -47,6 +48,10 @@ PEERS = 8
 BULK_LEAST, TELL_S = 2 << 20, 0.25
 #: Of an answer over a stream, so many bytes are verified and written at once: each time costs two changes of thread.
 TOGETHER = 256 << 10
+#: With a bulk channel for each core, another is opened when these bring fewer bytes a second: more is beyond most
+#: networks, so that it is this machine that can't take in more, and others would be in their way. Seconds between two
+#: looks, and how many looks until something has to have come.
+ENOUGH, CORES, ENOUGH_LOOK_S, ENOUGH_LOOKS = 150e6, os.cpu_count() or 1, 0.1, 10
 #: A peer that brings nothing so many times is given up; one that is busy so many times.
 PATIENCE, PATIENCE_BUSY = 3, 20
 #: Nothing for so many seconds, when something was asked for, is such a time.
@@ -157,6 +162,8 @@ class Download:
         self._open_channel = open_channel
         self._progress, self._refused, self._bulk_host = progress, refused, bulk_host
         self._count, self._no_bulk = count, set[ID]()
+        #: The bulk channels that are used; None for one that is being opened.
+        self._lines: dict[ID, Line | None] = {}
         self._changed = trio.Event()
         self._failures: list[OrchdError] = []
         #: Who brings something now, and how many good chunks each has brought.
@@ -226,6 +233,7 @@ class Download:
                 failures = 1 if self._brought.get(peer, 0) > before else failures + 1
                 self._failures.append(error)
             finally:
+                self._lines.pop(peer, None)
                 self._plan.lost(peer)
                 self._bringing.discard(peer)
                 self._wake()
@@ -270,15 +278,37 @@ class Download:
         peer, host = channel.peer, self._bulk_host(channel.peer)
         if host is None or peer in self._no_bulk or self._plan.left < BULK_LEAST:
             return None
+        if len(self._lines) >= CORES:
+            await self._until_slow()
+        self._lines[peer] = None
         try:
             way = await channel.ask(OpenBulk(adapter=self._adapter), BulkAt)
-            line = await bulk.reach(host, way, peer)
+            self._lines[peer] = line = await bulk.reach(host, way, peer)
         except OrchdError as error:
             self._no_bulk.add(peer)
+            del self._lines[peer]
             log.info("no bulk channel: %s", error)
             return None
         self._count("bulk_channels_used", 1)
         return line, way
+
+    async def _until_slow(self) -> None:
+        """Until those that bring something bring little together, or nothing at all."""
+        before = 0
+        for _ in range(ENOUGH_LOOKS):
+            await trio.sleep(ENOUGH_LOOK_S)
+            if before := self._received():
+                break
+        while True:
+            await trio.sleep(ENOUGH_LOOK_S)
+            received = self._received()
+            if received - before < ENOUGH * ENOUGH_LOOK_S:
+                return
+            before = received
+
+    def _received(self) -> int:
+        """Bytes over the bulk channels that are open."""
+        return sum(line.received for line in self._lines.values() if line is not None)
 
     async def _bring_in_bulk(self, line: Line, way: BulkAt) -> None:
         before = self._brought.get(line.peer, 0)

@@ -169,6 +169,20 @@ async def test_several_peers_bring_parts(tmp_path: Path) -> None:
         assert most == 3
 
 
+@pytest.mark.parametrize(("enough", "used"), [(0.0, 1), (float("inf"), 2)], ids=["fast", "slow"])
+async def test_another_channel_is_opened_where_those_of_the_cores_bring_little(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enough: float, used: int
+) -> None:
+    monkeypatch.setattr(download, "CORES", 1)
+    monkeypatch.setattr(download, "ENOUGH", enough)
+    async with cluster(tmp_path, width=1024) as made:
+        peers, manifest = await providers(made, 2, upload_limit=3_000)
+        peer = await reader(made)
+        await peer.network.fetch(manifest.id, peers=[other.network.peer_id for other in peers])
+        assert peer.network.stats().counters["bulk_channels_used"] == used
+        assert peer.registry.is_whole(manifest.id)
+
+
 async def test_one_that_turns_up_joins_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The author goes on when the late one has begun to give."""
     joined = trio.Event()
