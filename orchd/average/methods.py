@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from orchd.average.gram import Matrix, norms
 from orchd.average.votes import clipping, lower_median
@@ -20,6 +21,9 @@ SMOOTHING = 1e-6
 MAX_STEPS = 10_000
 SETTLED = 1e-13
 """Weiszfeld stops when no coefficient moves by more."""
+
+SCORE_DIGITS = 9
+"""Krum scores that agree to so many digits of the largest are equal."""
 
 
 def mean(inner: Matrix, weights: Matrix) -> Matrix:
@@ -52,7 +56,7 @@ def geometric_median(inner: Matrix, weights: Matrix) -> Matrix:
 def krum(inner: Matrix, weights: Matrix) -> Matrix:
     """The one vote with the smallest Krum score. Weights don't count."""
     chosen = np.zeros(len(inner))
-    chosen[krum_scores(inner).argmin()] = 1.0
+    chosen[_order(krum_scores(inner))[0]] = 1.0
     return chosen
 
 
@@ -60,7 +64,7 @@ def multi_krum(inner: Matrix, weights: Matrix) -> Matrix:
     """The plain mean of the g - f - 2 votes with the smallest Krum scores. Weights don't count."""
     chosen = np.zeros(len(inner))
     count = neighbours(len(inner))
-    chosen[np.argsort(krum_scores(inner), kind="stable")[:count]] = 1 / count
+    chosen[_order(krum_scores(inner))[:count]] = 1 / count
     return chosen
 
 
@@ -73,6 +77,12 @@ def krum_scores(inner: Matrix) -> Matrix:
     between = np.maximum(squares[:, None] + squares[None, :] - 2 * inner, 0.0)
     np.fill_diagonal(between, np.inf)
     return np.asarray(np.sort(between, axis=1)[:, : neighbours(len(inner))].sum(axis=1))
+
+
+def _order(scores: Matrix) -> NDArray[np.intp]:
+    """From the smallest on; of those that differ by rounding alone the first comes first, on every machine. Two votes
+    that are nearest to each other have one score."""
+    return np.argsort(np.round(scores / max(scores.max(), np.finfo(float).tiny), SCORE_DIGITS), kind="stable")
 
 
 def neighbours(votes: int) -> int:

@@ -51,7 +51,7 @@ TOGETHER = 256 << 10
 #: With a bulk channel for each core, another is opened when these bring fewer bytes a second: more is beyond most
 #: networks, so that it is this machine that can't take in more, and others would be in their way. Seconds between two
 #: looks, and how many looks until something has to have come.
-ENOUGH, CORES, ENOUGH_LOOK_S, ENOUGH_LOOKS = 150e6, os.cpu_count() or 1, 0.1, 10
+ENOUGH, CORES, ENOUGH_LOOK_S, ENOUGH_LOOKS = 150e6, os.cpu_count() or 1, 0.05, 20
 #: A peer that brings nothing so many times is given up; one that is busy so many times.
 PATIENCE, PATIENCE_BUSY = 3, 20
 #: Nothing for so many seconds, when something was asked for, is such a time.

@@ -16,14 +16,14 @@ def clip(points: Array, weights: Array) -> Array:
 
 
 def krum_order(points: Array) -> tuple[list[int], int]:
-    """Blanchard et al. 2017: the votes by score, and n - f - 2."""
+    """Blanchard et al. 2017: the votes by score, equal ones in their order, and n - f - 2."""
     wrong = (len(points) - 3) // 2
     nearest = len(points) - wrong - 2
     scores = []
     for i, p in enumerate(points):
         others = sorted(float(np.sum((p - q) ** 2)) for j, q in enumerate(points) if j != i)
         scores.append(sum(others[:nearest]))
-    return sorted(range(len(points)), key=lambda i: scores[i]), nearest
+    return sorted(range(len(points)), key=lambda i: round(scores[i] / max(scores), 9)), nearest
 
 
 def krum(points: Array, weights: Array) -> Array:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from orchd.average import middles
@@ -61,6 +61,7 @@ def near(found: Array, wanted: Array, share: float = 2e-5) -> bool:
 
 
 @examples
+@example(seed=7630646, count=3, method="krum")  # two votes are nearest to each other: rounding must not choose
 @given(seed=some, count=st.integers(3, 9), method=st.sampled_from(sorted(REFERENCES)))
 def test_coefficients_are_those_of_the_dense_rule(seed: int, count: int, method: str) -> None:
     parts, weights = votes(seed, count), shares(seed, count)
