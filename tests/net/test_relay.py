@@ -67,7 +67,7 @@ def record_waits(relay: Peer) -> list[float]:
     """From now on the relay's pace is slow; how long each portion would have to wait for it, in seconds."""
     waits: list[float] = []
     pace = node_of(relay).relay._pace
-    pace.rate = 10_000.0
+    pace.rate = 1_000.0
     reserve = pace.reserve
 
     def recorded(now: float, count: int) -> float:
