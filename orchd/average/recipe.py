@@ -14,6 +14,7 @@ from fractions import Fraction
 from typing import NamedTuple, TypeVar
 
 from orchd.average.rules import MEAN
+from orchd.average.rules import MILLION as MILLION  # of a whole
 from orchd.average.specs import Dtype
 from orchd.errors import AverageSpecInvalid
 from orchd.records.codec import encode
@@ -21,7 +22,6 @@ from orchd.records.ids import ADAPTER, text_id
 
 RECIPE_VERSION = 2
 """Of every method and rank rule but the plain mean at a fixed rank, whose recipes are of version 1."""
-MILLION = 1_000_000
 MAX_STRENGTH = 100.0
 
 TOLERANCE_PPM: Mapping[Dtype, int] = {"F32": 50, "F16": 5_000, "BF16": 5_000}

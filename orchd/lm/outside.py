@@ -12,13 +12,12 @@ import torch
 from accelerate.hooks import AlignDevicesHook
 from torch import Tensor
 
+from orchd.lm.adapter import DTYPES
+from orchd.lm.files import places
 from orchd.registry.weights import Tensor as Place
-from orchd.registry.weights import read_header
 
-HEADER_LIMIT: Final = 32 << 20
 M_MMAP_THRESHOLD: Final = -3
 LARGE_BYTES: Final = 1 << 20
-DTYPES: Final = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
 class FileTensors(Mapping[str, Tensor]):
@@ -27,8 +26,8 @@ class FileTensors(Mapping[str, Tensor]):
     accelerate's own loader maps a whole file for each tensor of a layer; to a limit of memory that counts nine times.
     """
 
-    def __init__(self, places: Mapping[str, tuple[Path, Place]]) -> None:
-        self._places = places
+    def __init__(self, here: Mapping[str, tuple[Path, Place]]) -> None:
+        self._places = here
 
     def __getitem__(self, name: str) -> Tensor:
         file, place = self._places[name]
@@ -52,13 +51,9 @@ class Outside:
 
     def __init__(self, model: Any, folder: Path, layers: int) -> None:
         self.layers = layers
-        places = {
-            name: (file, place)
-            for file in sorted(folder.glob("*.safetensors"))
-            for name, place in read_header(file, HEADER_LIMIT).items()
-        }
+        here = places(folder)
         self._hooks = [
-            (hook, FileTensors({name: places[f"{path}.{name}"] for name, _ in module.named_parameters(recurse=False)}))
+            (hook, FileTensors({name: here[f"{path}.{name}"] for name, _ in module.named_parameters(recurse=False)}))
             for path, module in model.named_modules()
             if isinstance(hook := getattr(module, "_hf_hook", None), AlignDevicesHook) and hook.offload
         ]

@@ -32,7 +32,6 @@ from orchd.train.runs import Good
 from orchd.train.settings import errors, flat
 from orchd.train.specs import Checkpointing, EarlyStopping, Finding, TrainSpec
 
-MILLION = 1_000_000
 Tags = Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=100)], ...], Meta(max_length=16)]
 Modules = Annotated[tuple[Annotated[str, Meta(pattern=r"^[A-Za-z0-9_]{1,60}$")], ...], Meta(max_length=64)]
 Layers = Annotated[tuple[int, ...], Meta(max_length=1000)]

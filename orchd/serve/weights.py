@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 
 from orchd.errors import TensorsRefused, WeightsUnreadable
 from orchd.registry import weights as safetensors
+from orchd.registry.bases import HEADER_LIMIT
 from orchd.registry.weights import Tensor
 
 FloatArray = NDArray[np.float32]
-
-HEADER_LIMIT = 32 << 20  # bytes of a base's header
 
 
 class Weights(Mapping[str, Tensor]):

@@ -16,16 +16,8 @@ SETTINGS: Final = (
     *("weight_decay", "lora_dropout", "gradient_accumulation_steps", "replay", "rslora", "modules", "layers"),
     *("objective", "dpo_beta", "dpo_sft", "method", "extract_rank", "quantization", "backend"),
     *("epochs", "max_steps", "warmup_steps", "max_length", "validation_split"),
-    *(
-        "compute",
-        "gradient_checkpointing",
-        "offload",
-        "canaries",
-        "routing",
-        "early_stopping",
-        "checkpointing",
-        "leak_report",
-    ),
+    *("compute", "gradient_checkpointing", "offload", "canaries", "routing"),
+    *("early_stopping", "checkpointing", "leak_report"),
 )
 """Of `TrainSpec`, what `orchctl train start` has an option for, in that order."""
 

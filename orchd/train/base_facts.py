@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
 
 import msgspec
 import torch
 
 from orchd.errors import BaseUnusable
 from orchd.lm.adapter import DTYPES
-from orchd.registry import weights
+from orchd.lm.files import places
 from orchd.train.plan_specs import BaseFacts
-
-HEADER_LIMIT: Final = 32 << 20
 
 
 class _Config(msgspec.Struct):
@@ -36,7 +32,7 @@ def base_facts(folder: Path, dtype: torch.dtype = torch.float32) -> BaseFacts:
         config = msgspec.json.decode((folder / "config.json").read_bytes(), type=_Config)
     except (OSError, msgspec.DecodeError) as error:
         raise BaseUnusable(f"{folder.name}: config.json: {error}", field="base") from error
-    tensors = {one.name: one for file in folder.glob("*.safetensors") for one in _header(file)}.values()
+    tensors = [place for _, place in places(folder).values()]
     layers = [one for one in tensors if ".layers." in one.name]
     return BaseFacts(
         width=config.hidden_size,
@@ -51,7 +47,3 @@ def base_facts(folder: Path, dtype: torch.dtype = torch.float32) -> BaseFacts:
         file_bytes=sum(one.end - one.start for one in tensors),
         is_mapped=all(DTYPES[one.dtype] == dtype for one in tensors),
     )
-
-
-def _header(file: Path) -> Iterator[weights.Tensor]:
-    yield from weights.read_header(file, HEADER_LIMIT).values()
