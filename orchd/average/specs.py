@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from orchd.average.gate_specs import GatePlan, GateReport, GateSpec, Opinion
 from orchd.jobs.sandbox import Readable
 
 Dtype = Literal["BF16", "F16", "F32"]
@@ -32,6 +33,9 @@ class AverageSpec(_Value, frozen=True, kw_only=True):
 
     `method` and `rank` are as `orchd.average.rules` has them: 16, "energy:.95", "budget:16", "stacked". A strength of
     None is the method's own. `inherited` multiplies it: the strength of the averages that these leaves came out of.
+
+    With `gate` one's own held-out data decides who is in it, and how strong it is; `ungated` says why it does not,
+    where the result is to say so. `opinions` are those of followed authors, and count in both cases.
     """
 
     adapters: tuple[WeightedAdapter, ...]
@@ -40,6 +44,9 @@ class AverageSpec(_Value, frozen=True, kw_only=True):
     strength: float | None = None
     inherited: float = 1.0
     dtype: Dtype = "BF16"
+    gate: GateSpec | None = None
+    ungated: str = ""
+    opinions: tuple[Opinion, ...] = ()
 
 
 class AverageResult(_Value, frozen=True, kw_only=True):
@@ -52,6 +59,8 @@ class AverageResult(_Value, frozen=True, kw_only=True):
     order of the spec's adapters; `weights_ppm` too, they sum to a million. `strength_ppm` is the one used, which may be
     smaller than the wanted one: no vote gets too far. `votes` are the places of the adapters that had one together, and
     `coefficients_ppm` what became of the weights, without the strength; empty where the result is no weighted sum.
+
+    Where the gate refused some (`gate`), all of it is of the others, whose ids are `leaves`; empty: all are in it.
     """
 
     adapter: str
@@ -71,6 +80,8 @@ class AverageResult(_Value, frozen=True, kw_only=True):
     seconds: float
     votes: tuple[tuple[int, ...], ...] = ()
     coefficients_ppm: tuple[int, ...] = ()
+    leaves: tuple[str, ...] = ()
+    gate: GateReport | None = None
 
 
 class AverageExtra(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,6 +143,7 @@ class PlanSpec(_Value, frozen=True, kw_only=True):
     refused: tuple[Refusal, ...] = ()
     names: tuple[str, ...] = ()
     through: bool = False
+    gate: GatePlan | None = None
 
 
 class Planned(_Value, frozen=True, kw_only=True):
@@ -171,7 +183,7 @@ class AveragePlan(_Value, frozen=True, kw_only=True):
     """What an average would do. `likeness` is "alike", "unlike" or "one vote", `cosine` the mean of two votes.
 
     `bytes` are those of the leaves' weights, `seconds` what the average would take, judged by going through them
-    once. `warnings` are sentences.
+    once. `warnings` are sentences. `gate` says which data decides, `judged` what it decided where all was computed.
     """
 
     method: str
@@ -187,3 +199,5 @@ class AveragePlan(_Value, frozen=True, kw_only=True):
     bytes: int
     seconds: float
     preview: Preview | None = None
+    gate: GatePlan | None = None
+    judged: GateReport | None = None

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
+from orchd.lm.significance import FEWEST, FLIPS, Interval, Sums, interval, paired, share_interval
 from orchd.train.answers import LabelScore, chrf, label_scores, labels_of, rouge_l
-from orchd.train.significance import FEWEST, FLIPS, Interval, Sums, interval, paired, share_interval
 from orchd.train.specs import Comparison, Measure
 
 if TYPE_CHECKING:

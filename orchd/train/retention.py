@@ -21,12 +21,12 @@ from orchd.importers.conversation import Message
 from orchd.lm.base import Base, context_length
 from orchd.lm.chat import Encoded, encode_prompt
 from orchd.lm.losses import pack, token_logits
+from orchd.lm.significance import Interval, Sums, interval
 from orchd.train.datasets.encode import encode_fitting
 from orchd.train.datasets.store import ChatRow
 from orchd.train.retention_prompts import PROMPTS
 from orchd.train.retention_store import Kept, read, write
 from orchd.train.score import stop_tokens
-from orchd.train.significance import Interval, Sums, interval
 from orchd.train.specs import Forgetting
 
 FILE: Final = "retention.jsonl"

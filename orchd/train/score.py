@@ -14,10 +14,10 @@ from orchd.lm.base import Base, context_length
 from orchd.lm.chat import Encoded
 from orchd.lm.generate import MAX_PROMPTS_AT_ONCE, greedy_ids
 from orchd.lm.losses import conversation_scores
+from orchd.lm.significance import Sums
 from orchd.train.datasets.encode import answer_of, encode_fitting
 from orchd.train.datasets.store import CompletionRow, PreferenceRow, Row, TextRow
 from orchd.train.objective import Pair, encode_pair, margins
-from orchd.train.significance import Sums
 
 MAX_ANSWER_TOKENS: Final = 256
 ANSWERED_TOKENS: Final = 4_096

@@ -13,12 +13,12 @@ from orchd.importers.conversation import Conversation, Message, Passage
 from orchd.importers.source import ImportLog
 from orchd.jobs.context import JobContext
 from orchd.lm.base import load_base
+from orchd.lm.significance import Sums
 from orchd.train import evaluate, measures
 from orchd.train.answers_page import page
 from orchd.train.datasets.build import Care, Parts, build
 from orchd.train.datasets.store import ChatRow, TextRow
 from orchd.train.score import ANSWERED_TOKENS, Exam, Mark, Question, make_exam
-from orchd.train.significance import Sums
 from orchd.train.specs import Answered, Comparison, EvaluateResult, EvaluateSpec, EvaluationRow, Measure
 
 from .conftest import DEMO_BASE, MakeDataset

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from orchd.train.significance import (
+from orchd.lm.significance import (
     FEWEST,
     MOST_FLIPPED,
     Interval,
