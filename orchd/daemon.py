@@ -151,6 +151,7 @@ async def run(paths: Paths, config: configuration.Config, settings: tuple[config
             await nursery.start(_watch_signals, node)
             await nursery.start(node.jobs.run)
             await nursery.start(node.runtime.run)
+            await nursery.start(node.endpoint.run)
             quota = config.registry.quota_mb * 1_000_000
             await nursery.start(Upkeep(node.registry, node.datasets, node.runs, now_ms, quota).run)
             await in_thread(_restore_deployments, node)

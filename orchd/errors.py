@@ -1115,6 +1115,41 @@ class ServedElsewhere(BadRequest):
     default_hint = "Ask it there; `orchctl deployment show` says where it is."
 
 
+class EndpointNotOpened(OrchdError):
+    """The OpenAI-compatible endpoint can't listen."""
+
+    code = 7030
+    default_hint = "Give another `--port`, or 0 for any free one."
+
+
+class TokenFileRefused(BadRequest):
+    """The file with the endpoint's token can't be used, or others may read it."""
+
+    code = 7031
+    default_hint = "Name a file that isn't there yet (it is made, readable by you alone), or `chmod 600` it."
+
+
+class EndpointRequestRefused(BadRequest):
+    """What was sent to the OpenAI-compatible endpoint is nothing that it takes."""
+
+    code = 7032
+    default_hint = "The message names the field; README.md lists what the endpoint takes."
+
+
+class EndpointTokenWrong(Refused):
+    """A request to the OpenAI-compatible endpoint came without its token."""
+
+    code = 7033
+    default_hint = "Send `Authorization: Bearer TOKEN`; `orchctl serve status` names the file with the token."
+
+
+class EndpointPathUnknown(NotFound):
+    """The OpenAI-compatible endpoint has no such path or model."""
+
+    code = 7034
+    default_hint = "There are /v1/models, which lists the models, and /v1/chat/completions."
+
+
 # ---- 80xx demo and service -----------------------------------------------------------------------------------
 
 

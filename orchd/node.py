@@ -18,6 +18,7 @@ import msgspec
 import trio
 
 from orchd import crafting, leaks, made_bases
+from orchd.answering import Answerers
 from orchd.average.recipe import recipe_digest
 from orchd.average.rules import RankRule, recipe_method
 from orchd.average.specs import AverageResult, AverageSpec, VerifyResult
@@ -55,6 +56,7 @@ from orchd.registry.revocation import named
 from orchd.registry.use import against_hint
 from orchd.rollback import READY, ROLLED_BACK, ROLLING_BACK, Rollbacks
 from orchd.serve.embedded import EmbeddedRuntime
+from orchd.serve.endpoint.server import Endpoint
 from orchd.serve.specs import BuildResult, Golden
 from orchd.serve.targets import Artefact, DeployTarget
 from orchd.train import advice, runs
@@ -103,6 +105,9 @@ class Node:
         self.topics = Topics(self.registry.local, self.clock)
         self.deployments = Deployments(self.registry.local)
         self.rollbacks = Rollbacks(self)
+        self.answerers = Answerers(self)
+        self.endpoint = Endpoint(self.answerers, self.clock)
+        self.endpoint_token_file = ""
         self.jobs.python = self.environment = Environment(self.paths.data / "environment", self.config.training)
         finishers: dict[str, Finisher] = {
             "dataset.import": self._imported,

@@ -36,6 +36,7 @@ NOUNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "deploy": ("make an adapter usable, and prove that it answers the same", ()),
     "deployment": ("what is deployed", ("list", "show", "remove")),
     "chat": ("ask a deployment", ()),
+    "serve": ("an OpenAI-compatible endpoint on this machine", ("endpoint", "status", "stop")),
     "events": ("what happens, as it happens", ()),
     "config": ("settings", ("show",)),
     "identity": ("who this node is", ("show", "rotate")),

@@ -8,16 +8,13 @@ from pathlib import Path
 from orchd import room
 from orchd.errors import (
     AdapterNotMergeable,
-    AnswerInterrupted,
     ParamsInvalid,
-    ServedElsewhere,
     TargetNameRefused,
 )
 from orchd.importers.conversation import Message
 from orchd.node import Node, in_thread
 from orchd.notes import DeploymentRow, DeployNote
 from orchd.registry import ADMITTED
-from orchd.registry.local_rows import Deployment
 from orchd.registry.peft_config import SERVABLE
 from orchd.registry.use import not_admitted
 from orchd.rollback import ROLLING_BACK
@@ -168,15 +165,6 @@ class ChatAnswer(Result, frozen=True, kw_only=True):
     deployment: str
 
 
-def _check_answers_here(deployment: Deployment) -> None:
-    if deployment.target == "ollama":
-        raise ServedElsewhere(
-            f"{deployment.name} is served by Ollama, not by orchd",
-            hint=f"Ask it there: `ollama run {deployment.name}`.",
-            field="deployment",
-        )
-
-
 class ChatDelta(Result, frozen=True, kw_only=True):
     """The params of the notification `chat.delta`."""
 
@@ -195,18 +183,14 @@ async def chat_complete(node: Node, p: ChatComplete, session: Session) -> ChatAn
     if not p.messages:
         hint = 'Give at least one message: {"role": "user", "content": "..."}.'
         raise ParamsInvalid("there is no message to answer", hint=hint, field="messages")
-    deployment = await in_thread(node.deployments.get, p.deployment)
-    if deployment.state == ROLLING_BACK:
-        hint = "Ask again in a few seconds: the base is being built."
-        raise AnswerInterrupted(f"{p.deployment} is falling back to its plain base: {deployment.reason}", hint=hint)
-    _check_answers_here(deployment)
-    parts: list[str] = []
-    async with node.runtime.complete(
+    name, completion = await node.answerers.complete(
         p.deployment, p.messages, max_tokens=p.max_tokens, temperature=p.temperature
-    ) as answer:
+    )
+    parts: list[str] = []
+    async with completion as answer:
         async for piece in answer:
             text = piece if parts else piece.lstrip()  # many templates begin an answer with a blank
             parts.extend([text] if text else [])
             if p.stream and text:
-                await session.notify("chat.delta", ChatDelta(deployment=p.deployment, text=text))
-    return ChatAnswer(text="".join(parts), tokens=answer.tokens, deployment=p.deployment)
+                await session.notify("chat.delta", ChatDelta(deployment=name, text=text))
+    return ChatAnswer(text="".join(parts), tokens=answer.tokens, deployment=name)

@@ -23,6 +23,7 @@ from orchd.importers.conversation import Message
 from orchd.jobs.process import WorkerProcess
 from orchd.serve.specs import ChatSpec
 from orchd.serve.wire import (
+    DEFAULTS,
     Ask,
     Broken,
     Command,
@@ -31,6 +32,7 @@ from orchd.serve.wire import (
     Failure,
     Load,
     Reply,
+    Sampling,
     Stop,
     Text,
     Unload,
@@ -136,6 +138,7 @@ class EmbeddedRuntime:
         *,
         max_tokens: int = 64,
         temperature: float = 0.0,
+        sampling: Sampling = DEFAULTS,
     ) -> Completion:
         """The answer of `name`, greedy at temperature 0. Nothing happens before it is iterated over.
 
@@ -150,6 +153,7 @@ class EmbeddedRuntime:
                 messages=conversation,
                 max_tokens=max_tokens,
                 temperature=temperature,
+                sampling=sampling,
             )
 
         return Completion(_Request(self, ask))
@@ -215,14 +219,15 @@ class EmbeddedRuntime:
 
 
 class Completion:
-    """Pieces of an answer as they come. `tokens` and `finish` ("stop", "length" or "failed") are set when it has ended.
+    """Pieces of an answer as they come. `tokens`, `prompt_tokens` and `finish` ("stop", "length" or "failed") are set
+    when it has ended.
 
     Leave an answer early with `aclose` or by using it as `async with`; the worker then stops making it.
     """
 
     def __init__(self, request: _Request) -> None:
         self._request = request
-        self.tokens = 0
+        self.tokens = self.prompt_tokens = 0
         self.finish = ""
 
     def __aiter__(self) -> Completion:
@@ -238,7 +243,7 @@ class Completion:
             raise
         if isinstance(event, Text):
             return event.text
-        self.tokens, self.finish = event.tokens, event.finish
+        self.tokens, self.prompt_tokens, self.finish = event.tokens, event.prompt, event.finish
         raise StopAsyncIteration
 
     async def text(self) -> str:

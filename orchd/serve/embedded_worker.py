@@ -130,9 +130,10 @@ class Desk:
                 max_tokens=command.max_tokens,
                 temperature=command.temperature,
                 on_text=lambda text: self._pass_on(command.request, text),
+                sampling=command.sampling,
             )
             self.answers += 1
-            return Reply(request=command.request, tokens=answer.tokens, finish=answer.finish)
+            return Reply(request=command.request, tokens=answer.tokens, finish=answer.finish, prompt=answer.prompt)
         finally:
             self._models.give_back(command.path)
 

@@ -21,6 +21,7 @@ import xllamacpp  # type: ignore[import-untyped]
 
 from orchd.errors import ModelNotLoaded, PromptRefused
 from orchd.importers.conversation import Message
+from orchd.serve.wire import DEFAULTS, Sampling
 
 CONTEXT_TOKENS = 2048  # of one conversation, unless the model was trained with fewer
 BATCH_TOKENS = 512
@@ -31,10 +32,11 @@ _numbers = itertools.count(1)
 
 
 class Answer(NamedTuple):
-    """`tokens` generated, whether the model ended by itself ("stop") or was cut ("length")."""
+    """`tokens` generated after `prompt` tokens, whether the model ended by itself ("stop") or was cut ("length")."""
 
     tokens: int
     finish: str
+    prompt: int
 
 
 class Step(NamedTuple):
@@ -98,6 +100,7 @@ class Engine:
         max_tokens: int,
         temperature: float,
         on_text: Callable[[str], bool],
+        sampling: Sampling = DEFAULTS,
     ) -> Answer:
         """Answer a conversation, the prompt made by the model's own chat template.
 
@@ -109,6 +112,7 @@ class Engine:
             "max_tokens": max_tokens,
             "temperature": temperature,
             "stream": True,
+            **_chosen(sampling),
         }
         answer = _Stream(on_text)
         try:
@@ -169,7 +173,7 @@ class _Stream:
     def __init__(self, on_text: Callable[[str], bool]) -> None:
         self._on_text = on_text
         self._finish = "stop"
-        self._tokens = 0
+        self._tokens = self._prompt = 0
         self._error: str | None = None
         self._raised: Exception | None = None
 
@@ -187,6 +191,8 @@ class _Stream:
             return False
         timings = chunk.get("timings") or {}
         self._tokens = int(timings.get("predicted_n", self._tokens))
+        if "prompt_n" in timings:  # what was read anew, and what was there from the question before
+            self._prompt = int(timings["prompt_n"]) + int(timings.get("cache_n", 0))
         more = True
         for choice in chunk.get("choices", []):
             self._finish = choice.get("finish_reason") or self._finish
@@ -200,7 +206,13 @@ class _Stream:
             raise self._raised
         if self._error is not None:
             raise PromptRefused(self._error.removesuffix(ADVICE), field="messages")
-        return Answer(self._tokens, self._finish)
+        return Answer(self._tokens, self._finish, self._prompt)
+
+
+def _chosen(sampling: Sampling) -> dict[str, Any]:
+    """What is said of how tokens are chosen; the rest stays llama.cpp's own."""
+    said = {"top_p": sampling.top_p, "seed": sampling.seed, "stop": list(sampling.stop) or None}
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def _plain(messages: Sequence[Message]) -> list[dict[str, str]]:

@@ -12,6 +12,18 @@ from orchd.importers.conversation import Message
 from orchd.jobs.sandbox.report import Sandbox
 
 
+class Sampling(msgspec.Struct, frozen=True, kw_only=True):
+    """How tokens are chosen beside the temperature. `top_p` and `seed` None are llama.cpp's own; an answer ends
+    before any of the texts in `stop`."""
+
+    top_p: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+DEFAULTS = Sampling()
+
+
 class Ask(msgspec.Struct, frozen=True, kw_only=True, tag="ask", tag_field="do"):
     """Answer `messages` with the model in the GGUF at `path`, loaded if it isn't yet."""
 
@@ -20,6 +32,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True, tag="ask", tag_field="do"):
     messages: tuple[Message, ...]
     max_tokens: int
     temperature: float
+    sampling: Sampling = DEFAULTS
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True, tag="load", tag_field="do"):
@@ -50,11 +63,13 @@ class Text(msgspec.Struct, frozen=True, kw_only=True, tag="text", tag_field="eve
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True, tag="reply", tag_field="event"):
-    """`tokens` generated; `finish` is "stop" (the model ended), "length" (it was cut) or "loaded"."""
+    """`tokens` generated after `prompt` tokens; `finish` is "stop" (the model ended), "length" (it was cut) or
+    "loaded"."""
 
     request: int
     tokens: int
     finish: str
+    prompt: int = 0
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True, tag="failure", tag_field="event"):

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+from orchd.answering import Answerers
 from orchd.errors import DeploymentUnknown, ServedElsewhere
 from orchd.importers.conversation import Message
 from orchd.node import Node
@@ -19,8 +20,10 @@ from tests.helpers import Lab
 
 @pytest.fixture
 def node(lab: Lab) -> Node:
-    """Only the list of deployments is there."""
-    return cast(Node, SimpleNamespace(deployments=Deployments(lab.registry.local)))
+    """Only the list of deployments is there, and who answers."""
+    made = cast(Node, SimpleNamespace(deployments=Deployments(lab.registry.local)))
+    made.answerers = Answerers(made)
+    return made
 
 
 def question(deployment: str) -> Any:
@@ -47,3 +50,17 @@ async def test_what_ollama_serves_is_asked_there(node: Node) -> None:
     assert "`ollama run us`" in refused.value.hint
     with pytest.raises(DeploymentUnknown):
         await chat_complete(node, question("them"), cast(Session, None))
+
+
+async def test_a_resolved_name_is_asked_for_each_question(node: Node) -> None:
+    """The name stands for nobody by itself: whoever chooses sees the conversation, and says a deployment."""
+    seen: list[str] = []
+
+    async def choose(messages: tuple[Message, ...]) -> str:
+        seen.append(messages[-1].content)
+        return "nobody"
+
+    node.answerers.resolvers["orchd/auto"] = choose
+    with pytest.raises(DeploymentUnknown, match="nobody"):
+        await chat_complete(node, question("orchd/auto"), cast(Session, None))
+    assert seen == ["hello"]
