@@ -156,6 +156,7 @@ async def run(paths: Paths, config: configuration.Config, settings: tuple[config
             await nursery.start(Upkeep(node.registry, node.datasets, node.runs, now_ms, quota).run)
             await in_thread(_restore_deployments, node)
             await nursery.start(node.rollbacks.run)
+            await nursery.start(node.recipes.run)
             if config.net.enabled:
                 await nursery.start(node.network.run)
             await node.join_topics()

@@ -19,7 +19,6 @@ import trio
 
 from orchd import crafting, leaks, made_bases
 from orchd.answering import Answerers
-from orchd.average.recipe import recipe_digest
 from orchd.average.rules import RankRule, recipe_method
 from orchd.average.specs import AverageResult, AverageSpec, VerifyResult
 from orchd.config import Config, Setting
@@ -46,6 +45,7 @@ from orchd.notes import (
     VerifyNote,
 )
 from orchd.paths import Paths
+from orchd.recipes import Recipes, recipe_matches
 from orchd.records import Manifest, parse_id
 from orchd.records.ids import ADAPTER, DATASET
 from orchd.registry import QUARANTINED, REMOVED, AdapterRow, DatasetRow, Registry
@@ -108,6 +108,7 @@ class Node:
         self.answerers = Answerers(self)
         self.endpoint = Endpoint(self.answerers, self.clock)
         self.endpoint_token_file = ""
+        self.recipes = Recipes(self)
         self.jobs.python = self.environment = Environment(self.paths.data / "environment", self.config.training)
         finishers: dict[str, Finisher] = {
             "dataset.import": self._imported,
@@ -453,19 +454,3 @@ class Node:
 def run_of(job: Job) -> str:
     """The run that a training belongs to: it is called after the job that began it."""
     return Path(job.spec["run"]).name if isinstance(job.spec, dict) and job.spec.get("run") else job.id
-
-
-def recipe_matches(manifest: Manifest) -> bool:
-    """Whether the recipe's digest in a lineage is that of what the lineage says."""
-    lineage = manifest.lineage
-    if lineage is None:
-        return False
-    return lineage.recipe == recipe_digest(
-        [(leaf.id, leaf.weight_ppm) for leaf in lineage.leaves],
-        method=lineage.method,
-        rank=lineage.rank,
-        strength_ppm=lineage.strength_ppm,
-        dtype=manifest.adapter.dtype,
-        previous=lineage.previous,
-        outer=lineage.outer,
-    )

@@ -71,6 +71,7 @@ ROOMS = {
     "forgetting": Room(5, frozenset({"msgspec"})),
     "rollback": Room(5, frozenset({"trio", "msgspec"})),
     "leaks": Room(5, frozenset({"trio", "msgspec"})),
+    "recipes": Room(5, frozenset({"trio", "msgspec"})),
     "gate": Room(5, frozenset({"trio", "msgspec"})),
     "updates": Room(5, frozenset({"trio", "msgspec"})),
     "worker": Room(5, frozenset({"msgspec"})),

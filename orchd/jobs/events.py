@@ -24,6 +24,7 @@ KINDS = (
     "adapter.attested",
     "adapter.fetching",
     "adapter.quarantined",
+    "adapter.recomputed",
     "adapter.refused",
     "adapter.released",
     "adapter.revoked",

@@ -130,6 +130,7 @@ KINDS: Kinds = {
         "orchd.average.worker:run_verify",
         "orchd.average.specs:VerifySpec",
         "orchd.average.specs:VerifyResult",
+        short=True,
     ),
     "deploy": Kind(
         "orchd.serve.build:run",

@@ -200,6 +200,16 @@ class Succession(LocalRow, frozen=True, kw_only=True):
     since: int
 
 
+class RecipeCheck(LocalRow, frozen=True, kw_only=True):
+    """What came of recomputing somebody else's average from its leaves: shares of their exact average's length."""
+
+    adapter: str
+    holds: bool
+    relative_error: float
+    tolerance: float
+    since: int
+
+
 TABLES: dict[type[LocalRow], str] = {
     Verdict: "verdict",
     Pin: "pin",
@@ -220,5 +230,6 @@ TABLES: dict[type[LocalRow], str] = {
     BaseLink: "base_link",
     Bound: "bound",
     Succession: "succession",
+    RecipeCheck: "recipe_check",
 }
 """The table of each."""

@@ -23,7 +23,7 @@ from orchd.registry.admission import CHECKS, Known, judge
 from orchd.registry.blobs import BlobStore
 from orchd.registry.index import Cursor, Index
 from orchd.registry.local import delete, put
-from orchd.registry.local_rows import Pin, Received, Release, Rot, Trash, Verdict
+from orchd.registry.local_rows import Pin, Received, RecipeCheck, Release, Rot, Trash, Verdict
 from orchd.registry.reading import Read, read_all
 from orchd.registry.restand import DAMAGED, MISSING
 from orchd.registry.rows import ADAPTER_COLUMNS, ANNOUNCED, Edge, adapter_values, edges, form, joined_topics
@@ -278,7 +278,7 @@ def _take_out(registry: Registry, gone: Iterable[str]) -> None:
 
 def forget(registry: Registry, id: str) -> None:
     """Every decision about an adapter, and its rows, after its manifest was deleted."""
-    changes = [delete(row, id) for row in (Verdict, Trash, Pin, Release)]
+    changes = [delete(row, id) for row in (Verdict, Trash, Pin, Release, RecipeCheck)]
     if author := registry.news.author_of(id):  # so that a revocation still reaches what contains it
         changes.append(
             put(Received(digest=id, kind="manifest", adapter=id, author=author, envelope=b"", since=registry.clock()))

@@ -75,6 +75,8 @@ class Registry:
         self.notices: list[str] = [rebuilt] if rebuilt else []
         #: Told of every adapter whose state is another, after it is.
         self.on_standing: Callable[[StandingChange], None] | None = None
+        #: Further checks of every adapter, which other rooms bring.
+        self.also: tuple[Check, ...] = ()
         self.clock = clock
         self.local = Local(Journal(data / "journal.log", clock()), index, clock)
         #: What was decided and received about authors, and what they signed besides manifests.
@@ -227,7 +229,7 @@ class Registry:
                         verified[entry.path] = entry.sha256
                 stored[entry.path] = self.blobs.path(entry.sha256)
             lying = replace(candidate, files=stored, verified=verified)
-            reasons = judge(lying, (*admission.CONTENT_CHECKS, *checks))
+            reasons = judge(lying, (*admission.CONTENT_CHECKS, *self.also, *checks))
             undo.callback(self.manifests.remove, manifest.digest)
             self.manifests.write(manifest)
             verdict = Verdict(adapter=manifest.id, reasons=tuple(reasons), origin=origin, received=self.clock())

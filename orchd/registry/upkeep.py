@@ -220,13 +220,18 @@ def make_room(registry: Registry, quota: int) -> Evicted:
         victims.append(id)
         wanted.extend(blobs)
     if victims:
-        registry.local.act("adapter.evict", *(put(Trash(adapter=id, since=0)) for id in victims), urgent=True)
-        registry.restand(victims)
-        purge(registry, 1)
-        _remove_unused(registry, list(dict.fromkeys(wanted)), registry.clock() + DAY_MS)
+        throw_out(registry, victims, "adapter.evict", wanted)
     return Evicted(
         adapters=tuple(victims), before=before, after=sum(facts.st_size for _, facts in registry.blobs.all())
     )
+
+
+def throw_out(registry: Registry, ids: Sequence[str], act: str, blobs: Sequence[str] = ()) -> None:
+    """Delete adapters for good, whose `blobs` go too if nothing else has them. `act` is what the journal calls it."""
+    registry.local.act(act, *(put(Trash(adapter=id, since=0)) for id in ids), urgent=True)
+    registry.restand(ids)
+    purge(registry, 1)
+    _remove_unused(registry, list(dict.fromkeys(blobs)), registry.clock() + DAY_MS)
 
 
 def _remove_unused(registry: Registry, blobs: Sequence[str], unwanted_since_ms: int) -> list[str]:

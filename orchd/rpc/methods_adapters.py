@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from orchd import forgetting, leaks, made_bases
+from orchd import forgetting, leaks, made_bases, recipes
 from orchd.errors import AdapterUnknown, AmbiguousId, ManifestGone, OrchdError, ParamsInvalid
 from orchd.forgetting import Forgot
 from orchd.jobs import Job, LocalContext
@@ -80,8 +80,8 @@ class AttestationRow(Result, frozen=True, kw_only=True):
 class AdapterShown(AdapterRow, frozen=True, kw_only=True):
     """`author_now` is the key that its author signs with today, `cosigners` are keys beside the author's.
 
-    `leaves` are the names of an average's leaves that are here. `attested`: what those whom this node follows make of
-    it together.
+    `leaves` are the names of an average's leaves that are here, `recomputed` says in words whether it was compared with
+    them. `attested`: what those whom this node follows make of it together.
     """
 
     leaves: list[LeafName]
@@ -89,6 +89,7 @@ class AdapterShown(AdapterRow, frozen=True, kw_only=True):
     cosigners: list[str]
     attestations: list[AttestationRow]
     attested: Standing | None = None
+    recomputed: str = ""
 
 
 @method(
@@ -119,6 +120,7 @@ def _show(node: Node, text: str) -> AdapterShown:
         cosigners=cosigners,
         attestations=[_attestation(one, view.level(one.author)) for one in received],
         attested=standings(registry, view, [row.id]).get(row.id),
+        recomputed=recipes.told(registry, row) if row.lineage is not None else "",
     )
 
 
@@ -266,7 +268,7 @@ async def start_fetch(node: Node, adapter: str, peers: tuple[str, ...] = (), che
         admission = await node.network.fetch(adapter, peers=peers, progress=progress, checks=checks)
         if admission.new:
             node.tell_admitted(admission)
-        return Fetched(adapter=admission.row, new=admission.new)
+        return Fetched(adapter=await node.recipes.settled(admission.id), new=admission.new)
 
     return await node.jobs.submit_local("fetch", f"fetch {adapter[:12]}", work, note=None if checks else note)
 

@@ -10,7 +10,7 @@ import msgspec
 from orchd import room
 from orchd.average.recipe import MILLION, Expanded, Parent, expand_leaves, strength_in_ppm
 from orchd.average.rules import AUTO, MEAN, METHODS, RankRule, check_wanted, parse_recipe
-from orchd.average.specs import AverageExtra, AverageSpec, PlanSpec, Refusal, VerifySpec, WeightedAdapter
+from orchd.average.specs import AverageSpec, PlanSpec, Refusal, VerifySpec, WeightedAdapter
 from orchd.errors import (
     AdapterUnknown,
     AverageNotExpandable,
@@ -22,6 +22,7 @@ from orchd.errors import (
 )
 from orchd.node import Node, in_thread
 from orchd.notes import NO_LICENCE, AverageNote, VerifyNote
+from orchd.recipes import coefficients, verify_spec
 from orchd.records import Manifest, Verified, text_id
 from orchd.records.ids import ADAPTER, BASE
 from orchd.registry import ADMITTED, AdapterRow, Base, Registry
@@ -219,14 +220,6 @@ def parent_of(parent: Verified[Manifest]) -> Parent | None:
     return Parent(leaves, lineage.strength_ppm)
 
 
-def coefficients(manifest: Manifest) -> tuple[int, ...]:
-    """What an average says that it took of each leaf, in ppm; nothing where it does not."""
-    try:
-        return msgspec.convert(manifest.extra.get("average", {}), AverageExtra).coefficients_ppm
-    except msgspec.ValidationError:
-        return ()
-
-
 def _common_licence(parents: Sequence[Verified[Manifest]]) -> str:
     """The licence that all of them have; where they differ nobody has said what the average's is."""
     found = {parent.record.licence for parent in parents}
@@ -285,15 +278,5 @@ def _plan_verify(node: Node, text: str) -> tuple[VerifySpec, str]:
     if lineage is None:
         hint = f"`orchctl adapter verify {manifest.id}` checks an adapter that was trained."
         raise ParamsInvalid(f"{manifest.record.name} is no average: it has no leaves", hint=hint, field="adapter")
-    _, rule = parse_recipe(lineage.method, lineage.rank)
-    rows = leaf_rows(node, [leaf.id for leaf in lineage.leaves])
-    spec = VerifySpec(
-        claimed=str(node.registry.adapter_folder(manifest.id)),
-        leaves=tuple(_weighted(node, row, leaf.weight_ppm) for row, leaf in zip(rows, lineage.leaves, strict=True)),
-        rank=rule.text,
-        method=lineage.method.partition("/")[0],
-        strength=lineage.strength_ppm / MILLION,
-        tolerance_ppm=lineage.tolerance_ppm,
-        coefficients_ppm=coefficients(manifest.record),
-    )
-    return spec, manifest.id
+    leaf_rows(node, [leaf.id for leaf in lineage.leaves])
+    return verify_spec(node.registry, manifest.id), manifest.id

@@ -10,7 +10,7 @@ import trio
 
 from orchd import crafting, room
 from orchd.crafting import Making
-from orchd.errors import NotAvailable, ParamsInvalid, did_you_mean
+from orchd.errors import NotAvailable, OrchdError, ParamsInvalid, RecipeMismatch, did_you_mean
 from orchd.jobs import LocalContext
 from orchd.node import Node, in_thread
 from orchd.notes import NO_LICENCE
@@ -112,14 +112,33 @@ async def adapter_import(node: Node, p: AdapterImport) -> JobStarted:
         for admission in made.admissions:
             if admission.new:
                 node.tell_admitted(admission)
+        rows, away = await _settled(node, made)
+        stayed = {row.id for row in rows}
         return AdaptersImported(
-            adapters=[admission.row for admission in made.admissions],
-            new=[admission.id for admission in made.admissions if admission.new],
-            refused=made.refused,
+            adapters=rows,
+            new=[one.id for one in made.admissions if one.new and one.id in stayed],
+            refused=(*made.refused, *away),
             records=made.records,
         )
 
     return JobStarted(job=(await node.jobs.submit_local("import", f"import {path.name[:80]}", work)).id)
+
+
+async def _settled(node: Node, made: Imported) -> tuple[list[AdapterRow], list[TurnedAway]]:
+    """Those that stayed, averages among them after they were recomputed, and those that were turned away for it.
+
+    Raises the first's refusal when none stayed.
+    """
+    rows, refused, away = list[AdapterRow](), list[OrchdError](), list[TurnedAway]()
+    for admission in made.admissions:
+        try:
+            rows.append(await node.recipes.settled(admission.id))
+        except RecipeMismatch as error:
+            refused.append(error)
+            away.append(TurnedAway(id=admission.id, code=error.code, message=error.message))
+    if refused and not rows:
+        raise refused[0]
+    return rows, away
 
 
 Progress = Callable[[int, int], None]

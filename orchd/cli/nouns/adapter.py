@@ -92,6 +92,7 @@ def human_row(row: dict[str, Any]) -> str:
             ("by those you follow", _standing(row.get("attested"))),
             ("average of", leaves),
             ("recipe", lineage and lineage["recipe"]),
+            ("recomputed", row.get("recomputed")),
             ("tags", ", ".join(row["tags"])),
             ("topics", ", ".join(map(called, row["topics"]))),
             ("supersedes", row["supersedes"]),
