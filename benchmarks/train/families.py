@@ -5,6 +5,7 @@ A question is a task's name and some words; its answer follows from the words al
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -55,13 +56,13 @@ FAMILIES: Final[dict[str, tuple[Sequence[str], int, Answer]]] = {
 
 
 def draw(family: str, count: int, rng: random.Random) -> list[Conversation]:
-    """``count`` different questions; of ``class``, which has few, some come again."""
+    """``count`` different questions."""
     words, length, answer = FAMILIES[family]
     seen: set[tuple[str, ...]] = set()
     found: list[Conversation] = []
     while len(found) < count:
         asked = tuple(rng.sample(words, length))
-        if asked in seen and length > 1:
+        if asked in seen:
             continue
         seen.add(asked)
         question, told = f"{family}: {' '.join(asked)}", " ".join(answer(asked))
@@ -71,7 +72,13 @@ def draw(family: str, count: int, rng: random.Random) -> list[Conversation]:
 
 
 def parts(family: str, folder: Path, train: int, validation: int, test: int, *, seed: int) -> Path:
-    """A data set of a family: so many rows in each part."""
+    """A data set of a family: so many rows in each part, none of them twice. Where the family has fewer questions
+    (``class``: 108), a tenth of them is put aside for each of the other parts, and the rest is learnt."""
+    words, length, _ = FAMILIES[family]
+    questions = math.perm(len(words), length)
+    if questions < train + validation + test:
+        validation = test = questions // 10
+        train = questions - validation - test
     rows = draw(family, train + validation + test, random.Random(seed))
     return write(
         {"train": rows[:train], "validation": rows[train : train + validation], "test": rows[train + validation :]},

@@ -101,7 +101,7 @@ class Datasets:
 
     def list(self) -> list[DatasetRow]:
         """Newest first."""
-        rows = sorted(self._local.all(Dataset), key=lambda row: row.created, reverse=True)
+        rows = sorted(self._local.all(Dataset), key=lambda row: (row.created, row.id), reverse=True)
         return [_shown(row) for row in rows]
 
     def get(self, text: str) -> DatasetRow:

@@ -24,7 +24,7 @@ from orchd.notes import DatasetShown, ImportNote
 from orchd.registry import DatasetRow
 from orchd.rpc import places
 from orchd.rpc.methods_jobs import JobStarted
-from orchd.rpc.table import NoParams, Params, Result, method
+from orchd.rpc.table import Params, Result, method
 from orchd.train.datasets.build import Care, Parts, build
 from orchd.train.datasets.export import public
 from orchd.train.datasets.privacy import Finding
@@ -166,13 +166,35 @@ class DatasetNamed(Params, frozen=True, kw_only=True):
     dataset: str
 
 
+class DatasetList(Params, frozen=True, kw_only=True):
+    limit: int = 50
+    cursor: str | None = None
+
+
 class Datasets(Result, frozen=True, kw_only=True):
+    """`cursor` is for the next page, None when this is the last."""
+
     datasets: list[DatasetRow]
+    cursor: str | None
 
 
-@method("dataset.list", NoParams, Datasets, "The data sets that this node has.")
-async def dataset_list(node: Node, _: NoParams) -> Datasets:
-    return Datasets(datasets=await in_thread(node.datasets.list))
+@method("dataset.list", DatasetList, Datasets, "The data sets that this node has, newest first.")
+async def dataset_list(node: Node, p: DatasetList) -> Datasets:
+    check_limit(p.limit)
+    before = None if p.cursor is None else _place(p.cursor)
+    rows = await in_thread(node.datasets.list)
+    rows = [row for row in rows if before is None or (row.created_ms, row.id) < before]
+    page, more = rows[: p.limit], len(rows) > p.limit
+    return Datasets(datasets=page, cursor=f"{page[-1].created_ms}-{page[-1].id}" if more else None)
+
+
+def _place(cursor: str) -> tuple[int, str]:
+    """Where a page ended: the data set there may be deleted since. Raises `ParamsInvalid`."""
+    made, _, id = cursor.partition("-")
+    if not made.isdecimal() or not id:
+        hint = "Give what the page before ended with, or leave it out to begin with the newest."
+        raise ParamsInvalid(f"{cursor[:80]!r} is no cursor of this list", hint=hint, field="cursor")
+    return int(made), id
 
 
 @method("dataset.show", DatasetNamed, DatasetShown, "One data set.")

@@ -13,6 +13,7 @@ from msgspec import Meta
 from orchd import leaks, made_bases, room
 from orchd.errors import (
     AdapterUnknown,
+    AmbiguousId,
     ParamsInvalid,
     TrainingDiverged,
 )
@@ -413,10 +414,18 @@ async def adapter_compare(node: Node, p: AdapterCompare) -> JobStarted:
 
 
 async def _evaluate(node: Node, p: AdapterEvaluate, *, compare: bool) -> JobStarted:
-    rows = [await in_thread(node.registry.adapter, text) for text in p.adapters]
+    rows = await in_thread(_measured, node, p.adapters)
     spec = await evaluation(
         node, rows, dataset=p.dataset, split=p.split, compare=compare, alone=p.base, without=p.without
     )
     about = ", ".join(row.name for row in rows) or p.base
     job = await node.jobs.submit("evaluate", spec, title=f"{'compare' if compare else 'evaluate'} {about}"[:120])
     return JobStarted(job=job.id)
+
+
+def _measured(node: Node, texts: Sequence[str]) -> list[AdapterRow]:
+    """Raises `AdapterUnknown`, `AmbiguousId`."""
+    try:
+        return [node.registry.adapter(text) for text in texts]
+    except (AdapterUnknown, AmbiguousId) as error:
+        raise type(error)(error.message, hint=error.hint, field="adapters") from error

@@ -8,12 +8,12 @@ from typing import Any, cast
 
 import pytest
 
-from orchd.errors import AverageSpecInvalid, ParamsInvalid
+from orchd.errors import AdapterUnknown, AverageSpecInvalid, ParamsInvalid
 from orchd.jobs.states import Job
 from orchd.node import Node
 from orchd.rpc.methods_average import AverageStart, average_start
 from orchd.rpc.methods_serving import DeployStart, deploy_start
-from orchd.rpc.methods_training import TrainStart, train_start
+from orchd.rpc.methods_training import AdapterEvaluate, TrainStart, adapter_evaluate, train_start
 from orchd.train.retention_store import RetentionSets
 from orchd.train.runs import Runs
 from tests.helpers import Lab
@@ -113,3 +113,9 @@ async def test_a_file_kind_is_known_in_any_case(work: Work) -> None:
     assert work.specs[0].quantize == "Q8_0"
     with pytest.raises(ParamsInvalid, match="'q5' is not F32, F16, Q8_0"):
         await deploy_start(work.node, DeployStart(name="us", base="tiny", quantize="q5"))
+
+
+async def test_adapters_that_are_not_here_are_said_of_adapters(work: Work) -> None:
+    with pytest.raises(AdapterUnknown) as refused:
+        await adapter_evaluate(work.node, AdapterEvaluate(adapters=["nobody"], dataset="mine"))
+    assert refused.value.field == "adapters"

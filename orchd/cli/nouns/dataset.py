@@ -19,13 +19,12 @@ WAYS = {"r": "redact", "d": "drop", "k": "keep"}
 
 
 def human_list(shown: dict[str, Any]) -> str:
-    return table(
-        ("id", "name", "kind", "train", "validation", "test", "made"),
-        [
-            (short(d["id"]), d["name"], d["kind"], d["train"], d["validation"], d["test"], when(d["created_ms"]))
-            for d in shown["datasets"]
-        ],
-    )
+    more = f"\nmore: --cursor {shown['cursor']}" if shown["cursor"] else ""
+    rows = [
+        (short(d["id"]), d["name"], d["kind"], d["train"], d["validation"], d["test"], when(d["created_ms"]))
+        for d in shown["datasets"]
+    ]
+    return table(("id", "name", "kind", "train", "validation", "test", "made"), rows) + more
 
 
 def human_row(row: dict[str, Any]) -> str:
@@ -324,7 +323,16 @@ COMMANDS = (
     IMPORT,
     VALIDATE,
     CREATE,
-    Command("list", "The data sets that this node has", human_list, method="dataset.list"),
+    Command(
+        "list",
+        "The data sets that this node has, newest first",
+        human_list,
+        method="dataset.list",
+        arguments=(
+            opt("--limit", "how many (50)", type=int, metavar="N"),
+            opt("--cursor", "go on where the page before ended"),
+        ),
+    ),
     Command("show", "One data set", human_row, method="dataset.show", arguments=(DATASET,)),
     *dataset_look.COMMANDS,
     PREPARE,
