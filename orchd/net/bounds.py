@@ -84,17 +84,26 @@ def few_addresses() -> list[Replacement]:
     """Of each peer the last `ADDRESSES` addresses are kept, and no long ones.
 
     Seen: every address that anybody says a peer has was kept, each compared with all others: one answer of a DHT server
-    with 10,000 addresses of one peer took 4 s in which nothing else ran, and 4 MiB may hold 400,000: hours.
+    with 10,000 addresses of one peer took 4 s in which nothing else ran, and 4 MiB may hold 400,000: hours. And the
+    library makes an address of any bytes: what is none raised wherever it was written out.
     """
     return [(PeerData, "add_addrs", _add_few_addresses)]
 
 
 def _add_few_addresses(self: PeerData, addrs: Sequence[Multiaddr]) -> None:
-    self.addrs = list(dict.fromkeys([*self.addrs, *_reasonable(addrs)]))[-ADDRESSES:]
+    self.addrs = list(dict.fromkeys([*self.addrs, *reasonable(addrs)]))[-ADDRESSES:]
 
 
-def _reasonable(addresses: Sequence[Multiaddr]) -> list[Multiaddr]:
-    return [address for address in addresses[:ADDRESSES] if len(address.to_bytes()) <= ADDRESS_SIZE]
+def reasonable(addresses: Sequence[Multiaddr]) -> list[Multiaddr]:
+    """Of what somebody says, few and no long ones."""
+    return [one for one in addresses[:ADDRESSES] if len(one.to_bytes()) <= ADDRESS_SIZE and _is_one(one)]
+
+
+def _is_one(address: Multiaddr) -> bool:
+    try:
+        return bool(str(address))
+    except Exception:  # of several kinds
+        return False
 
 
 @correction
@@ -158,7 +167,7 @@ def bounded_providers() -> list[Replacement]:
 
 def _add_bounded_provider(self: ProviderStore, key: bytes, provider: PeerInfo) -> None:
     peer = str(provider.peer_id)
-    _stock_add_provider(self, key, PeerInfo(provider.peer_id, _reasonable(provider.addrs)))
+    _stock_add_provider(self, key, PeerInfo(provider.peer_id, reasonable(provider.addrs)))
     if peer not in self.providers.get(key, ()):
         return
     held: dict[str, OrderedDict[bytes, None]] = self.__dict__.setdefault("orchd_held", {})

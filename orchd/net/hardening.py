@@ -3,15 +3,15 @@
 Every function names what was seen without it (the numbers are those of our measurements of 0.8.1) and has a test in
 `tests/net/test_hardening.py` that shows the failure without it and its absence with it. A *correction* replaces
 attributes of library modules or classes for the whole process: `harden()` applies them all, once, before a host is
-made; more of them are in `bounds.py`, `quiet.py` and `retries.py`. The remaining functions correct one host, or are
-arguments for making one.
+made; more of them are in `bounds.py`, `quiet.py`, `retries.py` and `said.py`. The remaining functions correct one host,
+or are arguments for making one.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,6 +24,7 @@ from libp2p.host import ping as ping_module
 from libp2p.host.basic_host import BasicHost
 from libp2p.io import msgio
 from libp2p.io.exceptions import ConnectionClosedError, IncompleteReadError
+from libp2p.io.trio import TrioTCPStream
 from libp2p.kad_dht import peer_routing, provider_store
 from libp2p.kad_dht.kad_dht import KadDHT
 from libp2p.network import swarm as swarm_module
@@ -71,7 +72,7 @@ _dropped: set[Correction] = set()
 
 def harden() -> None:
     """Apply every correction to the library in this process. Doing it again changes nothing."""
-    from orchd.net import bounds, quiet, retries  # noqa: F401 (each adds its own; they import this file)
+    from orchd.net import bounds, quiet, retries, said  # noqa: F401 (each adds its own; they import this file)
 
     for one in CORRECTIONS:
         if one not in _dropped:
@@ -257,6 +258,8 @@ async def _handle_inbound_connection(self: Swarm, stream: Any, maddr: Any, failu
     guard = self.__dict__.get("orchd_guard", _anybody)
     try:
         remote = self._build_remote_multiaddr(stream)
+        if remote is None:
+            raise ConnectionClosedError("it was reset before it was taken", transport="tcp")
         with guard(str(remote)) as secured:
             muxed: Any = await self.upgrade_inbound_raw_conn(connection, maddr)
             secured()
@@ -460,6 +463,25 @@ async def drop_connection(connection: Any, patience_s: float = 5.0) -> None:
 def no_dial_delay() -> list[Replacement]:
     """Seen: every successful dial waited 250 ms more, for a second address that had no reason to win."""
     return [(swarm_module, "_HAPPY_EYEBALLS_DELAY", 0.0)]
+
+
+@correction
+def ipv6_addresses_are_known() -> list[Replacement]:
+    """A connection over IPv6 has an address like any other.
+
+    Seen: the library takes an address of four parts, as an IPv6 socket has it, for none. So all peers over IPv6 were
+    one place without a name (64 connections for all of them, no ban of a place held, no bulk channel, on no LAN topic),
+    `net peers` showed no address, and a relay reached that way was asked for a slot every ten seconds, in vain.
+    """
+    return [(TrioTCPStream, "get_remote_address", _remote_address)]
+
+
+def _remote_address(self: TrioTCPStream) -> tuple[str, int] | None:
+    if self._cached_remote_address is None:
+        with suppress(OSError):  # it has been reset
+            host, port = self.stream.socket.getpeername()[:2]
+            self._cached_remote_address = str(host), int(port)
+    return self._cached_remote_address
 
 
 def forget_failed_dial(swarm: Swarm, peer: ID) -> None:

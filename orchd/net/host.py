@@ -36,7 +36,7 @@ from multiaddr.utils import get_thin_waist_addresses  # type: ignore[import-unty
 
 from orchd.errors import AddressInvalid, ListenFailed, PeerUnreachable
 from orchd.identity import Identity
-from orchd.net import hardening
+from orchd.net import hardening, said
 from orchd.net.capture import Capture
 from orchd.net.policy.reach import is_relayed, network_of
 from orchd.net.policy.resting import Resting
@@ -152,6 +152,10 @@ class Host:
             return list(self.basic.get_peerstore().addrs(peer))
         except PeerStoreError:
             return []
+
+    def said_addresses(self, peer: ID) -> tuple[str, ...]:
+        """What a peer said last of its own addresses."""
+        return said.addresses(self.basic.get_peerstore(), peer)
 
     async def disconnect(self, peer: ID) -> None:
         await hardening.close_peer(self.swarm, peer)

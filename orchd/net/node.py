@@ -129,6 +129,9 @@ class Node:
         if self.company.is_unwelcome(peer):
             self.spawn(connection.close)
             return
+        if not address_of(connection):  # reset as it was made: there is no saying where, or whether, the peer is
+            self.spawn(hardening.drop_connection, connection)
+            return
         if len(self.host.swarm.get_connections(peer)) == 1:
             self._context.events.emit("net.peer.connected", {"peer": str(peer), "address": address_of(connection)})
         self.company.came(connection)

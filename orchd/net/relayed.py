@@ -150,9 +150,14 @@ class Relayed:
         ]
 
     def _may_relay(self, peer: ID) -> bool:
-        """Whether others reach it as this node has: it was dialled, and needs no relay itself."""
-        is_hidden = any(reach.is_relayed(str(address)) for address in self._host.known_addresses(peer))
-        return HOP in self._host.protocols(peer) and self._dialled(peer) is not None and not is_hidden
+        """Whether others reach it as this node has: it was dialled, and needs no relay itself.
+
+        Who says that it is reached through a relay may be reached here through a hole; not where it listens by its own
+        word at the address by which it was reached.
+        """
+        way, said = address_of(self._dialled(peer)), self._host.said_addresses(peer)
+        is_hidden = any(map(reach.is_relayed, said)) and way not in said
+        return HOP in self._host.protocols(peer) and bool(way) and not is_hidden
 
     def _dialled(self, peer: ID) -> Any:
         """The connection that this node has made to a peer without a relay, if there is one."""
