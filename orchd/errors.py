@@ -425,7 +425,7 @@ class NothingToUndo(NotFound):
 
     code = 2123
     default_hint = (
-        "Removing, pinning, releasing and what was decided about authors and peers can be undone, newest first;"
+        "Removing, pinning, releasing, topics and what was decided about authors and peers can be undone, newest first;"
         " a revocation, a new key or a deployment can't."
     )
 
@@ -707,6 +707,13 @@ class PeerIsSelf(BadRequest):
 
     code = 4014
     default_hint = "Give the address or id of another node: `orchctl net status` there prints them."
+
+
+class SecretWeak(BadRequest):
+    """The secret of a private topic could be guessed."""
+
+    code = 4015
+    default_hint = "`orchctl topic invite NAME` makes a topic with a secret of 256 random bits: let a member do that."
 
 
 # ---- 50xx training and language models -----------------------------------------------------------------------

@@ -209,11 +209,12 @@ class Topics:
         """`secret` is a private one's."""
         if self._local.get(TopicJoined, name) is None:
             kept = [put(Setting(key=SECRET + name, value=secret.hex()))] if secret else []
-            self._local.act("topic.join", put(TopicJoined(name=name, joined=self._clock())), *kept)
+            self._local.act("topic.join", put(TopicJoined(name=name, joined=self._clock())), *kept, undoable=True)
 
     def remove(self, name: str) -> None:
+        """`undo` joins it again: a private one's secret stays in the journal as long as that can be."""
         if self._local.get(TopicJoined, name) is not None:
-            self._local.act("topic.leave", delete(TopicJoined, name), delete(Setting, SECRET + name))
+            self._local.act("topic.leave", delete(TopicJoined, name), delete(Setting, SECRET + name), undoable=True)
 
     def list(self) -> list[str]:
         return [row.name for row in self._local.all(TopicJoined)]

@@ -126,6 +126,19 @@ async def join(node: Node, name: str, secret: bytes | None = None) -> None:
     await node.network.join(name, secret)
 
 
+async def follow(node: Node, name: str) -> None:
+    """Take part in a topic, or no more, as it is kept: an undo has changed that. Raises `TopicInvalid`."""
+    if name in await in_thread(node.topics.list):
+        await node.network.join(name, await in_thread(node.topics.secret, name))
+    else:
+        await node.network.leave(name)
+
+
+def called(name: str) -> str:
+    """A topic as commands take it: a private one's name without its tag."""
+    return f"{PRIVATE}{label_of(name)}" if kind_of(name) is Kind.PRIVATE else name
+
+
 def _check_not_meant(name: str, joined: list[str]) -> None:
     """A private topic's label alone would be the name of a public one. Raises `TopicInvalid`."""
     labels = [label_of(one) for one in joined if kind_of(one) is Kind.PRIVATE]
@@ -195,7 +208,7 @@ async def topic_list(node: Node, _: NoParams) -> Topics:
         rows.append(
             TopicRow(
                 name=topic.name,
-                label=f"{PRIVATE}{label_of(topic.name)}" if topic.kind is Kind.PRIVATE else topic.name,
+                label=called(topic.name),
                 kind=topic.kind,
                 members=topic.members,
                 adapters=len({row.adapter for row in announced}),

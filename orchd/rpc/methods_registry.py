@@ -10,17 +10,20 @@ import trio
 
 from orchd.errors import OrchdError
 from orchd.jobs import LocalContext
+from orchd.net.policy.names import PRIVATE
 from orchd.node import Node, in_thread
 from orchd.records.ids import ADAPTER, DATASET
 from orchd.registry import ADMITTED, AdapterRow
 from orchd.registry import upkeep as keeping
 from orchd.registry.local import Undone
+from orchd.registry.own import SECRET
 from orchd.registry.rebuild import Rebuilt, rebuild
 from orchd.registry.trust import PREFIX
 from orchd.registry.upkeep import Collected, Progress, Stats
 from orchd.rollback import ROLLED_BACK, ROLLING_BACK
 from orchd.rpc.deciding import Affected, of_changes, tell_trust_changed
 from orchd.rpc.methods_jobs import JobStarted
+from orchd.rpc.methods_network import called, follow
 from orchd.rpc.methods_training import AdapterNamed
 from orchd.rpc.table import NoParams, Params, Result, method
 
@@ -129,7 +132,7 @@ async def registry_backup(node: Node, _: NoParams) -> BackedUp:
 
 
 class RegistryUndo(Params, frozen=True, kw_only=True):
-    """`what`: only what was done to this: an adapter's name, an id or the beginning of one, a base's name.
+    """`what`: only what was done to this: an adapter's name, an id or the beginning of one, a base's or a topic's name.
 
     `preview` only says what would be taken back.
     """
@@ -159,7 +162,12 @@ class TakenBack(Result, frozen=True, kw_only=True):
 
 @method("registry.undo", RegistryUndo, TakenBack, "Take back what was done last, where that can be.")
 async def registry_undo(node: Node, p: RegistryUndo) -> TakenBack:
-    done = await in_thread(node.registry.undo, p.what, preview=p.preview)
+    what = f"{p.what}/" if p.what.startswith(PRIVATE) and p.what.count("/") == 1 else p.what  # a tag follows
+    done = await in_thread(node.registry.undo, what, preview=p.preview)
+    done = msgspec.structs.replace(done, keys=tuple(key for key in done.keys if not key.startswith(SECRET)))
+    if done.act.startswith("topic.") and not p.preview:
+        for name in done.keys:
+            await follow(node, name)
     if done.act.startswith("trust.") and not p.preview:
         await tell_trust_changed(node, "", "undo", "")
     if done.act == "dataset.delete" and not p.preview:
@@ -188,6 +196,8 @@ def _usable_again(node: Node, done: Undone) -> list[str]:
 def _about(node: Node, done: Undone) -> list[str]:
     rows = node.registry.rows_of([key for key in done.keys if key.startswith(ADAPTER)])
     names = {row.id: row.name for row in rows} | {row.id: row.name for row in node.datasets.list()}
+    if done.act.startswith("topic."):
+        names |= {key: called(key) for key in done.keys}
     return [names.get(key, key.removeprefix(PREFIX)) for key in done.keys]
 
 

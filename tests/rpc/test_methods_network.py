@@ -7,10 +7,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
+import msgspec
 import pytest
 
+from orchd.cli.nouns.topic import human_leave
 from orchd.config import Config, NetConfig
-from orchd.errors import AddressInvalid, AmbiguousId, InviteInvalid, NotBanned, ParamsInvalid, TopicInvalid
+from orchd.errors import (
+    AddressInvalid,
+    AmbiguousId,
+    InviteInvalid,
+    NotBanned,
+    NothingToUndo,
+    ParamsInvalid,
+    TopicInvalid,
+)
 from orchd.identity import Identity
 from orchd.net.host import peer_id_of
 from orchd.net.policy.names import INVITE, parse_invitation
@@ -37,6 +47,7 @@ from orchd.rpc.methods_network import (
     topic_leave,
     topic_list,
 )
+from orchd.rpc.methods_registry import RegistryUndo, registry_undo
 from orchd.rpc.table import NoParams
 from tests.net.support import Cluster, Peer, cluster, now_ms, until
 
@@ -50,6 +61,8 @@ def node_of(peer: Peer, **settings: bool) -> Node:
         clock=now_ms,
         topics=Topics(peer.registry.local, now_ms),
         random_bytes=os.urandom,
+        datasets=SimpleNamespace(list=list),
+        deployments=SimpleNamespace(list=list),
         config=Config(net=NetConfig(**settings)),  # type: ignore[arg-type]
     )
     node = cast(Node, made)
@@ -193,6 +206,32 @@ async def test_who_leaves_a_private_topic_can_come_back(tmp_path: Path) -> None:
         assert (await topic_join(node, TopicNamed(topic=left.invitation))).topic == invited.topic
         await topic_join(node, TopicNamed(topic="open"))
         assert (await topic_leave(node, TopicNamed(topic="open"))).invitation == ""
+
+
+async def test_leaving_and_joining_can_be_undone(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as made:
+        a, b = await two(made)
+        node = node_of(a)
+        invited = await topic_invite(node, TopicNamed(topic="family"))
+        await topic_join(node_of(b), TopicNamed(topic=invited.invitation))
+        await topic_join(node, TopicNamed(topic="open"))
+        left = await topic_leave(node, TopicNamed(topic="private/family"))
+        assert "`orchctl undo private/family` joins it again" in human_leave(msgspec.to_builtins(left))
+        shown = await registry_undo(node, RegistryUndo(what="private/family", preview=True))
+        assert (shown.act, shown.about, names(a)) == ("topic.leave", ["private/family"], ["open"])
+        undone = await registry_undo(node, RegistryUndo(what="private/family"))
+        assert (undone.keys, undone.about) == ((invited.topic,), ["private/family"])
+        assert names(a) == ["open", invited.topic]
+        assert node.topics.secret(invited.topic) == parse_invitation(invited.invitation).secret
+        await until(lambda: a.network.topics()[1].members == 1, "it proves the secret again")
+        undone = await registry_undo(node, RegistryUndo())
+        assert (undone.act, names(a), node.topics.list()) == ("topic.join", [invited.topic], [invited.topic])
+        with pytest.raises(NothingToUndo):
+            await registry_undo(node, RegistryUndo(what="private/fam"))
+
+
+def names(peer: Peer) -> list[str]:
+    return [topic.name for topic in peer.network.topics()]
 
 
 async def test_a_peer_that_is_connected_already_is_said_to_be(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ async def test_what_can_not_be_done_is_refused_and_nothing_else_is_done(tmp_path
         assert (names(node), a.network.bans(), a.registry.announcements()) == ([], [], [])
         await topic_invite(node, TopicNamed(topic="family"))
         left = await topic_leave(node, TopicNamed(topic="private/family", preview=True))
-        assert shown("topic", "leave", left).startswith("would leave private/family and forget its secret")
+        assert shown("topic", "leave", left).startswith("would leave private/family; `orchctl undo` or")
         assert len(names(node)) == 1, "it was not left"
 
 

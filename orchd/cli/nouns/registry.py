@@ -121,9 +121,10 @@ UNDO = Command(
     human_undone,
     method="registry.undo",
     arguments=(
-        arg("what", "only what was done to this: an adapter's name, an id or the beginning of one", nargs="?"),
+        arg("what", "only what was done to this: an adapter's name, an id or the beginning of one, a topic", nargs="?"),
         switch("--dry-run", "only say what would be taken back", dest="preview"),
     ),
     more="Once more takes back what was done before that. Removing, pinning, releasing, bases, deleted data sets,\n"
-    "and what was decided about authors and policies can be taken back; what peers sent, and what was signed, can not.",
+    "topics joined and left, and what was decided about authors and policies can be taken back; what peers sent, and\n"
+    "what was signed, can not.",
 )

@@ -61,13 +61,15 @@ def human_join(shown: dict[str, Any]) -> str:
 
 
 def human_leave(shown: dict[str, Any]) -> str:
-    """The secret of a private topic goes with it; who was its last member can't get it from anybody."""
+    """The secret of a private topic goes with it, as soon as that can't be undone any more; who was its last member
+    can't get it from anybody."""
     left = f"{'would leave' if shown.get('preview') else 'left'} {called(shown['topic'])}"
     if shown.get("preview") and shown.get("invitation"):
-        return f"{left} and forget its secret, which only a member or an invitation gives again"
+        return f"{left}; `orchctl undo` or an invitation joins it again"
     if not (line := shown.get("invitation")):
         return left
-    return f"{left}; its secret is no longer here. This line joins it again; keep it as you would a password:\n{line}"
+    again = f"`orchctl undo {called(shown['topic'])}` joins it again"
+    return f"{left}; {again}. So does this line, anywhere; keep it as you would a password:\n{line}"
 
 
 COMMANDS = (
@@ -91,8 +93,8 @@ COMMANDS = (
         human_leave,
         method="topic.leave",
         arguments=(TOPIC, PREVIEW),
-        more="The secret of a private topic is thrown away here. The line that is printed joins it again:\n"
-        "where nobody else is a member, nothing else does.",
+        more="`orchctl undo TOPIC` joins it again, with a private one's secret, which is kept for that among the last\n"
+        "hundred acts. After those only the line that is printed does, where nobody else is a member.",
     ),
     Command("list", "The topics that this node is in", human_list, method="topic.list"),
     Command(

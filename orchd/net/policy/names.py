@@ -23,12 +23,13 @@ import re
 import unicodedata
 from enum import StrEnum
 from functools import lru_cache
+from itertools import pairwise
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
-from orchd.errors import InviteInvalid, TopicInvalid
+from orchd.errors import InviteInvalid, SecretWeak, TopicInvalid
 
 PRIVATE, LAN, BASE = "private/", "lan/", "base/"
 #: Bytes of a secret, characters of the tag that is made of it, and characters of a label, at most.
@@ -38,10 +39,15 @@ INVITE, INVITE_LIMIT, CHECK_SIZE, INVITE_ADDRESSES = "orchd-topic-1.", 4096, 4, 
 
 #: What an invitation that lost its first letters, or its capitals, still has.
 OF_INVITE = re.compile(r"rchd-topic|topic-1\.[\w-]{8}", re.IGNORECASE)
-#: A word that may be a piece of one: so many characters, so many of them capitals and small letters each, and such a
-#: share of them where base64 jumps between capitals, small letters and digits as names do not.
-WORD, CASES, JUMPS_SHARE = re.compile(r"[\w-]{24,}", re.ASCII), 3, 0.25
+#: A word that may be a piece of one: so many characters (a shorter piece leaves 128 bits of the secret untold), so many
+#: of them capitals and small letters each, and such a share of them where base64 jumps between capitals, small letters
+#: and digits as names do not.
+WORD, CASES, JUMPS_SHARE = re.compile(r"[\w-]{22,}", re.ASCII), 3, 0.25
 JUMPS = re.compile(r"(?=[a-z][A-Z0-9]|[0-9][A-Za-z]|[A-Z][0-9]|[A-Z][A-Z][a-z])")
+
+
+#: Random bytes of a secret's size have fewer different ones than this once in 10¹⁰.
+DISTINCT = 16
 
 
 class Kind(StrEnum):
@@ -155,7 +161,7 @@ def invitation(invite: Invite) -> str:
 
 
 def parse_invitation(text: str) -> Invite:
-    """Raises `InviteInvalid`, without repeating what may be a secret."""
+    """Raises `InviteInvalid` or `SecretWeak`, without repeating what may be a secret."""
     if not text.startswith(INVITE) or len(text) > INVITE_LIMIT:
         raise InviteInvalid(f"no invitation: one begins with {INVITE} and is one word", field="topic")
     packed = text.removeprefix(INVITE)
@@ -167,9 +173,20 @@ def parse_invitation(text: str) -> Invite:
     if not body or check != _check(body):
         raise InviteInvalid("the invitation is damaged: characters are missing or changed", field="topic")
     try:
-        return msgspec.msgpack.decode(body, type=Invite)
+        invite = msgspec.msgpack.decode(body, type=Invite)
     except msgspec.MsgspecError as error:
         raise InviteInvalid(f"the invitation is not one that this orchd reads: {error}", field="topic") from None
+    if is_weak(invite.secret):
+        raise SecretWeak(f"the secret of {invite.label!r} in this invitation is not random", field="topic")
+    return invite
+
+
+def is_weak(secret: bytes) -> bool:
+    """Whether a secret is plainly not random bytes, so that it may be worth less than 128 bits: text (a phrase, hex),
+    bytes that repeat themselves, or ones that count up or down."""
+    steps = bytes((b - a) % 256 for a, b in pairwise(secret))
+    is_text = all(0x20 <= byte < 0x7F for byte in secret)
+    return len(secret) < SECRET_SIZE or is_text or min(len(set(secret)), len(set(steps))) < DISTINCT
 
 
 def _check(body: bytes) -> bytes:

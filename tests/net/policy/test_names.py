@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from orchd.errors import InviteInvalid, TopicInvalid
+from orchd.errors import InviteInvalid, SecretWeak, TopicInvalid
 from orchd.net.policy import names
 from orchd.net.policy.names import INVITE, Invite, Kind, invitation, parse_invitation, private_name, proof
 
@@ -87,9 +87,9 @@ def test_a_mistyped_invitation_and_any_piece_of_one_is_no_name() -> None:
             with pytest.raises(InviteInvalid) as told:
                 names.spelled(wrong)
             assert body[:16].casefold() not in f"{told.value} {told.value.hint}".casefold()
-        at = draws.randrange(len(body) - 24)
-        missed += not names.is_piece(body[at : at + 24])
-    assert missed <= 3, f"{missed} of 300 pieces of 24 characters"
+        at = draws.randrange(len(body) - 22)
+        missed += not names.is_piece(body[at : at + 22])
+    assert missed <= 3, f"{missed} of 300 pieces of 22 characters"
 
 
 def test_open_topics_go_together_and_each_closed_one_alone() -> None:
@@ -111,12 +111,37 @@ def test_a_proof_is_for_one_pair_and_one_direction() -> None:
 
 
 def test_an_invitation_comes_back() -> None:
-    invite = Invite("Familie Müller", SECRET, ADDRESSES)
+    secret = random.Random(0).randbytes(32)
+    invite = Invite("Familie Müller", secret, ADDRESSES)
     text = invitation(invite)
     assert parse_invitation(text) == invite
-    assert parse_invitation(text).name == private_name("Familie Müller", SECRET)
+    assert parse_invitation(text).name == private_name("Familie Müller", secret)
     assert text.isascii()
     assert not set(text) & set(" \"'$&;|<>\\")
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [bytes(32), b"a phrase that somebody thought up", b"0123456789abcdef" * 2, SECRET, b"\x80\x91\x02\xf3" * 8],
+    ids=["nothing", "a phrase", "hexadecimal", "counted", "repeated"],
+)
+def test_an_invitation_whose_secret_could_be_guessed_is_refused(secret: bytes) -> None:
+    with pytest.raises(SecretWeak, match="'family'") as caught:
+        parse_invitation(invitation(Invite("family", secret[:32], ADDRESSES)))
+    assert caught.value.code == 4015
+    assert secret.hex() not in str(caught.value)
+
+
+def test_no_random_secret_is_called_weak() -> None:
+    draws = random.Random(1)
+    assert not any(names.is_weak(draws.randbytes(names.SECRET_SIZE)) for _ in range(5000))
+
+
+@pytest.mark.parametrize("size", [0, 15, 16, 31, 33])
+def test_a_secret_of_another_length_is_refused(size: int) -> None:
+    invite = Invite("family", random.Random(2).randbytes(size), ADDRESSES)
+    with pytest.raises(InviteInvalid):
+        parse_invitation(invitation(invite))
 
 
 def test_every_changed_character_is_noticed() -> None:
