@@ -19,7 +19,7 @@ def test_an_invitation_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_private_topics_are_called_by_their_label() -> None:
     left = topic.human_leave({"topic": "private/us/72ug", "peers": 0, "invitation": "orchd-topic-1.AAAA"})
-    assert left.startswith("left private/us; its secret is no longer here.")
+    assert left.startswith("left private/us; `orchctl undo private/us` joins it again.")
     assert left.endswith("\norchd-topic-1.AAAA")
     assert topic.human_leave({"topic": "ours", "peers": 0, "invitation": ""}) == "left ours"
 
