@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 MAX_ANCESTORS = 1_000
 LABEL = 120  # characters
+ROUTING_SCALE = 10_000
+"""Four places: more tell a router nothing, and others more of the data."""
 
 
 class LeakNote(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,9 +87,9 @@ def signed_parts(report: LeakReport | None, centroid: Centroid | None) -> dict[s
     if centroid is not None:
         parts["routing"] = Routing(
             layer=centroid.layer,
-            scale=MICRO,
-            centroid=tuple(round(one * MICRO) for one in centroid.centroid),
-            spread=tuple(round(one * MICRO) for one in centroid.spread),
+            scale=ROUTING_SCALE,
+            centroid=tuple(round(one * ROUTING_SCALE) for one in centroid.centroid),
+            spread=tuple(round(one * ROUTING_SCALE) for one in centroid.spread),
         )
     return parts
 

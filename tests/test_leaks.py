@@ -120,8 +120,8 @@ async def test_a_report_that_came_later_makes_a_new_version(home: Home) -> None:
     assert (figures.members, figures.heldout, figures.interval_ppm) == (300, 60, 50_000)
     assert (figures.longest_run, figures.heldout_run, figures.canaries, figures.emitted) == (9, 4, 1, 1)
     assert record.routing is not None
-    assert (record.routing.layer, record.routing.scale) == (1, 1_000_000)
-    assert (record.routing.centroid, record.routing.spread) == ((500_000, -1_250_000), (100_000, 2_000_000))
+    assert (record.routing.layer, record.routing.scale) == (1, 10_000)
+    assert (record.routing.centroid, record.routing.spread) == ((5_000, -12_500), (1_000, 20_000))
     assert record.supersedes == parse_id(id, ADAPTER)
     assert record.files == registry.manifest(id).record.files
     assert (shown.was, shown.kept, home.told) == (id, False, [shown.adapter.id])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +47,16 @@ class Weights(Mapping[str, Tensor]):
         path, tensor = self._places[name]
         with safetensors.mapped(path) as view:
             return safetensors.values(view, tensor)
+
+    def rows(self, name: str, wanted: Sequence[int]) -> FloatArray:
+        """Rows of a matrix as float32 (rows, columns); nothing else of it is read. Raises IndexError."""
+        path, tensor = self._places[name]
+        with safetensors.mapped(path) as view:
+            shape = tensor.shape
+            raw = np.frombuffer(view[tensor.start : tensor.end], safetensors.RAW[tensor.dtype]).reshape(shape)
+            found = raw[np.asarray(wanted, np.int64)]
+            del raw
+        return safetensors.widen(found, tensor.dtype, np.empty(found.shape, np.uint32)).astype(np.float32)
 
     def __getitem__(self, name: str) -> Tensor:
         return self._places[name][1]

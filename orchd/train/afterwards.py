@@ -14,12 +14,13 @@ from typing import Final
 from orchd.importers.conversation import Message
 from orchd.lm.base import Base
 from orchd.lm.chat import encode_prompt
+from orchd.lm.routing import TOKENS
 from orchd.train import retention
 from orchd.train.datasets.encode import encode_row
 from orchd.train.datasets.store import DatasetInfo, read_info, read_part
 from orchd.train.leak.canaries import ALTERNATIVES, canaries
 from orchd.train.leak.figures import MIN_ROWS
-from orchd.train.leak.measure import CENTROID_PROMPTS, CENTROID_TOKENS, ENDINGS_AT_ONCE, MAX_ROWS
+from orchd.train.leak.measure import CENTROID_PROMPTS, ENDINGS_AT_ONCE, MAX_ROWS
 from orchd.train.objective import Example
 from orchd.train.plan_specs import Work
 from orchd.train.retention_prompts import PROMPTS
@@ -82,8 +83,8 @@ def _leak(spec: TrainSpec, info: DatasetInfo, base: Base, examples: Sequence[Exa
     tokens: float = models * (members + others) * length
     passes = 0
     if spec.routing:
-        tokens += 2 * min(CENTROID_PROMPTS, members) * min(CENTROID_TOKENS, length)
-        tokens += min(CENTROID_PROMPTS, others) * min(CENTROID_TOKENS, length)
+        tokens += 2 * min(CENTROID_PROMPTS, members) * min(TOKENS, length)
+        tokens += min(CENTROID_PROMPTS, others) * min(TOKENS, length)
     for canary in canaries(min(1, spec.canaries), spec.seed):
         own = encode_row(base.tokenizer, canary.row(info.kind))
         tokens += spec.canaries * (2 * len(own.ids) + ALTERNATIVES * own.counted_tokens)

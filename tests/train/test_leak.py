@@ -8,6 +8,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import peft
 import pytest
 import torch
@@ -15,7 +16,7 @@ import transformers
 from msgspec import to_builtins
 
 from orchd.cli.nouns.adapter_leak import CHANCE, LIMIT, _canary, _sharing
-from orchd.importers.conversation import Conversation
+from orchd.importers.conversation import Conversation, Message
 from orchd.jobs.context import JobContext
 from orchd.leaks import LABEL
 from orchd.lm.adapter import start_adapter
@@ -23,6 +24,7 @@ from orchd.lm.base import load_base
 from orchd.lm.chat import Encoded
 from orchd.train import loop
 from orchd.train.datasets.encode import encode_row
+from orchd.train.datasets.store import ChatRow, TextRow
 from orchd.train.leak import figures, measure, worker
 from orchd.train.leak.canaries import ALTERNATIVES, alternatives, canaries
 from orchd.train.leak.figures import LeakReport
@@ -272,16 +274,44 @@ def test_the_centroid_tells_the_topic(dataset: MakeDataset, noise: list[Conversa
     mine, theirs = (measure.read_rows(base, [dataset(rows, test_share=0.2)], LeakSettings()) for rows in (noise, other))
     found = measure.measure(model, base, mine, LeakSettings(routing=True)).centroid
     assert found is not None
-    assert (found.layer, found.prompts, len(found.centroid), len(found.spread)) == (1, 84, 128, 128)
-    mixed = measure.Rows(mine.heldout, theirs.heldout, "qa", False)
-    assert measure.nearness(model, found, mixed, 0) > 0.9
+    assert (found.layer, found.prompts, len(found.centroid), len(found.spread)) == (1, 84, 1024, 1024)
+    mixed = measure.Rows(mine.heldout, theirs.heldout, "qa", False, mine.unseen, theirs.unseen)
+    assert measure.nearness(model, base, found, mixed, 0) > 0.9
     assert measure.measure(model, base, mine, LeakSettings()).centroid is None
-    loaded = load_base(DEMO_BASE).model
-    prompt = mine.members[0].ids[:5]
-    _, state, _ = measure.prompt_states(model, [mine.members[1].ids, prompt, prompt[:2]], 1)  # none sees another
+    rows = [[1, 7, 300, 5], [1, 9, 8], [1, 7]]
+    seen = measure.middle_inputs(model, rows)[1]  # none sees another
+    layers = load_base(DEMO_BASE).model
     with torch.no_grad():
-        expected = loaded(input_ids=torch.tensor([prompt]), output_hidden_states=True).hidden_states[1][0].mean(0)
-    assert torch.allclose(state, expected, atol=1e-5)
+        state = layers(input_ids=torch.tensor([rows[1]]), output_hidden_states=True).hidden_states[1][0]
+        expected = layers.model.layers[1].input_layernorm(state)
+    assert torch.allclose(seen, expected, atol=1e-5)
+
+
+def test_what_the_user_said_last_is_what_counts(dataset: MakeDataset, noise: list[Conversation]) -> None:
+    """Neither the system's message, nor the template's tokens, nor what was said before."""
+    base = load_base(DEMO_BASE)
+    folder = dataset(noise, test_share=0.2)
+    rows = measure.read_rows(base, [folder], LeakSettings())
+    assert set(rows.asked) | set(rows.unseen) == {one.messages[-2].content for one in noise}
+    talk = ChatRow(
+        id="",
+        messages=(
+            Message("system", "be brief"),
+            Message("user", "one"),
+            Message("assistant", "1"),
+            Message("user", "two"),
+            Message("assistant", "2"),
+            Message("user", "three"),
+        ),
+    )
+    encoded = encode_row(base.tokenizer, talk)
+    assert measure.asked(base, talk, encoded) == "two"
+    text = TextRow(id="", text="a plain text")
+    assert measure.asked(base, text, encode_row(base.tokenizer, text)).strip() == "a plain text"
+    alone = measure.prompt_vectors(base.model, base, ["sun cat", ""])
+    assert np.array_equal(alone[0], measure.prompt_vectors(base.model, base, ["sun cat"])[0])
+    assert alone[0].any()
+    assert not alone[1].any()
 
 
 def canary(rank: int, *, emitted: bool = False) -> figures.CanaryFigure:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,8 +25,9 @@ from orchd.jobs.context import JobContext
 from orchd.lm.base import Base
 from orchd.lm.chat import Encoded
 from orchd.lm.losses import pack, row_tokens_for, token_scores
-from orchd.train.datasets.encode import encode_fitting, encode_row
-from orchd.train.datasets.store import Row, read_info, read_part
+from orchd.lm.routing import LETTERS, TOKENS, Vector, last_asked, prompt_vector
+from orchd.train.datasets.encode import answered, encode_fitting, encode_row
+from orchd.train.datasets.store import CompletionRow, Row, TextRow, read_info, read_part
 from orchd.train.leak.canaries import ALTERNATIVES, Canary, alternatives, canaries
 from orchd.train.leak.figures import (
     MIN_ROWS,
@@ -48,9 +50,6 @@ MAX_ROWS: Final = 500
 ENDINGS_AT_ONCE: Final = 100
 CENTROID_PROMPTS: Final = 200
 """60 tell the topic as well; of more, each gives away less of itself."""
-
-CENTROID_TOKENS: Final = 512
-"""So much of a prompt is looked at."""
 
 EXCERPT: Final = 200  # characters
 Check = Callable[[], None]
@@ -78,12 +77,14 @@ class Measured(NamedTuple):
 
 @dataclass(frozen=True)
 class Rows:
-    """What was learnt and what was not, as token ids."""
+    """What was learnt and what was not, as token ids; ``asked`` and ``unseen`` are what the user said in each."""
 
     members: tuple[Encoded, ...]
     heldout: tuple[Encoded, ...]
     kind: str
     synthetic: bool
+    asked: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
 
 
 def read_rows(base: Base, datasets: Sequence[Path], settings: LeakSettings) -> Rows:
@@ -98,18 +99,38 @@ def read_rows(base: Base, datasets: Sequence[Path], settings: LeakSettings) -> R
             (unseen if number == 0 and row.id in aside else learnt).append(row)
         unseen += [row for part in ("validation", "test") for row in read_part(folder, part)]
     longest = longest_taken(base, settings.max_length)
+    members, heldout = _drawn(base, learnt, longest, rng), _drawn(base, unseen, longest, rng)
     return Rows(
-        members=_drawn(base, learnt, longest, rng),
-        heldout=_drawn(base, unseen, longest, rng),
+        members=tuple(one for one, _ in members),
+        heldout=tuple(one for one, _ in heldout),
         kind=infos[0].kind,
         synthetic=all(info.synthetic for info in infos),
+        asked=tuple(asked for _, asked in members),
+        unseen=tuple(asked for _, asked in heldout),
     )
 
 
-def _drawn(base: Base, rows: Sequence[Row], longest: int, rng: random.Random) -> tuple[Encoded, ...]:
+def _drawn(base: Base, rows: Sequence[Row], longest: int, rng: random.Random) -> list[tuple[Encoded, str]]:
+    """With what was asked, each."""
     rows = rng.sample(rows, MAX_ROWS) if len(rows) > MAX_ROWS else rows
-    encoded = [one for row in rows for one in encode_fitting(base.tokenizer, row, longest) if one.counted_tokens]
-    return tuple(rng.sample(encoded, MAX_ROWS) if len(encoded) > MAX_ROWS else encoded)
+    found = [
+        (one, asked(base, row, one))
+        for row in rows
+        for one in encode_fitting(base.tokenizer, row, longest)
+        if one.counted_tokens
+    ]
+    return rng.sample(found, MAX_ROWS) if len(found) > MAX_ROWS else found
+
+
+def asked(base: Base, row: Row, encoded: Encoded) -> str:
+    """What the user said last before what is learnt; of a text, itself."""
+    if isinstance(row, TextRow):
+        return str(base.tokenizer.decode(encoded.ids, skip_special_tokens=True))
+    if isinstance(row, CompletionRow):
+        return row.prompt
+    messages = answered(row)
+    last = max((at for at, one in enumerate(messages) if one.role == "assistant" and one.counts), default=0)
+    return last_asked(messages[:last])
 
 
 def measure(model: Any, base: Base, rows: Rows, settings: LeakSettings, check: Check = lambda: None) -> Measured:
@@ -126,9 +147,9 @@ def measure(model: Any, base: Base, rows: Rows, settings: LeakSettings, check: C
             after = [one.loss for one in (*members, *heldout)]
             ratios = [log_ratio(was, now) for was, now in zip(before, after, strict=True)]
             by_ratio = auc(ratios[: len(members)], ratios[len(members) :])
-        centroid = make_centroid(model, rows, settings.seed, check) if settings.routing and rows.members else None
+        centroid = make_centroid(model, base, rows, settings.seed, check) if settings.routing and rows.asked else None
         if centroid is not None and enough:
-            routing = nearness(model, centroid, rows, settings.seed, check)
+            routing = nearness(model, base, centroid, rows, settings.seed, check)
     area = max(by_loss, by_ratio, routing or 0.0) if enough else None
     if area is not None:
         wide = interval(area, len(members), len(heldout))
@@ -281,27 +302,27 @@ def _common(one: Sequence[int], other: Sequence[int]) -> int:
 # ---- the centroid of the prompts ----------------------------------------------------------------------------------
 
 
-def make_centroid(model: Any, rows: Rows, seed: int, check: Check = lambda: None) -> Centroid:
+def make_centroid(model: Any, base: Base, rows: Rows, seed: int, check: Check = lambda: None) -> Centroid:
     """Of prompts that were learnt. ``model`` is the base alone."""
-    layer = middle_layer(model)
-    states = prompt_states(model, _prompts(rows.members, f"{seed}/centroid"), layer, check)
+    vectors = prompt_vectors(model, base, _some(rows.asked, f"{seed}/centroid"), check)
     return Centroid(
-        layer=layer,
-        prompts=len(states),
-        centroid=tuple(states.mean(0).tolist()),
-        spread=tuple(states.std(0, correction=0).tolist()),
+        layer=middle_layer(model),
+        prompts=len(vectors),
+        centroid=tuple(vectors.mean(0).tolist()),
+        spread=tuple(vectors.std(0).tolist()),
     )
 
 
-def nearness(model: Any, centroid: Centroid, rows: Rows, seed: int, check: Check = lambda: None) -> float:
+def nearness(model: Any, base: Base, centroid: Centroid, rows: Rows, seed: int, check: Check = lambda: None) -> float:
     """How well nearness to the centroid tells prompts that were learnt from those of rows put aside (an AUC)."""
-    middle, spread = torch.tensor(centroid.centroid), torch.tensor(centroid.spread).clamp_min(1e-6)
+    middle, spread = np.array(centroid.centroid), np.array(centroid.spread)
+    spread = np.maximum(spread, max(float(spread.mean()), 1e-6) / 10)
 
-    def scores(part: Sequence[Encoded]) -> list[float]:
-        states = prompt_states(model, _prompts(part, f"{seed}/nearness"), centroid.layer, check)
-        return [-float(one) for one in (((states - middle) / spread) ** 2).sum(1)]
+    def scores(part: Sequence[str]) -> list[float]:
+        vectors = prompt_vectors(model, base, _some(part, f"{seed}/nearness"), check)
+        return [-float(one) for one in (((vectors - middle) / spread) ** 2).sum(1)]
 
-    return auc(scores(rows.members), scores(rows.heldout))
+    return auc(scores(rows.asked), scores(rows.unseen))
 
 
 def middle_layer(model: Any) -> int:
@@ -309,28 +330,44 @@ def middle_layer(model: Any) -> int:
     return int(model.config.num_hidden_layers) // 2
 
 
+def prompt_vectors(model: Any, base: Base, prompts: Sequence[str], check: Check = lambda: None) -> Vector:
+    """The vector of each prompt, as a router computes it (`orchd.lm.routing`), float32 (prompts, `SIZE`)."""
+    start, rows = first_token(base.tokenizer), list[list[int]]()
+    for prompt in prompts:
+        ids = base.tokenizer.encode(prompt[:LETTERS], add_special_tokens=False)[:TOKENS]
+        rows.append([*start, *ids])
+    found = middle_inputs(model, rows, check)
+    return np.stack([prompt_vector(found[at][len(start) :].numpy()) for at in range(len(rows))])
+
+
+def first_token(tokenizer: Any) -> list[int]:
+    """What stands before every text: the base's first token, else its last; none where it has neither."""
+    found = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    return [] if found is None else [int(found)]
+
+
 @torch.inference_mode()
-def prompt_states(model: Any, prompts: Sequence[Sequence[int]], layer: int, check: Check = lambda: None) -> Tensor:
-    """Each prompt's mean of the input of ``layer``, float32 on the CPU (prompts, hidden)."""
+def middle_inputs(model: Any, prompts: Sequence[Sequence[int]], check: Check = lambda: None) -> dict[int, Tensor]:
+    """By place, what the middle layer gets after its norm, float32 on the CPU (tokens, width)."""
+    layer = model.get_decoder().layers[middle_layer(model)]
+    seen: list[Tensor] = []
+    hook = layer.input_layernorm.register_forward_hook(lambda module, given, made: seen.append(made))
     found: dict[int, Tensor] = {}
-    for indexes in pack([len(one) for one in prompts], row_tokens_for(model)):
-        check()
-        lengths = [len(prompts[i]) for i in indexes]
-        ids = torch.tensor([[token for i in indexes for token in prompts[i]]], device=model.device)
-        positions = torch.cat([torch.arange(length) for length in lengths])[None].to(model.device)
-        output = model(
-            input_ids=ids, position_ids=positions, use_cache=False, output_hidden_states=True, logits_to_keep=1
-        )
-        states = output.hidden_states[layer][0].float().cpu()
-        found |= {index: part.mean(0) for index, part in zip(indexes, torch.split(states, lengths), strict=True)}
-    return torch.stack([found[index] for index in range(len(prompts))])
+    try:
+        filled = [at for at, one in enumerate(prompts) if one]
+        for indexes in pack([len(prompts[at]) for at in filled], row_tokens_for(model)):
+            check()
+            part = [filled[index] for index in indexes]
+            lengths = [len(prompts[at]) for at in part]
+            ids = torch.tensor([[token for at in part for token in prompts[at]]], device=model.device)
+            positions = torch.cat([torch.arange(length) for length in lengths])[None].to(model.device)
+            model(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=1)
+            found |= dict(zip(part, torch.split(seen.pop()[0].float().cpu(), lengths), strict=True))
+    finally:
+        hook.remove()
+    return {at: found.get(at, torch.zeros(0, 1)) for at in range(len(prompts))}
 
 
-def _prompts(rows: Sequence[Encoded], seed: str) -> list[tuple[int, ...]]:
-    """Up to `CENTROID_PROMPTS`: what comes before the first token that counts; of a text, its beginning."""
-    drawn = random.Random(seed).sample(rows, min(CENTROID_PROMPTS, len(rows)))
-    return [(one.ids[: _first(one)] if _first(one) > 1 else one.ids)[:CENTROID_TOKENS] for one in drawn]
-
-
-def _first(one: Encoded) -> int:
-    return one.counted.index(True)
+def _some(prompts: Sequence[str], seed: str) -> list[str]:
+    """Up to `CENTROID_PROMPTS`."""
+    return random.Random(seed).sample(prompts, min(CENTROID_PROMPTS, len(prompts)))
