@@ -1028,7 +1028,7 @@ class BaseNotSupported(OrchdError):
     """The base is of a kind that can't be written as GGUF yet."""
 
     code = 7002
-    default_hint = "orchd writes GGUF for Llama bases with a byte-level BPE tokenizer (GPT-2 split)."
+    default_hint = "orchd writes Llama, Mistral, Qwen2, Qwen3, Gemma 2 and 3; else `orchctl base add` its GGUF file."
 
 
 class AdapterNotMergeable(Refused):
@@ -1042,7 +1042,7 @@ class QuantizeRefused(BadRequest):
     """There is no such quantisation."""
 
     code = 7004
-    default_hint = "Choose F32, F16 or Q8_0."
+    default_hint = "Choose F32, F16, Q8_0 or Q4_K_M."
 
 
 class ParityFailed(Refused):
@@ -1120,6 +1120,20 @@ class ServedElsewhere(BadRequest):
 
     code = 7015
     default_hint = "Ask it there; `orchctl deployment show` says where it is."
+
+
+class GgufRefused(OrchdError):
+    """The base's GGUF file is damaged: cut short, or its counts, lengths or places do not fit it."""
+
+    code = 7016
+    default_hint = "Fetch or make the file again; `orchctl base verify NAME` tells whether it changed since it came."
+
+
+class ExportFailed(OrchdError):
+    """The written model does not give the numbers that the adapter on its base gives, or could not be written."""
+
+    code = 7017
+    default_hint = "Choose another format; merged-safetensors keeps every number as it is."
 
 
 class EndpointNotOpened(OrchdError):

@@ -9,9 +9,10 @@ from pathlib import Path
 from orchd.jobs.context import JobContext
 from orchd.serve.engine import Engine
 from orchd.serve.gguf import require_known, write_gguf
-from orchd.serve.parity import compare
+from orchd.serve.parity import compare, tolerance_of
 from orchd.serve.reference import Expected, answer_all
-from orchd.serve.specs import DEFAULT_PROMPTS, BuildResult, BuildSpec, Golden, Parity
+from orchd.serve.specs import DEFAULT_PROMPTS, KEEP, BuildResult, BuildSpec, Golden, Parity
+from orchd.serve.surgery import graft
 
 GGUF_NAME = "model.gguf"
 
@@ -20,20 +21,12 @@ def run(spec: BuildSpec, job: JobContext) -> BuildResult:
     """Write the GGUF and prove it. A proof that fails is a result (`parity.held` is False), not an error.
 
     The current folder must be the job's own (`orchd.worker` sees to it). Raises QuantizeRefused, BaseNotSupported,
-    AdapterNotMergeable, WeightsUnreadable, ModelNotLoaded.
+    AdapterNotMergeable, WeightsUnreadable, GgufRefused, ModelNotLoaded.
     """
     started = time.monotonic()
-    require_known(spec.quantize)
     target = job.workdir / GGUF_NAME
     base, adapter = Path(spec.base), Path(spec.adapter.path) if spec.adapter else None
-    write_gguf(
-        base,
-        adapter,
-        target,
-        name=spec.name,
-        quantize=spec.quantize,
-        progress=lambda done, total: job.progress(done, total, "tensors"),
-    )
+    make(base, Path(spec.gguf) if spec.gguf else None, adapter, target, spec.name, spec.quantize, job)
     job.log(f"{target.name}: {target.stat().st_size} bytes in {time.monotonic() - started:.1f} s")
     prompts = spec.prompts or DEFAULT_PROMPTS
     reference = answer_all(base, adapter, prompts, spec.max_new_tokens, job.threads)
@@ -52,6 +45,30 @@ def run(spec: BuildSpec, job: JobContext) -> BuildResult:
     )
 
 
+def make(
+    base: Path, gguf: Path | None, adapter: Path | None, target: Path, name: str, quantize: str, job: JobContext
+) -> None:
+    """The merged file: from the folder `base`, or with KEEP from the base's own file `gguf`. Raises as `run`."""
+    if quantize == KEEP and gguf is not None:
+        graft(
+            gguf,
+            adapter,
+            target,
+            threads=job.threads,
+            progress=lambda done, total: job.progress(done, total, "bytes"),
+        )
+        return
+    require_known(quantize)
+    write_gguf(
+        base,
+        adapter,
+        target,
+        name=name,
+        quantize=quantize,
+        progress=lambda done, total: job.progress(done, total, "tensors"),
+    )
+
+
 def _prove(
     spec: BuildSpec, job: JobContext, target: Path, expected: list[Expected]
 ) -> tuple[Parity, tuple[Golden, ...]]:
@@ -62,6 +79,7 @@ def _prove(
             expected,
             quantize=spec.quantize,
             max_new_tokens=spec.max_new_tokens,
+            tolerance=tolerance_of(target, spec.quantize),
             progress=lambda done, total: job.progress(done, total, "prompts"),
         )
     finally:

@@ -19,7 +19,7 @@ from orchd.registry.peft_config import PeftConfig
 from orchd.serve.weights import FloatArray, Weights
 
 MATRIX_NAME = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight")
-ROWS_AT_ONCE = 1024  # rows of W that are updated together; bounds the memory of a float64 product
+AT_ONCE = 1 << 16  # numbers of W that are updated together: they stay in a core's cache
 
 
 class Update(NamedTuple):
@@ -28,6 +28,28 @@ class Update(NamedTuple):
     scale: float
     a: str
     b: str
+
+
+class Factors(NamedTuple):
+    """A (rank, in), and B (out, rank) with the scale in it; float32."""
+
+    a: FloatArray
+    b: FloatArray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of their product."""
+        return self.b.shape[0], self.a.shape[1]
+
+    def add_to(self, rows: FloatArray, start: int = 0) -> None:
+        """Add rows of the product, from `start` on, to `rows`, float32, in place.
+
+        In steps of one size, so that the bytes don't depend on how many threads share a matrix.
+        """
+        step = max(1, AT_ONCE // rows.shape[1])
+        for at in range(0, len(rows), step):
+            some = rows[at : at + step]
+            some += self.b[start + at : start + at + len(some)] @ self.a
 
 
 class Lora:
@@ -48,26 +70,23 @@ class Lora:
     def modules(self) -> frozenset[str]:
         return frozenset(self._updates)
 
-    def fold(self, module: str, weight: FloatArray) -> None:
-        """Add this adapter's update to `weight`, float32 (out, in), in place.
+    def factors(self, module: str, shape: tuple[int, ...]) -> Factors:
+        """The factors of a module whose weight has that shape (out, in). KeyError for one that is not changed.
 
-        The product is taken in float64 and rounded once, so that the bytes don't depend on how many threads
-        the matrix library uses. Raises AdapterNotMergeable when the shapes don't fit.
+        Raises AdapterNotMergeable when the shapes don't fit.
         """
-        update = self._updates.get(module)
-        if update is None:
-            return
-        a = self._weights.read(update.a).astype(np.float64)
-        b = self._weights.read(update.b).astype(np.float64)
-        if (b.shape[0], a.shape[1]) != weight.shape:
-            raise AdapterNotMergeable(
-                f"{module}: the adapter is for a {b.shape[0]} × {a.shape[1]} matrix, "
-                f"the base has {weight.shape[0]} × {weight.shape[1]}"
-            )
-        a *= update.scale
-        for start in range(0, len(weight), ROWS_AT_ONCE):
-            rows = slice(start, start + ROWS_AT_ONCE)
-            weight[rows] += (b[rows] @ a).astype(np.float32)
+        update = self._updates[module]
+        b = self._weights.read(update.b).astype(np.float64) * update.scale
+        found = Factors(self._weights.read(update.a), b.astype(np.float32))
+        if found.shape != shape:
+            own, other = (" × ".join(map(str, one)) for one in (found.shape, shape))
+            raise AdapterNotMergeable(f"{module}: the adapter is for a {own} matrix, the base has {other}")
+        return found
+
+    def fold(self, module: str, weight: FloatArray) -> None:
+        """Add this adapter's update to `weight`, float32 (out, in), in place. Raises as `factors`."""
+        if module in self._updates:
+            self.factors(module, weight.shape).add_to(weight)
 
 
 def _updates(config: PeftConfig, weights: Weights) -> dict[str, Update]:

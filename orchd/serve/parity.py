@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
+from orchd.registry.gguf_layout import read
+from orchd.serve import ggml
 from orchd.serve.engine import Engine
 from orchd.serve.reference import Expected
-from orchd.serve.specs import Golden, Parity
+from orchd.serve.specs import KEEP, Golden, Parity
 
 REPLACEMENT = "\ufffd"  # what both sides write for bytes that are no character, but not equally often
 
@@ -15,8 +18,17 @@ TOLERANCES = {
     "F32": 1e-3,  # the order of adding floats; 3.0e-5 measured on the demo base with a trained adapter
     "F16": 5e-2,  # weights and activations rounded to 11 bits; measured 1.3e-2
     "Q8_0": 1.0,  # weights and activations rounded to 8 bits in blocks of 32; measured 4.5e-1
+    "Q4_K_M": 2.5,  # weights rounded to 4 bits; measured 9.5e-1 on random models, 4 without their adapter
 }
 """Largest difference (nats) of a next token's log-probability that a file of this dtype may show."""
+
+GELU_TOLERANCE = 4e-3
+"""Instead of F32's for Gemma: llama.cpp looks its GELU up in a table of F16 numbers. Measured up to 1.5e-3 on random
+models; 3e-4 of it is left when transformers is given the same table."""
+
+QUANTISED_BASE = "Q8_0"
+"""As which a file counts that an adapter was folded into: of a quantised base the reference has the very numbers (the
+folder was made from the file), what is rounded besides are touched weights and all activations, to 8 bits."""
 
 TIE_SHARE = 0.5
 """Two tokens tie when the measure tells them apart by less than this share of the tolerance: then either may win."""
@@ -37,19 +49,32 @@ class _Compared(NamedTuple):
     difference: float
 
 
+def tolerance_of(gguf: Path, quantize: str) -> float:
+    """What a file may show, by its dtype, or by its tensors where an adapter was folded into a base's own file."""
+    layout = read(gguf)
+    matrices = {tensor.type for tensor in layout.tensors if len(tensor.shape) > 1}
+    if quantize == KEEP:
+        floats = matrices <= {ggml.F32, ggml.F16, ggml.BF16}
+        quantize = QUANTISED_BASE if not floats else "F32" if matrices == {ggml.F32} else "F16"
+    gelu = str(layout.keys.get("general.architecture")).startswith("gemma")
+    return GELU_TOLERANCE if gelu and quantize == "F32" else TOLERANCES[quantize]
+
+
 def compare(
     engine: Engine,
     expected: Sequence[Expected],
     *,
     quantize: str,
     max_new_tokens: int,
+    tolerance: float | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Parity, tuple[Golden, ...]]:
     """Ask `engine` (opened with keep_socket) every prompt and weigh its answers against `expected`.
 
+    `tolerance` is that of the file's dtype where it is left out.
     Returns the verdict, and the answers of the chat itself for a target to be compared with after the upload.
     """
-    tolerance = TOLERANCES[quantize]
+    tolerance = TOLERANCES[quantize] if tolerance is None else tolerance
     compared, golden = [], []
     for done, one in enumerate(expected):
         progress(done, len(expected))

@@ -7,7 +7,9 @@ import msgspec
 from orchd.importers.conversation import Message
 from orchd.jobs.sandbox import Readable
 
-QUANTIZE_NAMES = ("F32", "F16", "Q8_0")
+QUANTIZE_NAMES = ("F32", "F16", "Q8_0", "Q4_K_M")
+KEEP = "KEEP"
+"""Instead of a name above: the adapter is folded into the base's own GGUF file, and what it doesn't touch is kept."""
 
 
 Prompt = tuple[Message, ...]
@@ -36,13 +38,15 @@ class AdapterPath(msgspec.Struct, frozen=True, kw_only=True):
 class BuildSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Fold `adapter` (None: the plain base) into `base`, a Hugging Face folder, and prove that the file answers alike.
 
-    `name` goes into the file's metadata. `prompts` are answered by both sides, `max_new_tokens` tokens each;
-    empty stands for DEFAULT_PROMPTS.
+    With `quantize` KEEP it is folded into `gguf`, the same base as a GGUF file; the proof measures by the folder.
+    `name` goes into the metadata of a file that is made from the folder. `prompts` are answered by both sides,
+    `max_new_tokens` tokens each; empty stands for DEFAULT_PROMPTS.
     """
 
     base: Readable
     adapter: AdapterPath | None
     name: str
+    gguf: Readable = ""
     quantize: str = "F16"
     prompts: tuple[Prompt, ...] = ()
     max_new_tokens: int = 16
@@ -91,6 +95,45 @@ class BuildResult(msgspec.Struct, frozen=True, kw_only=True):
     parity: Parity
     golden: tuple[Golden, ...]
     template: str
+    seconds: float
+
+
+FORMATS = ("safetensors", "gguf", "mlx", "pytorch", "merged-gguf", "merged-safetensors", "onnx")
+"""What an adapter is written as for other programs. The first four hold it alone, the others with its base."""
+
+MERGED = frozenset({"merged-gguf", "merged-safetensors", "onnx"})
+FOLDERS = frozenset({"safetensors", "mlx", "merged-safetensors"})
+"""Formats that are folders; the others are one file."""
+
+
+class ExportSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Write an adapter in one of FORMATS. `base` is its base's folder ("" where the format needs none), `gguf` its
+    base's GGUF file where `quantize` is KEEP. `compress` is "" or zstd; a folder becomes a tar file first.
+    """
+
+    adapter: AdapterPath
+    format: str
+    name: str
+    base: Readable = ""
+    gguf: Readable = ""
+    quantize: str = ""
+    compress: str = ""
+
+
+class ExportResult(msgspec.Struct, frozen=True, kw_only=True):
+    """`made` is relative to the job's work folder. `size` in bytes and `sha256` in hexadecimal are of that file; of a
+    folder they are of its files together (`export.folder_digest`). `plain_size` is what it was before it was
+    compressed. `difference` is the largest one of logits that was found where the format was tried against torch.
+    """
+
+    made: str
+    format: str
+    quantize: str
+    size: int
+    sha256: str
+    plain_size: int
+    files: tuple[str, ...]
+    difference: float | None
     seconds: float
 
 

@@ -29,7 +29,7 @@ from orchd.errors import (
 )
 from orchd.records import parse_id, text_id
 from orchd.records.ids import BASE
-from orchd.registry import bases, gguf_base
+from orchd.registry import bases, gguf_base, gguf_layout
 from orchd.registry.index import Index
 from orchd.registry.journal import Journal
 from orchd.registry.known_bases import KnownBases, read
@@ -297,7 +297,7 @@ def test_another_gguf_file_is_another_base(tmp_path: Path) -> None:
 
 
 def test_the_sizes_of_gguf_blocks_are_ggmls() -> None:
-    for kind, size in gguf_base._BLOCKS.items():
+    for kind, size in gguf_layout.BLOCKS.items():
         assert gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(kind)] == size
 
 
