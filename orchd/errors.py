@@ -1171,6 +1171,27 @@ class EndpointPathUnknown(NotFound):
     default_hint = "There are /v1/models, which lists the models, and /v1/chat/completions."
 
 
+class TargetNameTaken(Refused):
+    """The name stands for a model in that target which orchd did not put there."""
+
+    code = 7035
+    default_hint = "Choose another `--name`, or give `--replace` to have it replaced: nothing brings it back then."
+
+
+class NothingBefore(NotFound):
+    """There is nothing to go back to: the deployment is the first of its name, or what was before it is gone."""
+
+    code = 7036
+    default_hint = "`orchctl deploy ADAPTER --name NAME` puts another adapter there."
+
+
+class DeployUnderWay(Refused):
+    """Something is being deployed under this name already."""
+
+    code = 7037
+    default_hint = "Wait for it (`orchctl job watch ID`) or stop it (`orchctl job cancel ID`), then deploy again."
+
+
 # ---- 80xx demo and service -----------------------------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from orchd.errors import NotAdmitted, OrchdError
+from orchd.errors import DeployUnderWay, NotAdmitted, OrchdError
 from orchd.jobs import Job, State
 from orchd.measuring import evaluation
 from orchd.registry import REMOVED, AdapterRow, DatasetRow, versions
@@ -152,9 +152,9 @@ class Gate:
                             quantize=deployment.quantize,
                         )
                         started = await deploy_start(node, wanted)
-                        if (await node.jobs.wait(started.job)).state == State.INTERRUPTED:
+                        if started.job and (await node.jobs.wait(started.job)).state == State.INTERRUPTED:
                             return
-        except NotAdmitted as error:
+        except (NotAdmitted, DeployUnderWay) as error:
             LOG.info("deployments of %s wait for %s: %s", row.was, row.adapter, error)
             return
         except OrchdError as error:

@@ -23,8 +23,9 @@ from orchd.average.rules import RankRule, recipe_method
 from orchd.average.specs import AverageResult, AverageSpec, VerifyResult
 from orchd.config import Config, Setting
 from orchd.crafting import Making
+from orchd.deploying import Deploying
 from orchd.environment.environment import Environment
-from orchd.errors import AdapterUnknown, AnswerDiffers, NotAdmitted, ParamsInvalid, ParityFailed, TopicInvalid
+from orchd.errors import AdapterUnknown, NotAdmitted, ParamsInvalid, TopicInvalid
 from orchd.identity import Identity
 from orchd.jobs import EventLog, Job, Jobs, State
 from orchd.jobs.jobs import Finisher
@@ -37,7 +38,6 @@ from orchd.notes import (
     AverageVerified,
     DatasetShown,
     DeploymentRow,
-    DeployNote,
     ImportNote,
     LeafName,
     Trained,
@@ -54,11 +54,10 @@ from orchd.registry.own import Datasets, Deployments, Topics
 from orchd.registry.registry import Admission
 from orchd.registry.revocation import named
 from orchd.registry.use import against_hint
-from orchd.rollback import READY, ROLLED_BACK, ROLLING_BACK, Rollbacks
+from orchd.rollback import ROLLED_BACK, ROLLING_BACK, Rollbacks
 from orchd.serve.embedded import EmbeddedRuntime
 from orchd.serve.endpoint.server import Endpoint
-from orchd.serve.specs import BuildResult, Golden
-from orchd.serve.targets import Artefact, DeployTarget
+from orchd.serve.targets import DeployTarget
 from orchd.train import advice, runs
 from orchd.train.datasets.specs import ImportResult
 from orchd.train.datasets.store import DatasetInfo, read_info
@@ -105,6 +104,7 @@ class Node:
         self.topics = Topics(self.registry.local, self.clock)
         self.deployments = Deployments(self.registry.local)
         self.rollbacks = Rollbacks(self)
+        self.deploying = Deploying(self)
         self.answerers = Answerers(self)
         self.endpoint = Endpoint(self.answerers, self.clock)
         self.endpoint_token_file = ""
@@ -117,7 +117,7 @@ class Node:
             "evaluate": self._evaluated,
             "average": self._averaged,
             "average.verify": self._average_verified,
-            "deploy": self._deployed,
+            "deploy": self.deploying.finish,
             "leak": partial(leaks.finish, self),
         }
         for kind, finish in finishers.items():
@@ -194,6 +194,7 @@ class Node:
             was=deployment.was,
             reason=deployment.reason,
             note=await in_thread(self._note, deployment, adapter),
+            before=await in_thread(self.deploying.shown_before, deployment),
         )
 
     def _note(self, deployment: Deployment, adapter: AdapterRow | None) -> str:
@@ -213,11 +214,6 @@ class Node:
         if adapter is not None and adapter.state == QUARANTINED:
             return f"{adapter.name} is in quarantine now, and answers as before: {adapter.reason}"
         return ""
-
-    def drop_blob(self, blob: str) -> None:
-        """Forget a deployment's file (hexadecimal SHA-256), unless another deployment has the same."""
-        if all(other.blob != blob for other in self.deployments.list()):
-            self.registry.blobs.remove(bytes.fromhex(blob))
 
     # ---- finishers: a worker is done, its folder is still there -------------------------------------------------
 
@@ -373,71 +369,11 @@ class Node:
             detail=result.detail if matches else "the recipe's digest is not that of its leaves and settings",
         )
 
-    async def _deployed(self, job: Job, result: BuildResult, workdir: Path) -> DeploymentRow:
-        note = msgspec.convert(job.note, DeployNote)
-        if not result.parity.held and not note.force:
-            raise ParityFailed(f"{note.name} would answer differently from what was trained: {result.parity.detail}")
-        await in_thread(self.check_usable, note.adapter)
-        gguf = await in_thread(self.registry.blobs.put_file, workdir / result.gguf, bytes.fromhex(result.sha256))
-        artefact = Artefact(
-            path=self.registry.blobs.path(gguf), sha256=result.sha256, size=result.size, template=result.template
-        )
-        await self._put(note, artefact, result.golden)
-        deployment = Deployment(
-            name=note.name,
-            adapter=note.adapter,
-            target=note.target,
-            state=ROLLED_BACK if note.was else READY,
-            base=note.base,
-            blob=result.sha256,
-            size=result.size,
-            quantize=result.quantize,
-            parity=msgspec.json.encode(result.parity).decode(),
-            created=self.clock(),
-            was=note.was,
-            reason=note.reason,
-        )
-        await self.deployed(deployment, job.id)
-        self.rollbacks.wake()  # it may have been revoked while it was built
-        return await self.deployment_row(deployment)
-
-    async def deployed(self, deployment: Deployment, job: str | None = None) -> None:
-        """A target answers by it from now on: its row, the event; the file that answered before goes if unused."""
-        before = [row.blob for row in await in_thread(self.deployments.list) if row.name == deployment.name]
-        await in_thread(self.deployments.put, deployment)
-        for blob in before:
-            await in_thread(self.drop_blob, blob)
-        told = {"name": deployment.name, "target": deployment.target}
-        if deployment.state == ROLLED_BACK:
-            told |= {"adapter": deployment.was, "reason": deployment.reason}
-            self.events.emit("deployment.rolled_back", told, job)
-        else:
-            self.events.emit("deployment.ready", told, job)
-
     def check_usable(self, adapter: str | None) -> None:
         """Raises `NotAdmitted` for what nobody should use any more, whatever is forced."""
         if adapter is not None and (against := self.registry.people.against([adapter])):
             told, hint = named(self.registry.index, [adapter])[adapter], against_hint(self.registry, adapter)
             raise NotAdmitted(f"{told} may not be used: {against[adapter]}", hint=hint, field="adapter")
-
-    async def _put(self, note: DeployNote, artefact: Artefact, golden: tuple[Golden, ...]) -> None:
-        """Into the target, then ask it for a proven answer. Raises `AnswerDiffers` and takes it out again."""
-        target = self.target(note.target)
-        await target.put(note.name, artefact)
-        found = await target.verify(note.name, golden[:1])
-        if golden and not found.held and not note.force:
-            await self._put_back(note)
-            raise AnswerDiffers(f"{note.name} in {note.target}: {found.detail}")
-
-    async def _put_back(self, note: DeployNote) -> None:
-        """What the name stood for before, or nothing."""
-        target = self.target(note.target)
-        before = [row for row in await in_thread(self.deployments.list) if row.name == note.name]
-        if before and before[0].target == note.target:
-            blob = self.registry.blobs.path(bytes.fromhex(before[0].blob))
-            await target.put(note.name, Artefact(path=blob, sha256=before[0].blob, size=before[0].size))
-        else:
-            await target.remove(note.name)
 
     def _making(self, note: TrainNote | AverageNote, description: str) -> Making:
         return Making(

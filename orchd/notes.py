@@ -158,10 +158,21 @@ class AverageVerified(_Note, frozen=True, kw_only=True):
     detail: str
 
 
+class Before(_Note, frozen=True, kw_only=True):
+    """What a rollback would bring back. `adapter` is an id, empty for the plain base, and `name` what it is called."""
+
+    adapter: str
+    name: str
+    target: str
+    quantize: str
+    created_ms: int
+
+
 class DeploymentRow(_Note, frozen=True, kw_only=True):
     """A deployment as it is shown. `adapter` is None for the plain base; `size` in bytes.
 
     `was` is the adapter that it was rolled back from, and `reason` why. `note` is what there is to know of who answers.
+    `before` answered under the name until then and can be had back (None: nothing can).
     """
 
     name: str
@@ -177,3 +188,4 @@ class DeploymentRow(_Note, frozen=True, kw_only=True):
     was: str = ""
     reason: str = ""
     note: str = ""
+    before: Before | None = None

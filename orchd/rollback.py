@@ -8,7 +8,6 @@ ends goes on at its next start: until the base is there, the name does not answe
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,7 +17,6 @@ from orchd.errors import OrchdError
 from orchd.registry.local_rows import Deployment
 from orchd.registry.standing import ADMITTED, QUARANTINED, StandingChange
 from orchd.serve.specs import BuildSpec
-from orchd.serve.targets import Artefact
 
 if TYPE_CHECKING:
     from orchd.node import Node
@@ -140,9 +138,13 @@ def _plain_base(node: Node, deployment: Deployment) -> Deployment | None:
 
 async def put_base(node: Node, deployment: Deployment, base: Deployment) -> None:
     """The plain base answers under the name of a deployment that is rolled back."""
-    path: Path = node.registry.blobs.path(bytes.fromhex(base.blob))
-    await node.target(deployment.target).put(deployment.name, Artefact(path=path, sha256=base.blob, size=base.size))
     done = msgspec.structs.replace(
-        deployment, state=ROLLED_BACK, blob=base.blob, size=base.size, parity=base.parity, created=node.clock()
+        deployment,
+        state=ROLLED_BACK,
+        blob=base.blob,
+        size=base.size,
+        parity=base.parity,
+        made=base.made,
+        created=node.clock(),
     )
-    await node.deployed(done)
+    await node.deploying.switch(done, force=True)

@@ -60,6 +60,7 @@ ROOMS = {
     "average": Room(4, NUMERIC),
     "serve": Room(4, TORCH | NUMERIC | {"trio", "httpx", "h11", "gguf", "xllamacpp"}),
     "daemon": Room(5, frozenset({"trio"})),
+    "deploying": Room(5, frozenset({"trio", "msgspec"})),
     "answering": Room(5, frozenset({"trio"})),
     "node": Room(5, frozenset({"trio", "msgspec"})),
     "environment": Room(5, frozenset({"trio", "msgspec", "packaging"})),

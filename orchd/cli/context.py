@@ -63,6 +63,9 @@ class Context:
         job = started["job"]
         if started.get("note"):
             self.note(started["note"])
+        if job is None:  # nothing was to be done
+            self.show(started["deployment"], command.human)
+            return 0
         if detach:
             self.show({"job": job}, lambda shown: str(shown["job"]))
             return 0

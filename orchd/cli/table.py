@@ -34,7 +34,7 @@ NOUNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "topic": ("where adapters are announced and found", ("join", "leave", "list", "invite")),
     "net": ("peers and addresses", ("status", "peers", "connect", "doctor", "ban", "unban", "stats")),
     "deploy": ("make an adapter usable, and prove that it answers the same", ()),
-    "deployment": ("what is deployed", ("list", "show", "remove")),
+    "deployment": ("what is deployed", ("list", "show", "verify", "rollback", "remove")),
     "chat": ("ask a deployment", ()),
     "serve": ("an OpenAI-compatible endpoint on this machine", ("endpoint", "status", "stop")),
     "events": ("what happens, as it happens", ()),

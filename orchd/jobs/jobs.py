@@ -198,11 +198,14 @@ class Jobs:
         nursery.start_soon(partial(self._run, entry, partial(self._work_locally, entry, work)))
         return entry.job
 
+    def going(self, kind: str) -> builtins.list[Job]:
+        """Those of a kind that have not ended and were not asked to."""
+        jobs = (entry.job for entry in self._live.values() if entry.job.kind == kind)
+        return [job for job in jobs if job.state in (State.QUEUED, State.RUNNING)]
+
     def under_way(self, kind: str, note: Any) -> Job | None:
         """A job with that note which has not ended and was not asked to."""
-        jobs = (entry.job for entry in self._live.values())
-        going = (State.QUEUED, State.RUNNING)
-        return next((job for job in jobs if job.state in going and (job.kind, job.note) == (kind, note)), None)
+        return next((job for job in self.going(kind) if job.note == note), None)
 
     async def wait(self, job_id: str) -> Job:
         """The job, once it has ended. Cancelling the wait doesn't touch the job."""
@@ -296,7 +299,7 @@ class Jobs:
             await trio.to_thread.run_sync(partial(workdir.mkdir, parents=True))
             ask = partial(self._ask_worker, entry, workdir, kind.warm)
             python = self.python
-            result = await (python.run(kind, partial(self._prepared, entry), ask) if python else ask(self._command))
+            result = await (python.run(kind, partial(self.told, entry.job.id), ask) if python else ask(self._command))
             typed = msgspec.convert(result, struct(kind.result))
             if entry.on_result is not None:
                 return await entry.on_result(typed, workdir)
@@ -307,12 +310,13 @@ class Jobs:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(partial(shutil.rmtree, workdir, ignore_errors=True))
 
-    async def _prepared(self, entry: Entry, prepare: Callable[[LocalContext], Awaitable[Any]]) -> Any:
-        """What comes before the worker. Raises `JobCancelled`."""
+    async def told(self, job_id: str, work: Callable[[LocalContext], Awaitable[Any]]) -> Any:
+        """`work` before or after the worker's, told as the job's progress; `JobCancelled` is raised when it is that."""
+        entry = self._live[job_id]
         entry.scope = trio.CancelScope()  # one serves only once
         if entry.job.state is not State.CANCELLING:
             with entry.scope:
-                return await prepare(self._local_context(entry))
+                return await work(self._local_context(entry))
         raise JobCancelled("the job was cancelled")
 
     async def _ask_worker(self, entry: Entry, workdir: Path, warm: bool, command: Sequence[str]) -> Any:

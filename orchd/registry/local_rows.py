@@ -105,7 +105,8 @@ class Deployment(LocalRow, frozen=True, kw_only=True):
 
     `blob` is the SHA-256 (hexadecimal) of its GGUF; `adapter` None stands for the plain base.
     `parity` is the verdict of the proof as JSON text; `state` is ready, rolling_back or rolled_back; `was` is the
-    adapter that it was rolled back from, for `reason`.
+    adapter that it was rolled back from, for `reason`. `made` (its proven answers and the like) and `before` (the
+    deployment that answered under the name before it) are JSON texts or empty; `also` are further blobs that it needs.
     """
 
     name: str
@@ -120,6 +121,9 @@ class Deployment(LocalRow, frozen=True, kw_only=True):
     created: int
     was: str = ""
     reason: str = ""
+    made: str = ""
+    before: str = ""
+    also: tuple[str, ...] = ()
 
 
 class OwnAnnouncement(LocalRow, frozen=True, kw_only=True):

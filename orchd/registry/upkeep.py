@@ -31,7 +31,10 @@ DAY_MS = 86_400_000
 #: A blob that nothing has is left alone this long: somebody may be about to want it.
 GRACE_MS = DAY_MS
 AT_ONCE = 200  # blobs looked at while nothing else may come in
-LIVE = "SELECT unnest(blobs) AS blob FROM adapter UNION SELECT blob FROM deployment"
+LIVE = (
+    "SELECT unnest(blobs) AS blob FROM adapter UNION SELECT blob FROM deployment"
+    " UNION SELECT unnest(also) FROM deployment"
+)
 Progress = Callable[[int, int], None]
 
 

@@ -5,25 +5,28 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import msgspec
+
 from orchd import room
+from orchd.deploying import STAGING, made_of
 from orchd.errors import (
     AdapterNotMergeable,
+    DeployUnderWay,
     ParamsInvalid,
     TargetNameRefused,
 )
 from orchd.importers.conversation import Message
 from orchd.node import Node, in_thread
 from orchd.notes import DeploymentRow, DeployNote
-from orchd.registry import ADMITTED
+from orchd.registry import ADMITTED, AdapterRow
 from orchd.registry.peft_config import SERVABLE
 from orchd.registry.use import not_admitted
-from orchd.rollback import ROLLING_BACK
+from orchd.rollback import READY
 from orchd.rpc.connection import Session
 from orchd.rpc.methods_data import conversations
-from orchd.rpc.methods_jobs import JobStarted
-from orchd.rpc.table import NoParams, Params, Result, method
-from orchd.serve import ollama
+from orchd.rpc.table import Params, Result, method
 from orchd.serve.specs import QUANTIZE_NAMES, AdapterPath, BuildSpec, Prompt
+from orchd.serve.targets import DeployTarget
 
 PROOF_PROMPTS = 8
 MAX_TOKENS = 4096
@@ -33,7 +36,7 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,79}")
 class DeployStart(Params, frozen=True, kw_only=True):
     """`adapter` None deploys the plain base. `dataset`: the proof asks prompts from its test part.
 
-    `force` switches although the proof failed.
+    `force` switches although the proof failed; `replace` a model of that name which orchd did not put there.
     """
 
     name: str
@@ -43,41 +46,33 @@ class DeployStart(Params, frozen=True, kw_only=True):
     quantize: str = "F16"
     dataset: str | None = None
     force: bool = False
+    replace: bool = False
+
+
+class DeployStarted(Result, frozen=True, kw_only=True):
+    """`job` None: there was nothing to do, as `note` says; `deployment` answers as wanted already."""
+
+    job: str | None
+    deployment: DeploymentRow | None = None
+    note: str = ""
 
 
 @method(
     "deploy.start",
     DeployStart,
-    JobStarted,
+    DeployStarted,
     "Make an adapter usable in a serving target, and prove that it answers the same.",
 )
-async def deploy_start(node: Node, p: DeployStart) -> JobStarted:
-    node.target(p.target)
-    _check_name(p)
+async def deploy_start(node: Node, p: DeployStart) -> DeployStarted:
+    target = node.target(p.target)
+    _check_name(p, target)
     quantize = _quantize(p.quantize)
     adapter, base_name = None, p.base
     if p.adapter is not None:
-        await node.network.caught_up()
-        row = await in_thread(node.registry.adapter, p.adapter)
-        if row.state != ADMITTED and not p.force:
-            raise await in_thread(not_admitted, node.registry, row)
-        await in_thread(node.check_usable, row.id)
-        if SERVABLE not in row.capabilities:
-            raise AdapterNotMergeable(
-                f"{row.name} has more than factors (DoRA, trained biases, saved modules); that can't be folded in yet",
-                field="adapter",
-            )
+        row = await _deployable(node, p.adapter, force=p.force)
         adapter = AdapterPath(id=row.id, path=str(await in_thread(node.registry.adapter_folder, row.id)))
         base_name = row.base
     base = await in_thread(node.registry.known_bases.folder, base_name)
-    await in_thread(room.for_model, node.registry, base, quantize)
-    spec = BuildSpec(
-        base=str(base.path),
-        adapter=adapter,
-        name=p.name,
-        quantize=quantize,
-        prompts=await _proof_prompts(node, p.dataset),
-    )
     note = DeployNote(
         name=p.name,
         adapter=None if adapter is None else adapter.id,
@@ -85,8 +80,56 @@ async def deploy_start(node: Node, p: DeployStart) -> JobStarted:
         base=base.name,
         force=p.force,
     )
-    job = await node.jobs.submit("deploy", spec, title=f"deploy {p.name}", note=note)
-    return JobStarted(job=job.id)
+    async with node.deploying.starting:
+        _check_idle(node, p.name)
+        there = await node.deploying.check_free(p.name, target, replace=p.replace)
+        if there and not (p.force or p.replace) and (same := await _same(node, note, quantize)) is not None:
+            return DeployStarted(job=None, deployment=same, note=f"{p.name} answers so already: nothing was done")
+        await in_thread(room.for_model, node.registry, base, quantize)
+        spec = BuildSpec(
+            base=str(base.path),
+            adapter=adapter,
+            name=p.name,
+            quantize=quantize,
+            prompts=await _proof_prompts(node, p.dataset),
+        )
+        job = await node.jobs.submit("deploy", spec, title=f"deploy {p.name}", note=note)
+    return DeployStarted(job=job.id)
+
+
+async def _deployable(node: Node, adapter: str, *, force: bool) -> AdapterRow:
+    await node.network.caught_up()
+    row = await in_thread(node.registry.adapter, adapter)
+    if row.state != ADMITTED and not force:
+        raise await in_thread(not_admitted, node.registry, row)
+    await in_thread(node.check_usable, row.id)
+    if SERVABLE not in row.capabilities:
+        raise AdapterNotMergeable(
+            f"{row.name} has more than factors (DoRA, trained biases, saved modules); that can't be folded in yet",
+            field="adapter",
+        )
+    return row
+
+
+def _check_idle(node: Node, name: str) -> None:
+    """Raises `DeployUnderWay` while something else is being deployed under this name."""
+    for job in node.jobs.going("deploy"):
+        if msgspec.convert(job.note, DeployNote).name == name:
+            raise DeployUnderWay(
+                f"{name} is being deployed already, by {job.id}",
+                hint=f"`orchctl job watch {job.id}` shows it, `orchctl job cancel {job.id}` stops it.",
+                field="name",
+            )
+
+
+async def _same(node: Node, wanted: DeployNote, quantize: str) -> DeploymentRow | None:
+    """The deployment that does already what is wanted."""
+    for row in await in_thread(node.deployments.list):
+        there = (row.name, row.adapter, row.target, row.base, row.quantize, row.state)
+        same = there == (wanted.name, wanted.adapter, wanted.target, wanted.base, quantize, READY)
+        if same and made_of(row).golden:  # else it was made by an orchd that can't ask it again
+            return await node.deployment_row(row)
+    return None
 
 
 def _quantize(text: str) -> str:
@@ -97,11 +140,10 @@ def _quantize(text: str) -> str:
     return text.upper()
 
 
-def _check_name(p: DeployStart) -> None:
-    if not NAME.fullmatch(p.name):
+def _check_name(p: DeployStart, target: DeployTarget) -> None:
+    if not NAME.fullmatch(p.name) or p.name.startswith(STAGING):
         raise TargetNameRefused(f"{p.name[:80]!r} is no name: letters, digits and _ . : - are taken", field="name")
-    if p.target == "ollama":
-        ollama.check_name(p.name)
+    target.check_name(p.name)
 
 
 async def _proof_prompts(node: Node, dataset: str | None) -> tuple[Prompt, ...]:
@@ -114,39 +156,6 @@ async def _proof_prompts(node: Node, dataset: str | None) -> tuple[Prompt, ...]:
 def _prompts(folder: Path) -> tuple[Prompt, ...]:
     """The first conversations of the test part, each up to its last answer."""
     return tuple(tuple(messages[:-1]) for messages in conversations(folder, "test", PROOF_PROMPTS))
-
-
-class DeploymentNamed(Params, frozen=True, kw_only=True):
-    deployment: str
-
-
-class DeploymentRows(Result, frozen=True, kw_only=True):
-    deployments: list[DeploymentRow]
-
-
-@method("deployment.list", NoParams, DeploymentRows, "What is deployed, and where.")
-async def deployment_list(node: Node, _: NoParams) -> DeploymentRows:
-    rows = await in_thread(node.deployments.list)
-    return DeploymentRows(deployments=[await node.deployment_row(row) for row in rows])
-
-
-@method("deployment.show", DeploymentNamed, DeploymentRow, "One deployment with the figures of its proof.")
-async def deployment_show(node: Node, p: DeploymentNamed) -> DeploymentRow:
-    return await node.deployment_row(await in_thread(node.deployments.get, p.deployment))
-
-
-class DeploymentRemoved(Result, frozen=True, kw_only=True):
-    deployment: str
-
-
-@method("deployment.remove", DeploymentNamed, DeploymentRemoved, "Take a deployment out of its target.")
-async def deployment_remove(node: Node, p: DeploymentNamed) -> DeploymentRemoved:
-    deployment = await in_thread(node.deployments.get, p.deployment)
-    if deployment.state != ROLLING_BACK:  # else it is out already
-        await node.target(deployment.target).remove(deployment.name)
-    await in_thread(node.deployments.remove, deployment.name)
-    await in_thread(node.drop_blob, deployment.blob)
-    return DeploymentRemoved(deployment=deployment.name)
 
 
 class ChatComplete(Params, frozen=True, kw_only=True):

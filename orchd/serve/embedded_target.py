@@ -13,9 +13,16 @@ class EmbeddedTarget:
     """Deploys into the worker process that `orchctl chat` asks."""
 
     kind = "embedded"
+    stages = True
 
     def __init__(self, runtime: EmbeddedRuntime) -> None:
         self._runtime = runtime
+
+    def check_name(self, name: str) -> None:
+        """Every deployment's name is one here."""
+
+    def full_name(self, name: str) -> str:
+        return name
 
     async def probe(self) -> Capabilities:
         return Capabilities(kind=self.kind, address="", version="")

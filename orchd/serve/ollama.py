@@ -97,9 +97,18 @@ class OllamaTarget:
     """The server at `host` (as OLLAMA_HOST is written; empty: this machine). Use it under trio."""
 
     kind = "ollama"
+    stages = True
 
     def __init__(self, host: str = "") -> None:
         self.address = address_of(host)
+
+    def check_name(self, name: str) -> None:
+        check_name(name)
+
+    def full_name(self, name: str) -> str:
+        """Names are the same in any case, and without a tag it is `latest`."""
+        tagged = name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+        return tagged.casefold()
 
     async def probe(self) -> Capabilities:
         found = await self._call("GET", "/api/version")
@@ -143,9 +152,8 @@ class OllamaTarget:
         await self._call("DELETE", "/api/delete", {"model": full_name})
 
     async def _find(self, full_name: str) -> Deployed:
-        """Names are the same in any case."""
         for one in await self.list():
-            if one.name.casefold() == full_name.casefold():
+            if self.full_name(one.name) == self.full_name(full_name):
                 return one
         raise DeploymentUnknown(f"{self.address} holds no model {full_name}", field="name")
 

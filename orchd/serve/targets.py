@@ -67,6 +67,16 @@ class DeployTarget(Protocol):
     @property
     def kind(self) -> str: ...
 
+    @property
+    def stages(self) -> bool:
+        """Whether something can be tried there under another name first."""
+
+    def check_name(self, name: str) -> None:
+        """Raises TargetNameRefused for what can't be a model's name there."""
+
+    def full_name(self, name: str) -> str:
+        """What two names have in common that stand for the same there. Raises nothing."""
+
     async def probe(self) -> Capabilities:
         """Is it there? Raises TargetUnreachable."""
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import trio
 
 from orchd.errors import AdapterUnknown, AverageSpecInvalid, ParamsInvalid
 from orchd.jobs.states import Job
@@ -37,8 +38,13 @@ class Work:
             SimpleNamespace(
                 registry=lab.registry,
                 jobs=SimpleNamespace(
-                    submit=self._submit, submit_local=self._submit, next_id=lambda: "job_new", get=self._get
+                    submit=self._submit,
+                    submit_local=self._submit,
+                    next_id=lambda: "job_new",
+                    get=self._get,
+                    going=lambda kind: [],
                 ),
+                deploying=SimpleNamespace(starting=trio.Lock(), check_free=self._free),
                 datasets=SimpleNamespace(
                     get=lambda text: SimpleNamespace(id=text, name=text, kind=self.kind),
                     folder=lambda id: self.data / id,
@@ -47,11 +53,14 @@ class Work:
                 runs=Runs(lab.root / "runs"),
                 retention=RetentionSets(lab.root / "retention"),
                 unfinished_jobs=self._unfinished,
-                target=lambda kind: None,
+                target=lambda kind: SimpleNamespace(check_name=lambda name: None),
                 network=SimpleNamespace(caught_up=self._caught_up),
                 environment=SimpleNamespace(note=self._nothing),
             ),
         )
+
+    async def _free(self, name: str, target: Any, *, replace: bool) -> bool:
+        return False
 
     async def _nothing(self) -> str:
         return ""

@@ -27,6 +27,7 @@ COMMANDS = (
             opt("--quantize", "of the file that is made: F32, F16 or Q8_0 (F16)"),
             opt("--dataset", "the proof asks prompts from its test part"),
             switch("--force", "deploy although the proof failed, or a quarantined adapter"),
+            switch("--replace", "also a model of that name that orchd did not put there"),
         ),
     ),
 )

@@ -6,6 +6,7 @@ from typing import Any
 
 from orchd.cli.command import Command, arg
 from orchd.cli.text import fields, short, size, table, when
+from orchd.errors import EXIT_FAILED
 
 DEPLOYMENT = arg("deployment", "its name")
 
@@ -40,9 +41,21 @@ def human_row(row: dict[str, Any]) -> str:
             ("file", f"{row['quantize']}, {size(row['size'])}, sha256 {row['sha256']}"),
             ("same answers", f"{_held(parity)}: {parity['detail']}" if parity else None),
             ("note", row["note"] or None),
+            ("before", _before(row["before"])),
             ("made", when(row["created_ms"])),
         ]
     )
+
+
+def _before(before: dict[str, Any] | None) -> str | None:
+    if before is None:
+        return None
+    who = f"{before['name'] or 'an adapter'} ({short(before['adapter'])})" if before["adapter"] else "the plain base"
+    return f"{who} in {before['target']}, {before['quantize']}; `orchctl deployment rollback` brings it back"
+
+
+def human_rollback(told: dict[str, Any]) -> str:
+    return f"{human_row(told['deployment'])}\ninstead of  {told['instead_of'] or 'the plain base'}"
 
 
 def _words(state: str) -> str:
@@ -62,6 +75,24 @@ COMMANDS = (
         "One deployment with the figures of its proof",
         human_row,
         method="deployment.show",
+        arguments=(DEPLOYMENT,),
+    ),
+    Command(
+        "verify",
+        "Ask its target for the proven answers again",
+        lambda told: f"{'yes' if told['held'] else 'NO'}: {told['deployment']} in {told['target']}: {told['detail']}",
+        method="deployment.verify",
+        verdict=lambda told: EXIT_FAILED if not told["held"] else 0,
+        arguments=(DEPLOYMENT,),
+    ),
+    Command(
+        "rollback",
+        "Let what answered under the name before answer again; a second time takes that back",
+        human_rollback,
+        method="deployment.rollback",
+        changes=True,
+        subject=("deployment.show", "deployment"),
+        more="One step is kept. For example: orchctl deployment rollback us",
         arguments=(DEPLOYMENT,),
     ),
     Command(
