@@ -18,7 +18,8 @@ from tokenizers import Tokenizer
 
 from orchd.errors import BaseNotSupported
 from orchd.lm.routing import LETTERS, TOKENS, Vector, prompt_vector
-from orchd.serve.llama import LlamaConfig, read_config, read_vocabulary
+from orchd.serve.llama import LlamaConfig, read_config
+from orchd.serve.vocabulary import read_vocabulary
 from orchd.serve.weights import FloatArray, Weights
 
 MODULES: Final = (
@@ -54,7 +55,7 @@ class Reader:
 
     def __init__(self, folder: Path) -> None:
         self._half = LowerHalf(folder)
-        special = read_vocabulary(folder, read_config(folder)).special
+        special = read_vocabulary(folder, read_config(folder).vocab_size).special
         first = special.get("bos", special.get("eos"))
         self._start = [] if first is None else [first]
         try:
