@@ -155,9 +155,11 @@ def lineage_record(result: AverageResult, leaves: tuple[bytes, ...], *, method: 
     )
 
 
-def average_extra(result: AverageResult, leaves: tuple[bytes, ...]) -> dict[str, Any]:
-    """What a manifest says besides (`AverageExtra`), for averages of this one: what it took of each leaf."""
-    if result.method == MEAN or not result.coefficients_ppm:
-        return {}
-    taken = tuple(ppm for _, ppm in sorted(zip(leaves, result.coefficients_ppm, strict=True)))
-    return {"average": {"version": AverageExtra().version, "coefficients_ppm": list(taken)}}
+def average_extra(result: AverageResult, leaves: tuple[bytes, ...], missing: tuple[bytes, ...] = ()) -> dict[str, Any]:
+    """What a manifest says besides (`AverageExtra`), for averages of this one: what it took of each leaf, and who is
+    not in it though its parents had them."""
+    told: dict[str, Any] = {"missing": sorted(missing)} if missing else {}
+    if result.method != MEAN and result.coefficients_ppm:
+        taken = tuple(ppm for _, ppm in sorted(zip(leaves, result.coefficients_ppm, strict=True)))
+        told["coefficients_ppm"] = list(taken)
+    return {"average": {"version": AverageExtra().version, **told}} if told else {}

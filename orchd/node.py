@@ -337,7 +337,7 @@ class Node:
             workdir / result.adapter,
             origin="averaged",
             lineage=lineage,
-            extra=crafting.average_extra(result, leaves),
+            extra=crafting.average_extra(result, leaves, tuple(parse_id(one, ADAPTER) for one in note.missing)),
         )
         self.tell_admitted(admission, job.id)
         return Averaged(
@@ -352,6 +352,7 @@ class Node:
             coefficients_ppm=result.coefficients_ppm,
             votes=result.votes,
             leaves=await in_thread(self.leaf_names, note.leaves),
+            missing=note.missing,
         )
 
     async def _average_verified(self, job: Job, result: VerifyResult, workdir: Path) -> AverageVerified:

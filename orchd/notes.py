@@ -67,7 +67,7 @@ class TrainNote(_Note, frozen=True, kw_only=True):
 
 
 class AverageNote(_Note, frozen=True, kw_only=True):
-    """`leaves` are in the order of the job's adapters."""
+    """`leaves` are in the order of the job's adapters; `missing` should be in it too, and could not be had."""
 
     name: str
     base: str
@@ -77,6 +77,7 @@ class AverageNote(_Note, frozen=True, kw_only=True):
     licence: str = NO_LICENCE
     tags: tuple[str, ...] = ()
     supersedes: str | None = None
+    missing: tuple[str, ...] = ()
 
 
 class VerifyNote(_Note, frozen=True, kw_only=True):
@@ -130,7 +131,7 @@ class Averaged(_Note, frozen=True, kw_only=True):
 
     `cosines[i][j]` are between the `leaves` i and j. `votes` are the places of those that had one vote together, and
     `coefficients_ppm` what became of the weights `weights_ppm`; empty where the method counts none, or gives no
-    weighted sum.
+    weighted sum. `missing` leaves should be in it and could not be had.
     """
 
     adapter: AdapterRow
@@ -144,6 +145,7 @@ class Averaged(_Note, frozen=True, kw_only=True):
     weights_ppm: tuple[int, ...] = ()
     coefficients_ppm: tuple[int, ...] = ()
     votes: tuple[tuple[int, ...], ...] = ()
+    missing: tuple[str, ...] = ()
 
 
 class AverageVerified(_Note, frozen=True, kw_only=True):

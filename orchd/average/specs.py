@@ -87,11 +87,13 @@ class AverageResult(_Value, frozen=True, kw_only=True):
 class AverageExtra(msgspec.Struct, frozen=True, kw_only=True):
     """`extra.average` of a manifest: what an average took of each leaf, in the lineage's order, without the strength.
 
-    In parts per million. Only methods that end in a weighted sum, and are more than the plain mean, have it.
+    In parts per million. Only methods that end in a weighted sum, and are more than the plain mean, have it. `missing`
+    are leaves that should be in it and could not be had: the weights are those of the rest.
     """
 
     version: int = 1
     coefficients_ppm: tuple[int, ...] = ()
+    missing: tuple[bytes, ...] = ()
 
 
 class VerifySpec(_Value, frozen=True, kw_only=True):

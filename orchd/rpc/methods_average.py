@@ -29,6 +29,7 @@ from orchd.registry import ADMITTED, AdapterRow, Base, Registry
 from orchd.registry.bases import FOLDER
 from orchd.registry.peft_config import AVERAGEABLE
 from orchd.registry.use import not_admitted
+from orchd.rpc import leaves
 from orchd.rpc.methods_jobs import JobStarted
 from orchd.rpc.methods_training import AdapterNamed, Tags, kept_tags, superseded
 from orchd.rpc.table import Params, method
@@ -51,9 +52,14 @@ class AverageWanted(Params, frozen=True, kw_only=True):
 
 
 class AverageStart(AverageWanted, frozen=True, kw_only=True):
-    """What to average and how. `supersedes` as for `train.start`. With `preview` it is `average.preview`."""
+    """What to average and how. `supersedes` as for `train.start`. With `preview` it is `average.preview`.
+
+    Leaves of averages that are not here are fetched first; with `allow_partial` those that nobody gives are left out,
+    and the others' weights grow.
+    """
 
     preview: bool = False
+    allow_partial: bool = False
     name: str = ""
     tags: Tags = ()
     supersedes: str | None = None
@@ -65,7 +71,27 @@ async def average_start(node: Node, p: AverageStart) -> JobStarted:
         return await _plan(node, p, through=True)
     check_count(p)
     await node.network.caught_up()
-    wanted = await in_thread(resolve, node, p)
+    if missing := await in_thread(_missing, node, p):
+
+        async def go_on(without: tuple[str, ...]) -> JobStarted:
+            return await _start(node, p, without)
+
+        title = f"fetch {len(missing)} leaves and average {p.name or 'them'}"
+        return await leaves.gather(node, title, missing, go_on, partial=p.allow_partial)
+    return await _start(node, p, ())
+
+
+def _missing(node: Node, p: AverageWanted) -> list[str]:
+    """Leaves of averages that are not here. Raises what `resolve` does before it looks at them."""
+    _check_weights(p)
+    parents = [node.registry.manifest(node.registry.resolve(text)) for text in p.adapters]
+    found = _expanded(parents, p.weights or [1.0] * len(parents)).leaves
+    own = {parent.digest for parent in parents}
+    return leaves.absent(node.registry, [leaf for leaf, _ in found if leaf not in own])
+
+
+async def _start(node: Node, p: AverageStart, without: tuple[str, ...]) -> JobStarted:
+    wanted = await in_thread(resolve, node, p, without)
     note = AverageNote(
         name=p.name or f"average of {len(wanted.spec.adapters)}",
         base=wanted.base.name,
@@ -75,6 +101,7 @@ async def average_start(node: Node, p: AverageStart) -> JobStarted:
         licence=_common_licence(wanted.parents),
         tags=kept_tags(p.tags),
         supersedes=await in_thread(superseded, node, p.supersedes),
+        missing=without,
     )
     job = await node.jobs.submit("average", wanted.spec, title=f"average {note.name}", note=note)
     return JobStarted(job=job.id)
@@ -134,7 +161,8 @@ def _sorted_out(node: Node, p: AverageWanted) -> tuple[AverageWanted, tuple[Refu
             leaf_rows(node, [leaf for leaf, _ in _expanded([parent], [1.0]).leaves])
             kept.append(place)
         except OrchdError as error:
-            refused.append(Refusal(id=parent.id, name=parent.record.name, reason=error.message))
+            fetched = "; `orchctl average start` fetches it first" if isinstance(error, LeavesUnknown) else ""
+            refused.append(Refusal(id=parent.id, name=parent.record.name, reason=error.message + fetched))
     if len(kept) < 2:
         told = "; ".join(f"{one.name}: {one.reason}" for one in refused)
         raise AverageSpecInvalid(f"{len(kept)} of these adapters can be averaged ({told})", field="adapters")
@@ -152,15 +180,17 @@ class Wanted(NamedTuple):
     parents: list[Verified[Manifest]]
 
 
-def resolve(node: Node, p: AverageWanted) -> Wanted:
-    """Raises `AverageSpecInvalid` and its like, `AdapterUnknown`, `NotAverageable`, `LeavesUnknown`, `DiskFull`."""
+def resolve(node: Node, p: AverageWanted, without: Sequence[str] = ()) -> Wanted:
+    """What to average, `without` some leaves.
+
+    Raises `AverageSpecInvalid` and its like, `AdapterUnknown`, `NotAverageable`, `LeavesUnknown`, `DiskFull`."""
     check_count(p)
     rule = RankRule.parse(p.rank)
     check_wanted(p.method)
     _check_weights(p)
     parents = [node.registry.manifest(node.registry.resolve(text)) for text in p.adapters]
     base = one_base(node, parents)
-    expanded = _expanded(parents, p.weights or [1.0] * len(parents))
+    expanded = leaves.left_out(_expanded(parents, p.weights or [1.0] * len(parents)), without)
     rows = leaf_rows(node, [leaf for leaf, _ in expanded.leaves])
     weighted = p.method == AUTO or METHODS[p.method].weighted
     if p.weights is not None and not weighted:
@@ -216,8 +246,8 @@ def parent_of(parent: Verified[Manifest]) -> Parent | None:
         taken = list(coefficients(parent.record))
         if len(taken) != len(lineage.leaves) or min(taken) < 0 or not any(taken):
             raise AverageNotExpandable(f"{told}, does not say what it took of each", field="adapters")
-    leaves = [(leaf.id, ppm) for leaf, ppm in zip(lineage.leaves, taken, strict=True) if ppm]
-    return Parent(leaves, lineage.strength_ppm)
+    found = [(leaf.id, ppm) for leaf, ppm in zip(lineage.leaves, taken, strict=True) if ppm]
+    return Parent(found, lineage.strength_ppm)
 
 
 def _common_licence(parents: Sequence[Verified[Manifest]]) -> str:
@@ -238,14 +268,15 @@ def one_base(node: Node, parents: Sequence[Verified[Manifest]]) -> Base:
     return here[0]
 
 
-def leaf_rows(node: Node, leaves: Sequence[bytes]) -> list[AdapterRow]:
+def leaf_rows(node: Node, ids: Sequence[bytes]) -> list[AdapterRow]:
     """The leaves as they are here. Raises `LeavesUnknown`, `NotAdmitted`, `NotAverageable`."""
     found = []
-    for leaf in leaves:
+    for leaf in ids:
         try:
             found.append(node.registry.adapter(text_id(ADAPTER, leaf)))
         except AdapterUnknown:
-            raise LeavesUnknown(f"the leaf {text_id(ADAPTER, leaf)} is not here", field="adapters") from None
+            told = f"the leaf {text_id(ADAPTER, leaf)} is not here"
+            raise LeavesUnknown(told, field="adapters") from None
         check_averageable(node.registry, found[-1])
     return found
 

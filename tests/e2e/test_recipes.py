@@ -1,4 +1,4 @@
-"""Two real daemons: one publishes averages, the other recomputes them when it has their leaves."""
+"""Two real daemons: one publishes averages, the other recomputes them, and fetches leaves to average them again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from orchd.average.recipe import recipe_digest
 from orchd.daemon import embedded_base
 from orchd.demo.cast import Cast
 from orchd.demo.node import Node
-from orchd.errors import RecipeMismatch
+from orchd.errors import LeavesUnknown, RecipeMismatch
 from orchd.identity import Identity
 from orchd.paths import Paths
 from orchd.records import Leaf, Manifest, parse_id, sign
@@ -98,3 +98,34 @@ def test_a_lying_average_is_refused_by_whoever_has_its_leaves(cast: Cast, tmp_pa
     assert late not in {one["id"] for one in b.call("adapter.list")["adapters"]}
     refused = b.wait_event("adapter.refused", lambda data: data["id"] == late)
     assert refused["name"] == "RecipeMismatch"
+
+
+def test_missing_leaves_are_fetched_or_named(cast: Cast, tmp_path: Path) -> None:
+    a = cast.start("A")
+    b = cast.start("B", bootstrap=a.address)
+    for node in (a, b):
+        node.join(TOPIC)
+    given = offer(a, small_adapter(tmp_path / "given", 0))
+    (kept,) = a.job("adapter.import", path=str(small_adapter(tmp_path / "kept", 1)))["adapters"]
+    both = a.job("average.start", adapters=[given, kept["id"]], name="both", method="mean", rank=4)["adapter"]["id"]
+    a.publish(both, TOPIC)
+    own = offer(b, small_adapter(tmp_path / "own", 2))
+    b.find_and_fetch(both)
+    wanted = {"adapters": [both, own], "weights": [2, 1], "method": "mean"}
+
+    with pytest.raises(LeavesUnknown, match=f"1 leaf can't be had: {kept['id']}") as refused:
+        b.job("average.start", **wanted)
+    assert "--allow-partial" in refused.value.hint
+    partial = b.job("average.start", **wanted, allow_partial=True)
+    assert partial["missing"] == [kept["id"]]
+    told = {leaf["id"]: leaf["weight"] for leaf in partial["adapter"]["lineage"]["leaves"]}
+    assert told == {given: pytest.approx(0.5), own: pytest.approx(0.5)}
+    record = ManifestFiles(b.home / "data" / "manifests").read(parse_id(partial["adapter"]["id"], ADAPTER)).record
+    assert record.extra["average"]["missing"] == [parse_id(kept["id"], ADAPTER)]
+
+    a.publish(kept["id"], TOPIC)
+    whole = b.job("average.start", **wanted)
+    assert whole["missing"] == []
+    told = {leaf["id"]: leaf["weight"] for leaf in whole["adapter"]["lineage"]["leaves"]}
+    assert told == {id: pytest.approx(1 / 3, abs=1e-6) for id in (given, kept["id"], own)}
+    assert b.job("average.verify", adapter=whole["adapter"]["id"])["holds"]

@@ -20,7 +20,8 @@ def human(result: dict[str, Any]) -> str:
         cut = f"rank {row['rank']} has no room for {percent(share)} of the exact average's length, which was cut off"
     adapter = human_row({**row, "leaves": result["leaves"]})
     likeness = _likeness(result["leaves"], result["cosines"])
-    return "\n\n".join(filter(None, [adapter, cut, _taken(result), likeness]))
+    gone = [f"not in it, as nobody gives it: {id}" for id in result.get("missing", ())]
+    return "\n\n".join(filter(None, [adapter, "\n".join(gone), cut, _taken(result), likeness]))
 
 
 def _taken(result: dict[str, Any]) -> str:
@@ -181,6 +182,7 @@ COMMANDS = (
         arguments=(
             *WANTED,
             switch("--dry-run", "only say what would come out, as preview", dest="preview"),
+            switch("--allow-partial", "leave out leaves of averages that nobody gives; the others' weights grow"),
             opt("--name", "how to call it"),
             opt("--tag", "to be found by; may be given more than once", dest="tags", action="append"),
             opt("--supersedes", "an adapter of yours that the new one takes the place of", metavar="ADAPTER"),
