@@ -32,7 +32,7 @@ from orchd.registry.local_rows import Run
 from orchd.registry.trust import SELF
 from orchd.registry.use import not_admitted
 from orchd.train.leak.figures import MAX_AUC, METHOD, UNTOLD, Centroid, LeakReport, exceeds
-from orchd.train.specs import LeakResult, LeakSettings, LeakSpec, TrainSpec, leak_settings
+from orchd.train.specs import LeakResult, LeakSettings, LeakSpec, Settled, TrainSpec, leak_settings
 
 if TYPE_CHECKING:
     from orchd.node import Node
@@ -231,7 +231,10 @@ async def _settings(node: Node, id: str, dataset: str, *, routing: bool) -> Leak
     except JobUnknown:
         return LeakSettings(routing=routing)
     spec = msgspec.convert(job.spec, TrainSpec)
-    epochs = job.result.get("epochs", 0.0) if isinstance(job.result, dict) else 0.0
+    result = job.result if isinstance(job.result, dict) else {}
+    epochs = result.get("epochs", 0.0)
+    if settled := result.get("settled"):
+        spec = msgspec.structs.replace(spec, lora_dropout=msgspec.convert(settled, Settled).lora_dropout)
     return leak_settings(spec, epochs=epochs, routing=routing)
 
 

@@ -22,7 +22,7 @@ from orchd.registry.local_rows import Deployment, Run
 from orchd.registry.own import Datasets, Deployments
 from orchd.rpc.methods_adapters import AdapterPublish, adapter_publish
 from orchd.train.leak.figures import CanaryFigure, Centroid, LeakReport
-from orchd.train.specs import LeakResult, LeakSettings, TrainSpec
+from orchd.train.specs import LeakResult, LeakSettings, Settled, TrainSpec
 from tests.helpers import ALICE, BOB, Lab, lora_tensors
 from tests.net.support import cluster
 from tests.rpc.test_methods_network import node_of
@@ -282,15 +282,20 @@ async def test_it_is_measured_on_all_that_it_learnt(home: Home) -> None:
     training = home.lab.claim(home.lab.folder("x")).training
     assert training is not None
     id = home.trained("after", 2, dataset=second, training=replace(training, initial=parse_id(before, ADAPTER)))
-    spec = msgspec.to_builtins(TrainSpec(base="", dataset="", seed=7, canaries=3, lora_dropout=0.1))
+    spec = msgspec.to_builtins(TrainSpec(base="", dataset="", seed=7, canaries=3))
+    plan = Settled(
+        rank=4, alpha=8.0, learning_rate=0.01, batch_size=8, steps=9, warmup_steps=1, max_length=64, row_tokens=64,
+        gradient_checkpointing="off", lora_dropout=0.2,
+    )  # fmt: skip
+    result = {"epochs": 5.0, "settled": msgspec.to_builtins(plan)}
     home.jobs["job_1"] = Job(
-        id="job_1", kind="train", title="", state=State.DONE, created_ms=1, spec=spec, result={"epochs": 5.0}
+        id="job_1", kind="train", title="", state=State.DONE, created_ms=1, spec=spec, result=result
     )
     found, note = await leaks.plan(home.node, "after", None, routing=True)
     assert note == LeakNote(adapter=id, datasets=(second, first), routing=True)
     folders = [str(home.node.datasets.folder(dataset)) for dataset in (second, first)]
     assert list(found.datasets) == folders
-    assert found.settings == LeakSettings(seed=7, canaries=3, routing=True, epochs=5.0, dropout=0.1)
+    assert found.settings == LeakSettings(seed=7, canaries=3, routing=True, epochs=5.0, dropout=0.2)
     found, _ = await leaks.plan(home.node, "after", "first", routing=False)
     assert (found.datasets, found.settings) == ((folders[1],), LeakSettings())
 

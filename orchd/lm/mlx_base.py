@@ -230,7 +230,8 @@ class Scorer:
         plain = dict(self._model.named_modules())
         made = []
         for name, rank, scale, dropout in wanted:
-            layer = LoRALinear.from_base(plain[name], r=rank, scale=scale)
+            layer = _Adapted.from_base(plain[name], r=rank, scale=scale)
+            layer.__class__ = _Adapted
             layer.dropout = _Dropout(dropout)
             made.append((name, layer))
         if made:
@@ -345,6 +346,15 @@ class _Differentiable(torch.autograd.Function):
         return None, *ctx.pass_.gradients(weights[0])
 
 
+class _Adapted(LoRALinear):  # type: ignore[misc]
+    """mlx-lm's leaves out what comes into A, `start_adapter` what comes out of it."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        inner = self.dropout(x @ self.lora_a) @ self.lora_b
+        made: mx.array = self.linear(x) + (self.scale * inner).astype(x.dtype)
+        return made
+
+
 class _Dropout(Module):  # type: ignore[misc]
     """Drawn from a key, so that a layer that is computed twice leaves out the same."""
 
@@ -427,7 +437,7 @@ def _factors(layer: LoraLayer) -> tuple[Tensor, Tensor]:
 def _shape(layer: LoraLayer) -> tuple[int, float, float]:
     """Rank, scale, and dropout."""
     (name,) = layer.active_adapters
-    return layer.r[name], float(layer.scaling[name]), float(getattr(layer.lora_dropout[name], "p", 0.0))
+    return layer.r[name], float(layer.scaling[name]), float(getattr(layer.lora_A[name], "dropout", 0.0))
 
 
 def _parameters(layers: Mapping[str, LoraLayer]) -> Arrays:

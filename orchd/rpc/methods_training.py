@@ -86,7 +86,7 @@ class TrainSettings(Params, frozen=True, kw_only=True):
     batch_size: int | None = None
     gradient_accumulation_steps: int = DEFAULTS.gradient_accumulation_steps
     weight_decay: float = DEFAULTS.weight_decay
-    lora_dropout: float = DEFAULTS.lora_dropout
+    lora_dropout: float | None = None
     replay: float = DEFAULTS.replay
     compute: Literal["auto", "F32", "BF16"] = DEFAULTS.compute
     gradient_checkpointing: Literal["auto", "on", "off"] = DEFAULTS.gradient_checkpointing

@@ -43,6 +43,8 @@ def main(arguments: list[str]) -> None:
     spec = msgspec.json.decode(Path(arguments[0]).read_bytes(), type=TrainSpec)
     folder = Path(arguments[1]).absolute()
     spec = msgspec.structs.replace(spec, run=str(folder / "run"))
+    if spec.lora_dropout is None:  # each process would leave out others, and only one's draws are in a checkpoint
+        spec = msgspec.structs.replace(spec, lora_dropout=0.0)
     if spec.replay:
         hint = "Leave it out here, or train in one process."
         raise TrainingRefused("what is replayed is made by one process", hint=hint, field="replay")

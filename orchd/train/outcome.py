@@ -11,6 +11,7 @@ from orchd.jobs.context import JobContext
 from orchd.lm.adapter import AdapterConfig, load_adapter, save_adapter
 from orchd.lm.base import Base
 from orchd.train.afterwards import FORGETTING, LEAK
+from orchd.train.datasets.store import check_content
 from orchd.train.evaluate import forgetting, score
 from orchd.train.extract import extract
 from orchd.train.leak.measure import Measured, measure_training
@@ -50,9 +51,11 @@ def leave(
     look how much an adapter gives away; a base stays here. It went through the rows ``epochs`` times; ``run`` is the
     run's folder; ``enter`` is told each phase.
 
-    Raises `TrainingRefused` where there is nothing to extract, `JobCancelled`.
+    Raises `TrainingRefused` where there is nothing to extract, `DatasetUnusable` where the rows were changed since it
+    began, `JobCancelled`.
     """
     workdir, data = job.workdir, Path(spec.dataset)
+    check_content(data, job.check)  # its test rows are scored: they, too, must be those of the id that is signed for
     parameters = sum(tensor.numel() for tensor in trainee.weights().values())
     if not isinstance(trainee, Whole):
         config = save_adapter(trainee.model, workdir / ADAPTER, spec.dtype)

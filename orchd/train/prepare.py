@@ -186,7 +186,9 @@ def new_adapter(spec: TrainSpec, base: Base) -> Any:
     if spec.initial is not None and not spec.modules and not spec.layers:
         same = read_config(Path(spec.initial)).target_modules
         targets = same if isinstance(same, str) else list(same)
-    model = start_adapter(base, spec.rank, alpha_of(spec), targets, dropout=spec.lora_dropout, rslora=spec.rslora)
+    model = start_adapter(
+        base, spec.rank, alpha_of(spec), targets, dropout=spec.lora_dropout or 0.0, rslora=spec.rslora
+    )
     if spec.initial is not None:
         continue_from(model, Path(spec.initial))
     return model

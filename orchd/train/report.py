@@ -22,7 +22,7 @@ SHOWN: Final = (
     *("learning_rate", "batch_size", "gradient_accumulation_steps", "weight_decay", "lora_dropout"),
     *("steps", "schedule_total", "schedule_offset", "seed", "quantization"),
 )
-OF_ADAPTERS: Final = frozenset({"rank", "alpha", "rslora"})
+OF_ADAPTERS: Final = frozenset({"rank", "alpha", "rslora", "lora_dropout"})
 LOSS: Final = "Loss, nats a token", "Loss, nats a pair"
 RIGHT: Final = "Tokens that it would have chosen, %", "Pairs that it has learnt to prefer, %"
 """Of supervised fine-tuning, and of preferences."""

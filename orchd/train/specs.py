@@ -79,8 +79,9 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     answers unlikely).
 
     A step is ``gradient_accumulation_steps`` times ``batch_size`` examples. ``lora_dropout`` is the share of the
-    adapter's inputs that is left out while it is trained. ``run`` is the folder of the run's checkpoints and curves
-    (empty: one in the working folder, which goes with it); a run that has checkpoints there goes on from the last.
+    adapter's inner numbers, as many as its rank, that is left out while it is trained (None: by the plan). ``run`` is
+    the folder of the run's checkpoints and curves (empty: one in the working folder, which goes with it); a run that
+    has checkpoints there goes on from the last.
 
     ``quantization``: the frozen base is held in 4 bits (nf4: QLoRA) or 8 (int8); what is scored is an adapter on it.
     ``compute`` is the dtype that the base is computed in; "auto" tries which is faster here. ``dtype`` is the file's.
@@ -124,7 +125,7 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     dtype: str = "BF16"
     weight_decay: float = 0.0
-    lora_dropout: float = 0.0
+    lora_dropout: float | None = None
     gradient_accumulation_steps: int = 1
     quantization: Literal["none", "nf4", "int8"] = "none"
     compute: Literal["auto", "F32", "BF16"] = "auto"
@@ -149,7 +150,7 @@ def leak_settings(spec: TrainSpec, *, epochs: float, routing: bool) -> LeakSetti
         max_length=spec.max_length,
         routing=routing,
         epochs=epochs,
-        dropout=spec.lora_dropout,
+        dropout=spec.lora_dropout or 0.0,
         replay=spec.replay,
     )
 
@@ -175,6 +176,7 @@ class Settled(msgspec.Struct, frozen=True, kw_only=True):
     row_tokens: int
     gradient_checkpointing: Literal["on", "off"]
     backend: Literal["torch", "mlx"] = "torch"
+    lora_dropout: float = 0.0
     doubts: tuple[str, ...] = ()
     computed: str = ""
 

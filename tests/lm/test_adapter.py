@@ -43,6 +43,19 @@ def test_a_new_adapter_changes_nothing(base: Base) -> None:
     assert len(adapter_weights(model)) == 2 * 3 * 7
 
 
+def test_dropout_leaves_out_inner_numbers_while_it_learns(base: Base) -> None:
+    model = start_adapter(base, rank=40, alpha=80, dropout=0.25)
+    set_weights(model, {name: torch.randn_like(tensor) * 0.1 for name, tensor in adapter_weights(model).items()})
+    between = next(module for name, module in model.named_modules() if name.endswith("lora_A.default"))
+    given = torch.ones(500, between.in_features)
+    whole = between.eval()(given)
+    made = between.train()(given)
+    assert float((made == 0).float().mean()) == pytest.approx(0.25, abs=0.02)
+    assert torch.allclose(made[made != 0], (whole / 0.75)[made != 0])
+    assert not torch.equal(logits(model.train()), logits(model))
+    assert torch.equal(logits(model.eval()), logits(model))
+
+
 def test_it_comes_back_and_goes_away(base: Base, saved: Path) -> None:
     plain = logits(base.model)
     model = load_adapter(base, saved)

@@ -12,14 +12,15 @@ from orchd.importers.conversation import Conversation
 from orchd.jobs.context import JobContext
 from orchd.lm.adapter import adapter_weights, load_adapter, save_adapter, set_weights, start_adapter
 from orchd.lm.base import load_base
-from orchd.train import evaluate, loop, prepare
+from orchd.train import evaluate, loop, outcome, prepare
+from orchd.train.datasets.store import read_info
 from orchd.train.specs import AdapterPath, EvaluateSpec, TrainSpec
 
 from .conftest import DEMO_BASE, MakeDataset, Recorder, new_job, pair
 
 
 def spec(dataset: Path, **fields: Any) -> TrainSpec:
-    small = {"rank": 4, "steps": 4, "batch_size": 8, "dtype": "F32"}
+    small = {"rank": 4, "steps": 4, "batch_size": 8, "dtype": "F32", "lora_dropout": 0.0}
     return TrainSpec(base=str(DEMO_BASE), dataset=str(dataset), **(small | fields))
 
 
@@ -218,3 +219,20 @@ def test_what_was_scored_while_training_is_what_evaluation_finds(
     assert [row.loss for row in rows] == pytest.approx([score.base_loss, score.loss], abs=1e-4)
     model = load_adapter(load_base(DEMO_BASE), path.path)
     assert sum(tensor.numel() for tensor in adapter_weights(model).values()) == result.parameters
+
+
+def test_rows_that_were_changed_meanwhile_are_not_scored(
+    dataset: MakeDataset, reversals: list[Conversation], tmp_path: Path
+) -> None:
+    made = dataset(reversals)
+    folder = made.rename(tmp_path / read_info(made).id)
+    asked = spec(folder, run=str(tmp_path / "run"))
+    job = new_job(tmp_path / "one")
+    rows = (folder / "test.jsonl").read_text()
+    base, training = loop.trained(asked, job)
+    (folder / "test.jsonl").write_text(rows.replace("reverse", "rotate"))
+    with pytest.raises(DatasetUnusable, match="was changed in its folder"):
+        outcome.leave(training.spec, training.trainee, base, training.folder, 1.0, job)
+    assert not (job.workdir / "adapter").exists()
+    (folder / "test.jsonl").write_text(rows)
+    assert loop.run(asked, new_job(tmp_path / "two")).heldout[0].examples == 12

@@ -194,6 +194,16 @@ def test_the_demo_bases_own_rates_are_not_warned_of(rate: float) -> None:
     assert list(plan.warnings(spec(), settled(given, learning_rate=rate), given)) == []
 
 
+def test_dropout_is_planned_where_it_was_measured_to_help() -> None:
+    assert settled(facts(TINY)).lora_dropout == plan.DROPOUT
+    assert settled(facts(TINY), lora_dropout=0.0).lora_dropout == 0.0
+    assert settled(facts(SMOL)).lora_dropout == 0.0
+    assert settled(facts(SMOL), lora_dropout=0.1).lora_dropout == 0.1
+    assert settled(facts(TINY), schedule_total=300, steps=100).lora_dropout == 0.0
+    for other in ({"preferences": True}, {"full": True}):
+        assert settled(replace(facts(TINY), **other)).lora_dropout == 0.0
+
+
 def test_without_a_base_the_usual_range_counts() -> None:
     assert plan.odd_rate(spec(), 1e-4, 16, None) is None
     found = plan.odd_rate(spec(), 1e-2, 16, None)

@@ -173,7 +173,10 @@ SETTINGS = (
     opt("--gradient-accumulation-steps", "batches a step (1)", type=int, metavar="N"),
     opt("--weight-decay", "towards zero (0)", type=float, metavar="X"),
     opt(
-        "--lora-dropout", "share of the adapter's inputs that is left out while it learns (0)", type=float, metavar="X"
+        "--lora-dropout",
+        "share of the adapter's inner numbers that is left out while it learns (by the plan)",
+        type=float,
+        metavar="X",
     ),
     opt(
         "--replay",
