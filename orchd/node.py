@@ -60,7 +60,7 @@ from orchd.serve.endpoint.server import Endpoint
 from orchd.serve.targets import DeployTarget
 from orchd.train import advice, runs
 from orchd.train.datasets.specs import ImportResult
-from orchd.train.datasets.store import DatasetInfo, read_info
+from orchd.train.datasets.store import DatasetInfo, keep_marks, read_info
 from orchd.train.retention_store import RetentionSets
 from orchd.train.runs import Runs
 from orchd.train.specs import EvaluateResult, EvaluateSpec, TrainResult, TrainSpec
@@ -320,8 +320,9 @@ class Node:
     async def _evaluated(self, job: Job, result: EvaluateResult, workdir: Path) -> EvaluateResult | Attested:
         spec = msgspec.convert(job.spec, EvaluateSpec)
         await in_thread(self.retention.keep_made, spec.fingerprint, result.retention)
+        await in_thread(keep_marks, Path(spec.dataset), spec.fingerprint, spec.split, result.marks)
         if job.note is None:
-            return msgspec.structs.replace(result, retention="")
+            return msgspec.structs.replace(result, retention="", marks="")
         return await attest(self, msgspec.convert(job.note, AttestNote), result)
 
     async def _averaged(self, job: Job, result: AverageResult, workdir: Path) -> Averaged:

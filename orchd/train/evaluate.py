@@ -17,8 +17,8 @@ from orchd.errors import DatasetUnusable
 from orchd.jobs.context import JobContext
 from orchd.lm.adapter import load_adapter
 from orchd.lm.base import Base, best_device, load_base
-from orchd.train import measures, retention, speed
-from orchd.train.datasets.store import read_part
+from orchd.train import kept_marks, measures, retention, speed
+from orchd.train.datasets.store import marks_file, read_part
 from orchd.train.precision import most_memory
 from orchd.train.score import Exam, Mark, make_exam, mark
 from orchd.train.specs import (
@@ -55,10 +55,15 @@ def run(spec: EvaluateSpec, job: JobContext) -> EvaluateResult:
     marks: list[Mark] = []
     results: list[EvaluationRow] = []
     scored: list[AdapterPath | None] = [*([None] if spec.include_base else []), *spec.adapters]
+    made = ""
     for adapter in scored:
         job.progress(len(results), len(scored), "adapters")
         model = base.model if adapter is None else load_adapter(base, adapter.path)
-        marks.append(mark(model, base, exam, spec.answers, job.check))
+        if adapter is None:
+            alone, made = _alone(spec, base, exam, job)
+            marks.append(alone)
+        else:
+            marks.append(mark(model, base, exam, spec.answers, job.check))
         forgot = retention.forgetting(model, kept, model.disable_adapter, job.check) if adapter else None
         results.append(replaced(_row(adapter, marks[-1], exam, model, job, timed=spec.speed), forgetting=forgot))
         if adapter is not None:
@@ -71,7 +76,22 @@ def run(spec: EvaluateSpec, job: JobContext) -> EvaluateResult:
         answers=shown_answers(exam, marks),
         asked=len(exam.questions) if spec.answers else 0,
         retention="" if path is None or str(path) == spec.retention else str(path),
+        marks=made,
     )
+
+
+def _alone(spec: EvaluateSpec, base: Base, exam: Exam, job: JobContext) -> tuple[Mark, str]:
+    """What the base alone gets, and the file of that, to be kept, where none was."""
+    if not spec.fingerprint:
+        return mark(base.model, base, exam, spec.answers, job.check), ""
+    digest = kept_marks.digest_of(exam, base, spec.fingerprint, answers=spec.answers)
+    if (kept := kept_marks.read(marks_file(Path(spec.dataset), spec.fingerprint, spec.split), digest)) is not None:
+        job.log("what the base alone gets on these rows was kept, and is not scored again")
+        return kept, ""
+    found = mark(base.model, base, exam, spec.answers, job.check)
+    file = job.workdir / "marks.json"
+    kept_marks.write(file, digest, found)
+    return found, str(file)
 
 
 def score(

@@ -399,7 +399,7 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True):
 
 class EvaluateResult(msgspec.Struct, frozen=True, kw_only=True):
     """``answers`` are some of them, for people to look at: ``asked`` questions were scored. ``retention`` is the file
-    of a retention set that was made on the way."""
+    of a retention set that was made on the way, ``marks`` that of what the base alone got, where that was not kept."""
 
     rows: tuple[EvaluationRow, ...]
     split: str = "test"
@@ -407,6 +407,7 @@ class EvaluateResult(msgspec.Struct, frozen=True, kw_only=True):
     answers: tuple[Answered, ...] = ()
     asked: int = 0
     retention: str = ""
+    marks: str = ""
 
 
 class LeakSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ import math
 import re
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -17,11 +18,11 @@ from orchd.lm.significance import Sums
 from orchd.train import evaluate, measures
 from orchd.train.answers_page import page
 from orchd.train.datasets.build import Care, Parts, build
-from orchd.train.datasets.store import ChatRow, TextRow
+from orchd.train.datasets.store import ChatRow, TextRow, keep_marks
 from orchd.train.score import ANSWERED_TOKENS, Exam, Mark, Question, make_exam
 from orchd.train.specs import Answered, Comparison, EvaluateResult, EvaluateSpec, EvaluationRow, Measure
 
-from .conftest import DEMO_BASE, MakeDataset
+from .conftest import DEMO_BASE, MakeDataset, new_job
 
 
 def exam_of(wanted: list[str]) -> Exam:
@@ -140,6 +141,29 @@ def test_an_evaluation_of_the_base_has_answers_speed_and_memory(
     assert row.memory > 50_000_000
     assert row.loss_interval is not None
     assert 0 < row.loss_interval < row.loss
+
+
+def test_what_the_base_alone_got_is_kept(
+    dataset: MakeDataset, reversals: list[Conversation], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = dataset(reversals)
+    asked = EvaluateSpec(base=str(DEMO_BASE), adapters=(), dataset=str(folder), speed=False, fingerprint="bse_x")
+    first = evaluate.run(asked, new_job(tmp_path / "one"))
+    keep_marks(folder, "bse_x", "test", first.marks)
+    with monkeypatch.context() as changed:
+        changed.setattr(evaluate, "mark", None)  # nothing is scored
+        again = evaluate.run(asked, new_job(tmp_path / "two"))
+    assert again.marks == ""
+    for one in (first, again):
+        assert (one.asked, one.answers) == (12, first.answers)
+    (before,), (after,) = first.rows, again.rows
+    assert msgspec.structs.replace(after, memory=0) == msgspec.structs.replace(before, memory=0)
+    rows = (folder / "test.jsonl").read_text()
+    (folder / "test.jsonl").write_text(rows.replace("reverse", "rotate"))
+    other = evaluate.run(asked, new_job(tmp_path / "three"))
+    assert other.marks
+    assert other.rows[0].loss != before.loss
+    assert evaluate.run(msgspec.structs.replace(asked, fingerprint=""), new_job(tmp_path / "four")).marks == ""
 
 
 def test_what_nobody_asks_for_is_not_measured(

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -171,6 +174,23 @@ def with_texts(row: Row, texts: tuple[str, ...]) -> Row:
     if isinstance(row, ChatRow):
         return msgspec.structs.replace(row, messages=messages)
     return msgspec.structs.replace(row, messages=messages, chosen=texts[-2], rejected=texts[-1])
+
+
+def marks_file(folder: Path, fingerprint: str, split: str) -> Path:
+    """Where `keep_marks` keeps what a base got on one part of a data set."""
+    return folder / f"marks-{fingerprint}-{split}.json"
+
+
+def keep_marks(folder: Path, fingerprint: str, split: str, made: str) -> None:
+    """Take in what a worker made, if it made any. It goes with the data set; where it can't be kept, the base is scored
+    again."""
+    if not made or not fingerprint:
+        return
+    target = marks_file(folder, fingerprint, split)
+    draft = target.with_suffix(".tmp")
+    with contextlib.suppress(OSError):
+        shutil.copyfile(made, draft)
+        os.replace(draft, target)
 
 
 def read_info(folder: Path) -> DatasetInfo:
