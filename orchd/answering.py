@@ -24,6 +24,14 @@ from orchd.serve.wire import DEFAULTS, Sampling
 if TYPE_CHECKING:
     from orchd.node import Node
 
+ELSEWHERE = {
+    "ollama": "Ollama",
+    "vllm": "vLLM",
+    "llama_server": "llama-server",
+    "folder": "whatever reads that folder",
+}
+"""What people call a target."""
+
 Resolver = Callable[[tuple[Message, ...]], Awaitable[str]]
 """The conversation so far → the name of the deployment that is to answer. Raises numbered errors."""
 
@@ -43,12 +51,10 @@ class Answerers:
         if deployment.state == ROLLING_BACK:
             hint = "Ask again in a few seconds: the base is being built."
             raise AnswerInterrupted(f"{name} is falling back to its plain base: {deployment.reason}", hint=hint)
-        if deployment.target == "ollama":
-            raise ServedElsewhere(
-                f"{deployment.name} is served by Ollama, not by orchd",
-                hint=f"Ask it there: `ollama run {deployment.name}`.",
-                field="deployment",
-            )
+        if deployment.target != "embedded":
+            who = ELSEWHERE.get(deployment.target, deployment.target)
+            how = f"Ask it there: `ollama run {deployment.name}`." if deployment.target == "ollama" else None
+            raise ServedElsewhere(f"{deployment.name} is served by {who}, not by orchd", hint=how, field="deployment")
         return deployment
 
     async def complete(

@@ -156,6 +156,20 @@ class TrainingConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     ] = "auto"
 
 
+class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where `orchctl deploy --target` puts adapters."""
+
+    ollama: Annotated[
+        str | None,
+        _means("where Ollama answers, as OLLAMA_HOST is written; empty: as that says, else port 11434 here"),
+    ] = None
+    models_folder: Annotated[
+        str | None,
+        _means("the folder of `--target folder`, as publisher/model/file.gguf; empty: LM Studio's"),
+    ] = None
+    vllm: Annotated[str, _means("where vLLM answers")] = "http://127.0.0.1:8000"
+
+
 class LogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What `orchd` writes to standard error."""
 
@@ -170,6 +184,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     jobs: JobsConfig = JobsConfig()
     registry: RegistryConfig = RegistryConfig()
     training: TrainingConfig = TrainingConfig()
+    serve: ServeConfig = ServeConfig()
     log: LogConfig = LogConfig()
 
 
@@ -248,7 +263,7 @@ def allowed(key: str) -> str:
         return f"{low} to {high}"
     if key in _WORDS:
         return ", ".join(_WORDS[key])
-    kinds = {bool: "true or false", tuple[str, ...]: "a list of texts", str | None: "a text, or nothing"}
+    kinds = {bool: "true or false", tuple[str, ...]: "a list of texts", str | None: "a text, or nothing", str: "a text"}
     return kinds.get(known_settings()[key].type, "")
 
 

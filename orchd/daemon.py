@@ -40,8 +40,7 @@ from orchd.rpc import methods
 from orchd.rpc.server import RpcServer
 from orchd.rpc.sockets import bind
 from orchd.serve.embedded import EmbeddedRuntime
-from orchd.serve.embedded_target import EmbeddedTarget
-from orchd.serve.ollama import OllamaTarget
+from orchd.serve.places import targets
 from orchd.serve.specs import ChatSpec
 from orchd.updates import Updates
 from orchd.upkeep import Upkeep
@@ -223,7 +222,7 @@ def compose(
         jobs=jobs,
         network=network,
         runtime=runtime,
-        targets={"embedded": EmbeddedTarget(runtime), "ollama": OllamaTarget(os.environ.get("OLLAMA_HOST", ""))},
+        targets=targets(config.serve, runtime, os.environ),
         clock=now_ms,
         started_ms=now_ms(),
     )

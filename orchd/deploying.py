@@ -30,7 +30,7 @@ from orchd.notes import Before, DeploymentRow, DeployNote
 from orchd.registry.local_rows import Deployment
 from orchd.rollback import READY, ROLLED_BACK, ROLLING_BACK
 from orchd.serve.specs import BuildResult, Golden
-from orchd.serve.targets import Artefact, Deployed, DeployTarget, Progress, Verdict, no_progress
+from orchd.serve.targets import Artefact, Carried, Deployed, DeployTarget, Progress, Verdict, no_progress
 
 if TYPE_CHECKING:
     from orchd.node import Node
@@ -50,6 +50,7 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
     golden: tuple[Golden, ...] = ()
     template: str = ""
     held: str = ""
+    carried: Carried | None = None
 
 
 class Deploying:
@@ -126,7 +127,7 @@ class Deploying:
             created=node.clock(),
             was=note.was,
             reason=note.reason,
-            made=_text(Made(golden=result.golden, template=result.template)),
+            made=_text(_made(note, result)),
         )
 
         async def work(context: LocalContext) -> None:
@@ -293,8 +294,15 @@ class Deploying:
 
     def artefact(self, row: Deployment) -> Artefact:
         """What is put into a target for it."""
-        path = self._node.registry.blobs.path(bytes.fromhex(row.blob))
-        return Artefact(path=path, sha256=row.blob, size=row.size, template=made_of(row).template)
+        registry = self._node.registry
+        return Artefact(
+            path=registry.blobs.path(bytes.fromhex(row.blob)),
+            sha256=row.blob,
+            size=row.size,
+            template=made_of(row).template,
+            carried=made_of(row).carried,
+            adapter=registry.adapter_folder(row.adapter) if row.adapter and row.target == "vllm" else None,
+        )
 
     def drop_blob(self, blob: str) -> None:
         """Forget a deployment's file (hexadecimal SHA-256), unless a deployment still needs it."""
@@ -314,6 +322,14 @@ def made_of(row: Deployment) -> Made:
 def before_of(row: Deployment) -> Deployment | None:
     """What answered under its name before."""
     return msgspec.json.decode(row.before, type=Deployment) if row.before else None
+
+
+def _made(note: DeployNote, result: BuildResult) -> Made:
+    """With another model's template and texts only the proven prompts are asked again, not the chats."""
+    golden = result.golden
+    if note.carried is not None:
+        golden = tuple(msgspec.structs.replace(one, messages=()) for one in golden)
+    return Made(golden=golden, template=result.template, carried=note.carried)
 
 
 def _text(value: msgspec.Struct) -> str:

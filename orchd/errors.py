@@ -1192,6 +1192,34 @@ class DeployUnderWay(Refused):
     default_hint = "Wait for it (`orchctl job watch ID`) or stop it (`orchctl job cancel ID`), then deploy again."
 
 
+class TargetVersionRefused(Refused):
+    """The server to deploy to is too old."""
+
+    code = 7038
+    default_hint = "Update the server, or deploy with --target embedded, which needs none."
+
+
+class TargetBaseMissing(NotFound):
+    """The model to deploy onto is not in that server, or it is none whose weights are a GGUF there."""
+
+    code = 7039
+    default_hint = "`ollama list` shows what is there; without `--onto` nothing is needed there."
+
+
+class TargetBaseDiffers(Refused):
+    """The model to deploy onto is not the adapter's base."""
+
+    code = 7040
+    default_hint = "Name the model that the adapter was trained on, or leave `--onto` out: orchd brings the base along."
+
+
+class DeployOntoRefused(BadRequest):
+    """Only Ollama has models of its own whose template and texts can be carried over."""
+
+    code = 7041
+    default_hint = "Leave `--onto` out, or give `--target ollama`."
+
+
 # ---- 80xx demo and service -----------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from orchd.average.rules import MEAN
 from orchd.importers.turns import Learn
 from orchd.made_bases import MadeBase
 from orchd.registry import AdapterRow, DatasetRow
+from orchd.serve.targets import Carried
 from orchd.train.leak.figures import LeakReport
 from orchd.train.specs import Diagnosis, Forgetting, Score
 
@@ -92,6 +93,7 @@ class DeployNote(_Note, frozen=True, kw_only=True):
     force: bool
     was: str = ""
     reason: str = ""
+    carried: Carried | None = None
 
 
 class Trained(_Note, frozen=True, kw_only=True):

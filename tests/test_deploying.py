@@ -119,6 +119,14 @@ class House:
             made=msgspec.json.encode(Made(golden=GOLDEN if golden else ())).decode(),
         )
 
+    def of_file(self, path: Path, golden: tuple[Golden, ...], *, template: str = "") -> Deployment:
+        """A deployment of a real file, as `us` in Ollama."""
+        data = path.read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        self.lab.registry.blobs.put_file(path, bytes.fromhex(digest))
+        made = msgspec.json.encode(Made(golden=golden, template=template)).decode()
+        return msgspec.structs.replace(self.made(digest[:8]), blob=digest, size=len(data), made=made)
+
     def now(self, name: str = "us") -> str | None:
         return self.node.deployments.get(name).adapter
 

@@ -11,6 +11,7 @@ from orchd import room
 from orchd.deploying import STAGING, made_of
 from orchd.errors import (
     AdapterNotMergeable,
+    DeployOntoRefused,
     DeployUnderWay,
     ParamsInvalid,
     TargetNameRefused,
@@ -18,15 +19,16 @@ from orchd.errors import (
 from orchd.importers.conversation import Message
 from orchd.node import Node, in_thread
 from orchd.notes import DeploymentRow, DeployNote
-from orchd.registry import ADMITTED, AdapterRow
+from orchd.registry import ADMITTED, AdapterRow, Base
 from orchd.registry.peft_config import SERVABLE
 from orchd.registry.use import not_admitted
 from orchd.rollback import READY
 from orchd.rpc.connection import Session
 from orchd.rpc.methods_data import conversations
 from orchd.rpc.table import Params, Result, method
+from orchd.serve.ollama import OllamaTarget
 from orchd.serve.specs import QUANTIZE_NAMES, AdapterPath, BuildSpec, Prompt
-from orchd.serve.targets import DeployTarget
+from orchd.serve.targets import Carried, DeployTarget
 
 PROOF_PROMPTS = 8
 MAX_TOKENS = 4096
@@ -36,7 +38,8 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,79}")
 class DeployStart(Params, frozen=True, kw_only=True):
     """`adapter` None deploys the plain base. `dataset`: the proof asks prompts from its test part.
 
-    `force` switches although the proof failed; `replace` a model of that name which orchd did not put there.
+    `force` switches although the proof failed; `replace` a model of that name which orchd did not put there. `onto`: a
+    model in Ollama that is the adapter's base, whose template, system text, parameters and licence are taken over.
     """
 
     name: str
@@ -47,6 +50,7 @@ class DeployStart(Params, frozen=True, kw_only=True):
     dataset: str | None = None
     force: bool = False
     replace: bool = False
+    onto: str | None = None
 
 
 class DeployStarted(Result, frozen=True, kw_only=True):
@@ -79,6 +83,7 @@ async def deploy_start(node: Node, p: DeployStart) -> DeployStarted:
         target=p.target,
         base=base.name,
         force=p.force,
+        carried=None if p.onto is None else await _carried(target, p.onto, base),
     )
     async with node.deploying.starting:
         _check_idle(node, p.name)
@@ -95,6 +100,13 @@ async def deploy_start(node: Node, p: DeployStart) -> DeployStarted:
         )
         job = await node.jobs.submit("deploy", spec, title=f"deploy {p.name}", note=note)
     return DeployStarted(job=job.id)
+
+
+async def _carried(target: DeployTarget, onto: str, base: Base) -> Carried:
+    if not isinstance(target, OllamaTarget):
+        raise DeployOntoRefused(f"{target.kind} has no models of its own to deploy onto", field="onto")
+    await target.probe()
+    return await target.carry(onto, base)
 
 
 async def _deployable(node: Node, adapter: str, *, force: bool) -> AdapterRow:
@@ -126,8 +138,9 @@ async def _same(node: Node, wanted: DeployNote, quantize: str) -> DeploymentRow 
     """The deployment that does already what is wanted."""
     for row in await in_thread(node.deployments.list):
         there = (row.name, row.adapter, row.target, row.base, row.quantize, row.state)
+        made = made_of(row)
         same = there == (wanted.name, wanted.adapter, wanted.target, wanted.base, quantize, READY)
-        if same and made_of(row).golden:  # else it was made by an orchd that can't ask it again
+        if same and made.golden and made.carried == wanted.carried:  # else an older orchd kept nothing to ask it by
             return await node.deployment_row(row)
     return None
 

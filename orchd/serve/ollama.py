@@ -11,7 +11,6 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -21,16 +20,20 @@ import trio
 
 from orchd.errors import (
     DeploymentUnknown,
-    NotAvailable,
+    TargetBaseMissing,
     TargetNameRefused,
     TargetRefused,
     TargetStreamBroken,
-    TargetUnreachable,
+    TargetVersionRefused,
 )
+from orchd.registry import Base
+from orchd.serve import ollama_base
+from orchd.serve.http_target import HttpTarget
 from orchd.serve.specs import Golden
 from orchd.serve.targets import (
     Artefact,
     Capabilities,
+    Carried,
     Deployed,
     Progress,
     Verdict,
@@ -42,14 +45,15 @@ if TYPE_CHECKING:
     import httpx
 
 DEFAULT_PORT = 11434
-CONNECT_SECONDS = 5.0
-ANSWER_SECONDS = 360.0  # the server itself gives up loading a model after 300
 CREATE_SECONDS = 1800.0  # between two words of the server while it copies a large file
 UPLOAD_BYTES = 1 << 20
 GOLDEN_ASKED = 4  # proven answers that are asked again after the upload
 
 NAME_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
 RESERVED_TAGS = ("cloud", "local")
+VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)")
+OLDEST = (0, 5, 5)
+"""The first that takes `files` at /api/create."""
 
 
 def check_name(name: str) -> str:
@@ -93,14 +97,14 @@ def _reachable(name: str) -> str:
     return f"[{address}]" if address.version == 6 else str(address)
 
 
-class OllamaTarget:
+class OllamaTarget(HttpTarget):
     """The server at `host` (as OLLAMA_HOST is written; empty: this machine). Use it under trio."""
 
-    kind = "ollama"
+    kind, product = "ollama", "Ollama"
     stages = True
 
     def __init__(self, host: str = "") -> None:
-        self.address = address_of(host)
+        super().__init__(address_of(host))
 
     def check_name(self, name: str) -> None:
         check_name(name)
@@ -111,35 +115,55 @@ class OllamaTarget:
         return tagged.casefold()
 
     async def probe(self) -> Capabilities:
-        found = await self._call("GET", "/api/version")
-        return Capabilities(kind=self.kind, address=self.address, version=str(found.get("version", "unknown")))
+        """Raises TargetVersionRefused for a server that is too old to take a model as a file."""
+        found = await self.call("GET", "/api/version")
+        version = str(found.get("version", "unknown"))
+        if (known := VERSION.match(version)) and tuple(map(int, known.groups())) < OLDEST:
+            oldest = ".".join(map(str, OLDEST))
+            raise TargetVersionRefused(f"{self.address} is Ollama {version}; {oldest} or newer takes a model as a file")
+        return Capabilities(kind=self.kind, address=self.address, version=version)
+
+    async def carry(self, onto: str, base: Base) -> Carried:
+        """What the model `onto` says beside its weights. Raises TargetBaseMissing, TargetBaseDiffers.
+
+        Nothing is pulled: a base that isn't here is asked for with `ollama pull` by whoever wants it.
+        """
+        full_name = check_name(onto)
+        if all(self.full_name(one.name) != self.full_name(full_name) for one in await self.list()):
+            hint = f"`ollama pull {onto}` fetches it; orchd never lets a server fetch anything."
+            raise TargetBaseMissing(f"{self.address} holds no model {full_name}", hint=hint, field="onto")
+        shown = ollama_base.read(onto, await self.call("POST", "/api/show", {"model": full_name}))
+        ollama_base.check_same(onto, shown, base)
+        return ollama_base.carried(onto, shown)
 
     async def put(self, name: str, artefact: Artefact, progress: Progress = no_progress) -> Deployed:
         full_name = check_name(name)
         digest = f"sha256:{artefact.sha256}"
-        async with self._client() as client:
+        async with self.client() as client:
             await self._upload(client, digest, artefact, progress)
             await self._create(client, _create_request(full_name, digest, artefact), progress)
         return await self._find(full_name)
 
     async def verify(self, name: str, golden: Sequence[Golden]) -> Verdict:
-        """Asks for each answer twice: the proven prompt as it is (engine, weights), and as a chat (the template)."""
+        """Asks for each answer twice: the proven prompt as it is (engine, weights), and as a chat (the template; not
+        of proven answers without messages: the model has its own way of chatting then)."""
         full_name = check_name(name)
         raw, chat = [], []
         for one in golden[:GOLDEN_ASKED]:
             options = {"temperature": 0, "num_predict": one.max_new_tokens}
             common = {"model": full_name, "stream": False, "options": options}
             request = {**common, "raw": True, "prompt": one.rendered}
-            found = await self._call("POST", "/api/generate", request)
+            found = await self.call("POST", "/api/generate", request)
             raw.append((one.answer, str(found.get("response", ""))))
-            messages = [{"role": m.role, "content": m.content} for m in one.messages]
-            found = await self._call("POST", "/api/chat", {**common, "messages": messages})
-            chat.append((one.answer, _content(found)))
+            if one.messages:
+                messages = [{"role": m.role, "content": m.content} for m in one.messages]
+                found = await self.call("POST", "/api/chat", {**common, "messages": messages})
+                chat.append((one.answer, _content(found)))
         engine = verdict(raw, "answers to the proven prompt")
-        return verdict(chat, "chat answers") if engine.held else engine
+        return verdict(chat, "chat answers") if engine.held and chat else engine
 
     async def list(self) -> tuple[Deployed, ...]:
-        found = await self._call("GET", "/api/tags")
+        found = await self.call("GET", "/api/tags")
         try:
             models = msgspec.convert(found.get("models") or [], tuple[_Model, ...])
         except msgspec.ValidationError as error:
@@ -149,7 +173,7 @@ class OllamaTarget:
     async def remove(self, name: str) -> None:
         full_name = check_name(name)
         await self._find(full_name)
-        await self._call("DELETE", "/api/delete", {"model": full_name})
+        await self.call("DELETE", "/api/delete", {"model": full_name})
 
     async def _find(self, full_name: str) -> Deployed:
         for one in await self.list():
@@ -158,28 +182,28 @@ class OllamaTarget:
         raise DeploymentUnknown(f"{self.address} holds no model {full_name}", field="name")
 
     async def _upload(self, client: httpx.AsyncClient, digest: str, artefact: Artefact, progress: Progress) -> None:
-        async with self._errors("looking for the file"):
+        async with self.errors("looking for the file"):
             found = await client.head(f"/api/blobs/{digest}")
         if found.status_code == 200:
             return
         if found.status_code != 404:
-            raise TargetRefused(self._refusal(found))
+            raise TargetRefused(self.refusal(found.status_code, found.content))
         headers = {"Content-Length": str(artefact.size), "Content-Type": "application/octet-stream"}
-        async with self._errors("taking the file"):
+        async with self.errors("taking the file"):
             content = _chunks(artefact.path, artefact.size, progress)
             answer = await client.post(f"/api/blobs/{digest}", content=content, headers=headers)
         if answer.status_code not in (200, 201):
-            raise TargetRefused(self._refusal(answer))
+            raise TargetRefused(self.refusal(answer.status_code, answer.content))
 
     async def _create(self, client: httpx.AsyncClient, request: Mapping[str, object], progress: Progress) -> None:
         last = ""
         async with (
-            self._errors("making the model"),
+            self.errors("making the model"),
             client.stream("POST", "/api/create", json=request, timeout=CREATE_SECONDS) as answer,
         ):
             if answer.status_code != 200:
                 await answer.aread()
-                raise TargetRefused(self._refusal(answer))
+                raise TargetRefused(self.refusal(answer.status_code, answer.content))
             async for line in answer.aiter_lines():
                 last = self._status(line, last, progress)
         if last != "success":
@@ -199,45 +223,6 @@ class OllamaTarget:
             progress(event.completed, event.total, "bytes")
         return event.status
 
-    async def _call(self, method: str, path: str, body: Mapping[str, object] | None = None) -> dict[str, Any]:
-        async with self._client() as client, self._errors("answering"):
-            answer = await client.request(method, path, json=body)
-        if answer.status_code != 200:
-            raise TargetRefused(self._refusal(answer))
-        if not answer.content:
-            return {}
-        try:
-            return msgspec.json.decode(answer.content, type=dict[str, Any])
-        except msgspec.MsgspecError:
-            text = answer.text[:80]
-            raise TargetRefused(f"{self.address}{path} is no Ollama server: it answered {text!r}") from None
-
-    def _client(self) -> httpx.AsyncClient:
-        module = _httpx()
-        timeout = module.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
-        # trust_env: nothing of what is deployed goes through a proxy that the environment names
-        client: httpx.AsyncClient = module.AsyncClient(base_url=self.address, timeout=timeout, trust_env=False)
-        return client
-
-    @asynccontextmanager
-    async def _errors(self, doing: str) -> AsyncIterator[None]:
-        """httpx's exceptions as numbered errors."""
-        httpx = _httpx()
-        try:
-            yield
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise TargetUnreachable(f"no Ollama server answers at {self.address}: {error}") from error
-        except (httpx.TransportError, httpx.InvalidURL) as error:
-            reason = str(error) or type(error).__name__
-            raise TargetStreamBroken(f"{self.address} broke off while {doing}: {reason}") from error
-
-    def _refusal(self, answer: httpx.Response) -> str:
-        try:
-            text = msgspec.json.decode(answer.content, type=_Status).error
-        except msgspec.MsgspecError:
-            text = answer.text[:200]
-        return f"{self.address} answered {answer.status_code}: {text or answer.reason_phrase}"
-
 
 class _Status(msgspec.Struct, frozen=True):
     status: str = ""
@@ -253,12 +238,16 @@ class _Model(msgspec.Struct, frozen=True):
 
 
 def _create_request(name: str, digest: str, artefact: Artefact) -> dict[str, object]:
-    optional = {
-        "template": artefact.template,
-        "system": artefact.system,
-        "license": artefact.licence,
-        "parameters": artefact.parameters,
-    }
+    optional: dict[str, object] = {"template": artefact.template}
+    if (said := artefact.carried) is not None:
+        optional = {
+            "template": said.template,
+            "system": said.system,
+            "license": said.licence,
+            "parameters": said.parameters,
+            "renderer": said.renderer,
+            "parser": said.parser,
+        }
     request: dict[str, object] = {"model": name, "files": {"model.gguf": digest}, "stream": True}
     return request | {key: value for key, value in optional.items() if value}
 
@@ -275,13 +264,3 @@ async def _chunks(path: Path, size: int, progress: Progress) -> AsyncIterator[by
             yield chunk
             done += len(chunk)
             progress(done, size, "bytes")
-
-
-def _httpx() -> Any:
-    try:
-        import httpx
-    except ModuleNotFoundError:
-        raise NotAvailable(
-            "deploying to Ollama needs the Python package httpx", hint="pip install 'orchd[serve]'"
-        ) from None
-    return httpx

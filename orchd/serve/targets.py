@@ -28,20 +28,33 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     version: str
 
 
+class Carried(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model that a server holds already (`base`) says beside its weights, to be said again of what is made."""
+
+    base: str
+    template: str = ""
+    system: str = ""
+    licence: str = ""
+    parameters: dict[str, float | int | str | list[str]] = {}
+    renderer: str = ""
+    parser: str = ""
+
+
 class Artefact(msgspec.Struct, frozen=True, kw_only=True):
     """A complete GGUF to deploy. `sha256` in hexadecimal, `size` in bytes.
 
+    `adapter` is the PEFT folder that it was made with, for servers that take those; None of the plain base.
+
     `template` is the chat template as a Go template, for servers that don't read the one in the file; empty when
-    the base's template can't be said in that language.
+    the base's template can't be said in that language. `carried` goes before it.
     """
 
     path: Path
     sha256: str
     size: int
     template: str = ""
-    system: str = ""
-    licence: str = ""
-    parameters: dict[str, float | int | str | list[str]] = {}
+    adapter: Path | None = None
+    carried: Carried | None = None
 
 
 class Deployed(msgspec.Struct, frozen=True, kw_only=True):

@@ -24,6 +24,7 @@ CREATE_FIELDS = {
 GENERATE_FIELDS = {"model", "prompt", "raw", "stream", "options", "keep_alive"}
 CHAT_FIELDS = {"model", "messages", "stream", "options", "keep_alive"}
 OPTIONS = {"temperature", "num_predict", "seed"}
+SAID = ("template", "system", "license", "parameters", "renderer", "parser")
 DIGEST = re.compile(r"sha256[:-][0-9a-fA-F]{64}")
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}:[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
 NO_ADAPTERS = "LoRA adapters are no longer supported"
@@ -34,9 +35,17 @@ Reply = tuple[int, object]
 
 @dataclass
 class Model:
+    """`said` is what create got beside the file: template, system, license, parameters, renderer, parser."""
+
     path: Path
     digest: str
     template: str
+    said: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def manifest(self) -> str:
+        """What /api/tags gives as digest: of the list of layers, not of the weights."""
+        return hashlib.sha256(json.dumps([self.digest, self.said], sort_keys=True).encode()).hexdigest()
 
 
 @dataclass
@@ -52,6 +61,8 @@ class State:
     error_in_stream: str = ""
     cut_upload_at: int = -1
     not_ollama: bool = False
+    load_fails: str = ""
+    pulled: bool = False
 
     def blob(self, digest: str) -> Path:
         return self.folder / digest.replace(":", "-").lower()
@@ -103,7 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(self._take_blob)
         if self.path == "/api/create":
             return self._create()
-        routes = {"/api/generate": self._generate, "/api/chat": self._chat}
+        routes = {"/api/generate": self._generate, "/api/chat": self._chat, "/api/show": self._show}
         return self._answer(routes.get(self.path, _not_found))
 
     def do_DELETE(self) -> None:
@@ -138,7 +149,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _tags(self) -> Reply:
         models = [
-            {"name": name, "model": name, "digest": model.digest, "size": model.path.stat().st_size}
+            {"name": name, "model": name, "digest": model.manifest, "size": model.path.stat().st_size}
             for name, model in self.state.models.items()
         ]
         return 200, {"models": models}
@@ -181,6 +192,11 @@ class _Handler(BaseHTTPRequestHandler):
         if self.state.error_in_stream:
             self._line({"error": self.state.error_in_stream})
         else:
+            if not self.state.refuses_adapters:  # 0.33 and before write the file anew
+                size = model.path.stat().st_size
+                told = {"status": "validating GGUF model", "digest": "0" * 19, "total": size}
+                self._line({**told, "completed": size // 2})
+                self._line({**told, "completed": size})
             self._line({"status": f"using existing layer {model.digest}"})
             self._line({"status": "writing manifest"})
             if not self.state.drop_success:
@@ -218,7 +234,41 @@ class _Handler(BaseHTTPRequestHandler):
         kind = _kind_of(blob)
         if kind != "model":
             raise Refusal(400, f"{NO_ADAPTERS}: {path} is a LoRA adapter")
-        return name, Model(blob, digest, str(body.get("template", "{{ .Prompt }}")))
+        said = {key: body[key] for key in SAID if key in body}
+        wanted = {"license": (str, list), "parameters": (dict,)}
+        if wrong := [key for key, value in said.items() if not isinstance(value, wanted.get(key, (str,)))]:
+            raise Refusal(400, f"contract: json: cannot unmarshal {wrong[0]}")
+        return name, Model(blob, digest, str(body.get("template", "{{ .Prompt }}")), said)
+
+    def _show(self) -> Reply:
+        """Of GetModelInfo: the texts, the parameters as lines, and the GGUF's own values."""
+        body = self._body({"model", "verbose"})
+        model = self._model(body)
+        reader = gguf.GGUFReader(model.path)
+        kind = str(reader.fields["general.architecture"].contents())
+        info = {
+            "general.architecture": kind,
+            **{
+                f"{kind}.{one}": reader.fields[f"{kind}.{one}"].contents()
+                for one in ("block_count", "embedding_length")
+            },
+        }
+        parameters = model.said.get("parameters", {})
+        lines = [
+            f"{name:<30} {json.dumps(value)}"
+            for name, values in parameters.items()
+            for value in (values if isinstance(values, list) else [values])
+        ]
+        texts = {key: model.said[key] for key in ("license", "system", "renderer", "parser") if key in model.said}
+        return 200, {
+            **texts,
+            "modelfile": f"FROM {model.path}",
+            "parameters": "\n".join(lines),
+            "template": model.template,
+            "details": {"format": "gguf", "family": kind},
+            "model_info": info,
+            "capabilities": ["completion"],
+        }
 
     def _generate(self) -> Reply:
         body = self._body(GENERATE_FIELDS)
@@ -241,7 +291,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _complete(self, body: dict[str, Any], prompt: str) -> str:
         if body.get("stream") is not False or set(body["options"]) - OPTIONS:
             raise Refusal(400, "contract: unknown options, or a stream")
-        return _answer_of(self._model(body).path, prompt, body["options"])
+        if self.state.load_fails:
+            raise Refusal(500, f"llama runner process has terminated: {self.state.load_fails}")
+        return answer_of(self._model(body).path, prompt, body["options"])
 
     def _delete(self) -> Reply:
         body = self._body({"model"})
@@ -263,7 +315,7 @@ def _kind_of(path: Path) -> str:
     return str(kind.contents()) if kind else "model"
 
 
-def _answer_of(path: Path, prompt: str, options: dict[str, Any]) -> str:
+def answer_of(path: Path, prompt: str, options: dict[str, Any]) -> str:
     """A real answer of llama.cpp in the settings that Ollama uses (its own defaults, not the proof's)."""
     params = xllamacpp.CommonParams()
     params.model.path = str(path)

@@ -2,49 +2,38 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from orchd.errors import (
     DeploymentUnknown,
+    TargetBaseDiffers,
+    TargetBaseMissing,
     TargetNameRefused,
     TargetRefused,
     TargetStreamBroken,
     TargetUnreachable,
+    TargetVersionRefused,
 )
-from orchd.importers.conversation import Message
-from orchd.jobs.context import JobContext
-from orchd.serve.build import run
+from orchd.registry import Base
+from orchd.registry.bases import load
+from orchd.serve import ollama_base
 from orchd.serve.ollama import OllamaTarget, address_of, check_name
-from orchd.serve.specs import AdapterPath, BuildSpec, Golden
 from orchd.serve.targets import Artefact, DeployTarget
-from tests.contracts.ollama_server import State, serving
-from tests.serve.test_build import Wire
+from tests.contracts.ollama_server import Model, State, serving
+from tests.helpers import Lab
+from tests.serve import tiny
+from tests.serve.deployable import Deployable
+from tests.test_deploying import House
 
 REAL = os.environ.get("ORCHD_TEST_OLLAMA_HOST", "")
-Deployable = tuple[Artefact, tuple[Golden, ...]]
-
-
-@pytest.fixture(scope="module")
-def deployable(base: Path, adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Deployable:
-    """A proven GGUF with its golden answers."""
-    workdir = tmp_path_factory.mktemp("work")
-    before = Path.cwd()
-    os.chdir(workdir)
-    try:
-        prompts = tuple((Message("user", text),) for text in ("copy: cat sun key", "the quick brown fox"))
-        named = AdapterPath(id="adp_x", path=str(adapter))
-        spec = BuildSpec(base=str(base), adapter=named, name="x", quantize="F32", prompts=prompts, max_new_tokens=6)
-        built = run(spec, JobContext(workdir, 1, Wire()))
-    finally:
-        os.chdir(before)
-    assert built.parity.held, built.parity.detail
-    path = workdir / built.gguf
-    return Artefact(path=path, sha256=built.sha256, size=built.size, template=built.template), built.golden
 
 
 @pytest.fixture(params=["0.33.0", "0.34.1"])
@@ -198,3 +187,130 @@ def test_names_that_work() -> None:
 )
 def test_where_the_server_is(host: str, address: str) -> None:
     assert address_of(host) == address
+
+
+# ---- onto a model that Ollama holds ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def known(base: Path) -> Base:
+    return load("tiny", base)
+
+
+def held(state: State, path: Path, name: str = "tiny:latest") -> None:
+    """A base that somebody pulled, with texts of its own."""
+    said = {
+        "template": "{{ .Prompt }}",
+        "system": "Be brief.",
+        "license": "MIT",
+        "parameters": {"stop": ["<|end|>", 'a"b'], "num_ctx": 4096, "temperature": 0.7},
+        "renderer": "tiny",
+        "parser": "tiny",
+    }
+    state.models[name] = Model(path, "sha256:" + "0" * 64, said["template"], said)
+
+
+async def test_what_the_base_says_is_said_again(
+    server: tuple[str, State], deployable: Deployable, plain: Path, known: Base
+) -> None:
+    address, state = server
+    artefact, golden = deployable
+    held(state, plain)
+    target = OllamaTarget(address)
+    carried = await target.carry("tiny", known)
+    await target.put("us", msgspec.structs.replace(artefact, carried=carried))
+    assert state.models["us:latest"].said == state.models["tiny:latest"].said
+    unasked = [msgspec.structs.replace(one, messages=()) for one in golden]
+    verdict = await target.verify("us", unasked)
+    assert verdict.held, verdict.detail
+    assert verdict.detail.endswith("answers to the proven prompt as proven")
+    assert not (await target.verify("us", golden)).held, "the control: its chats are the other template's"
+
+
+async def test_a_base_that_is_not_there_is_not_pulled(known: Base) -> None:
+    with serving() as (address, state):
+        with pytest.raises(TargetBaseMissing, match="holds no model tiny:latest") as refused:
+            await OllamaTarget(address).carry("tiny", known)
+        assert "ollama pull tiny" in refused.value.hint
+        assert "POST /api/show" not in state.requests
+
+
+async def test_a_base_of_another_fingerprint(known: Base, plain: Path, tmp_path: Path) -> None:
+    larger = load("larger", tiny.make_base(tmp_path / "larger", num_hidden_layers=2))
+    other = dataclasses.replace(larger, shapes={**larger.shapes, "model.layers.2.x": (1,)})
+    with serving() as (address, state):
+        held(state, plain)
+        with pytest.raises(TargetBaseDiffers, match="its layers is 2, not 3"):
+            await OllamaTarget(address).carry("tiny", other)
+        with pytest.raises(TargetBaseDiffers, match="its architecture is llama, not qwen3"):
+            await OllamaTarget(address).carry("tiny", dataclasses.replace(known, architecture="Qwen3ForCausalLM"))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"details": {"format": "safetensors"}}, "in the format 'safetensors'"),
+        ({"remote_host": "https://ollama.com"}, "served by its cloud"),
+        ({"template": 3}, "can't be read"),
+    ],
+)
+def test_what_is_no_base(change: dict[str, Any], told: str) -> None:
+    with pytest.raises(TargetBaseMissing, match=told):
+        ollama_base.read("x", {"details": {"format": "gguf"}, **change})
+
+
+@pytest.mark.parametrize(("version", "taken"), [("0.5.4", False), ("0.5.5", True), ("0.34.1-rc2", True), ("dev", True)])
+async def test_a_server_that_is_too_old(version: str, taken: bool) -> None:
+    with serving(version) as (address, _):
+        if taken:
+            assert (await OllamaTarget(address).probe()).version == version
+        else:
+            with pytest.raises(TargetVersionRefused, match=r"0\.5\.5 or newer"):
+                await OllamaTarget(address).probe()
+
+
+# ---- what was served before still is --------------------------------------------------------------------------------
+
+
+def cut(state: State) -> None:
+    state.cut_upload_at = 1 << 10
+    state.uploaded = 0
+
+
+def full(state: State) -> None:
+    state.error_in_stream = "write blobs/sha256-x: no space left on device"
+
+
+def silent(state: State) -> None:
+    state.drop_success = True
+
+
+def broken(state: State) -> None:
+    state.load_fails = "error loading model: unknown model architecture"
+
+
+def gone(state: State) -> None:
+    state.not_ollama = True
+
+
+@pytest.mark.parametrize("harm", [cut, full, silent, broken, gone])
+async def test_whatever_happens_the_one_before_answers(
+    lab: Lab, deployable: Deployable, plain: Path, tmp_path: Path, harm: Callable[[State], None]
+) -> None:
+    """Through the daemon's own switch, with a real file, and the answers of llama.cpp."""
+    artefact, golden = deployable
+    with serving() as (address, state):
+        house = House(lab, tmp_path)
+        target = OllamaTarget(address)
+        house.targets["ollama"] = target  # type: ignore[assignment]
+        served = house.of_file(artefact.path, golden, template=artefact.template)
+        await house.deploying.switch(served)
+        before = dict(state.models)
+        harm(state)
+        with pytest.raises((TargetRefused, TargetStreamBroken)):
+            await house.deploying.switch(house.of_file(plain, golden))
+        state.cut_upload_at, state.error_in_stream, state.drop_success = -1, "", False
+        state.load_fails, state.not_ollama = "", False
+        assert state.models["us:latest"] == before["us:latest"]
+        assert house.node.deployments.get("us").blob == served.blob
+        assert (await house.deploying.verify("us")).held

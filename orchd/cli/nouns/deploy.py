@@ -22,7 +22,8 @@ COMMANDS = (
         arguments=(
             arg("adapter", "its name, or its id or the beginning of it", nargs="?"),
             opt("--name", "how to call the deployment", required=True),
-            opt("--target", "embedded (the default) or ollama"),
+            opt("--target", "embedded (the default), ollama, folder or vllm"),
+            opt("--onto", "a model in Ollama that is its base: its template and texts are taken over"),
             opt("--base", "which base, without an adapter (demo)"),
             opt("--quantize", "of the file that is made: F32, F16 or Q8_0 (F16)"),
             opt("--dataset", "the proof asks prompts from its test part"),
