@@ -1080,6 +1080,10 @@ class PromptRefused(BadRequest):
     default_hint = "Shorten the conversation, or ask for fewer tokens."
 
 
+GOES_ON_AFTER = (PromptRefused.code, AnswerInterrupted.code)
+"""Errors of one answer, after which a conversation can go on."""
+
+
 class TargetUnreachable(OrchdError):
     """The server to deploy to does not answer."""
 
@@ -1218,6 +1222,13 @@ class DeployOntoRefused(BadRequest):
 
     code = 7041
     default_hint = "Leave `--onto` out, or give `--target ollama`."
+
+
+class PreferenceRefused(BadRequest):
+    """Two deployments that can't be told apart are not compared."""
+
+    code = 7042
+    default_hint = "Deploy two different adapters, and name both."
 
 
 # ---- 80xx demo and service -----------------------------------------------------------------------------------

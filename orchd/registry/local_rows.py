@@ -126,6 +126,17 @@ class Deployment(LocalRow, frozen=True, kw_only=True):
     also: tuple[str, ...] = ()
 
 
+class Preference(LocalRow, frozen=True, kw_only=True):
+    """How often the user preferred which of two deployed files, asked blindly. `pair` is both SHA-256 (hexadecimal),
+    the smaller first, with a blank between."""
+
+    pair: str
+    first: int
+    second: int
+    neither: int
+    since: int
+
+
 class OwnAnnouncement(LocalRow, frozen=True, kw_only=True):
     """An announcement by this node. Its number is never used twice."""
 
@@ -226,6 +237,7 @@ TABLES: dict[type[LocalRow], str] = {
     TopicJoined: "topic",
     JobRow: "job",
     Deployment: "deployment",
+    Preference: "preference",
     OwnAnnouncement: "own_announcement",
     Setting: "setting",
     Trust: "trust",

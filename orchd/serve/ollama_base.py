@@ -1,8 +1,8 @@
 """A base that Ollama holds: is it the adapter's, and what it says to the model beside its weights.
 
 A model that is created from `files` inherits nothing, so template, system text, parameters, licence, renderer and
-parser are read from the base (`POST /api/show`) and sent again. Pure: the answer of `show` in, values out. Source: ollama
-`api/types.go` (ShowResponse), `server/routes.go` (GetModelInfo writes a parameter as `%-30s %#v`).
+parser are read from the base (`POST /api/show`) and sent again. Pure: the answer of `show` in, values out. Source:
+ollama `api/types.go` (ShowResponse), `server/routes.go` (GetModelInfo writes a parameter as `%-30s %#v`).
 """
 
 from __future__ import annotations

@@ -14,12 +14,12 @@ from orchd.cli.table import EXIT_CODES, NOUNS, overview
 from orchd.rpc.discover import document
 from orchd.rpc.methods import TABLE
 
-WITHOUT_A_COMMAND = {"events.unsubscribe"}
-"""Ctrl-C does it."""
+WITHOUT_A_COMMAND = {"events.unsubscribe", "chat.pick", "chat.standing"}
+"""Ctrl-C does the first, `orchctl chat --ab` the others."""
 
 ELSEWHERE = {
     "chat.complete": {"messages", "stream"},
-    "chat": {"text", "system"},
+    "chat": {"text", "system", "ab", "picks"},
     "adapter.list": {"announced"},
     "dataset.create": {"file", "rows"},
     "dataset.stats": {"page"},

@@ -9,7 +9,7 @@ from typing import Any
 
 from orchd.cli.command import Command, Params, arg, opt
 from orchd.cli.context import Context
-from orchd.errors import AnswerInterrupted, OrchdError, PromptRefused
+from orchd.errors import GOES_ON_AFTER, OrchdError, PromptRefused, UsageInvalid
 
 PROMPT = "> "
 LEAVE = frozenset({"/quit", "/exit", "/q"})
@@ -21,14 +21,16 @@ HELP = (
 EMPTY = "(an empty answer)"
 TOO_LONG = "What you said last is left out, and the conversation goes on; /new begins a new one, with all its room."
 SAME_AGAIN = "What you said last is left out, and the conversation goes on: say it again, or something shorter."
-GOES_ON = (PromptRefused.code, AnswerInterrupted.code)
-"""Errors of one answer, after which the conversation can go on."""
-
 Message = dict[str, str]
 
 
 def chat(context: Context, options: argparse.Namespace, params: Params) -> None:
     text = " ".join(params.pop("text", []))
+    if (two := params.pop("ab", None)) is not None:
+        _blind(context, two, params, text)
+        return
+    if "deployment" not in params:
+        raise UsageInvalid("a deployment is missing", hint="`orchctl deployment list` shows them.")
     if not context.json:
         _warn(context, context.call("deployment.show", deployment=params["deployment"]))
     before = [{"role": "system", "content": params.pop("system")}] if "system" in params else []
@@ -40,6 +42,16 @@ def chat(context: Context, options: argparse.Namespace, params: Params) -> None:
         for line in sys.stdin:
             if line.strip():
                 _once(context, params, [*before, {"role": "user", "content": line.strip()}])
+
+
+def _blind(context: Context, two: list[str], params: Params, text: str) -> None:
+    from orchd.cli.nouns.chat_ab import PICKS, compare
+
+    if "deployment" in params or text:
+        raise UsageInvalid("--ab names both deployments; what to ask comes later", hint="orchctl chat --ab X Y")
+    before = [{"role": "system", "content": params.pop("system")}] if "system" in params else []
+    picks = params.pop("picks", PICKS)
+    compare(context, two[0], two[1], picks, {"before": before, "given": params})
 
 
 def _warn(context: Context, deployment: dict[str, Any]) -> None:
@@ -82,7 +94,7 @@ def _talk(context: Context, params: Params, before: list[Message]) -> None:
                 print(" ...", file=context.out)
                 continue
             except OrchdError as error:
-                if error.code not in GOES_ON:
+                if error.code not in GOES_ON_AFTER:
                     raise
                 print(file=context.out, flush=True)
                 context.show_error(error)
@@ -118,8 +130,10 @@ COMMANDS = (
         run=chat,
         more=f"Without TEXT, lines from a pipe are asked one by one. In a conversation: {HELP}",
         arguments=(
-            arg("deployment", "its name"),
+            arg("deployment", "its name", nargs="?"),
             arg("text", "what to say; several words are put together", nargs="*"),
+            opt("--ab", "ask both, blindly, and pick the better answer each time", nargs=2, metavar=("X", "Y")),
+            opt("--picks", "with --ab: how many before the result is shown (10)", type=int, metavar="N"),
             opt("--system", "what the model is told first"),
             opt("--max-tokens", "the longest answer (64)", type=int, metavar="N"),
             opt("--temperature", "0 (the default) always takes the likeliest", type=float, metavar="X"),
