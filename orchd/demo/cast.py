@@ -41,9 +41,10 @@ class CastClosed(Exception):
 class Cast:
     """Starts and stops the nodes. `start` may be called from any thread."""
 
-    def __init__(self, *, keep: bool = False) -> None:
+    def __init__(self, *, keep: bool = False, more: int = 0) -> None:
+        """`more` is what the homes will take beyond `SPACE_NEEDED`, in bytes. Raises `DiskFull`."""
         self.keep = keep
-        self.root = Path(tempfile.mkdtemp(prefix="orchd-demo-", dir=_temporary_directory()))
+        self.root = Path(tempfile.mkdtemp(prefix="orchd-demo-", dir=_temporary_directory(SPACE_NEEDED + more)))
         self._lock = threading.Lock()
         self._closed = False
         #: How many nodes this cast has had.
@@ -123,14 +124,14 @@ def node_environment(home: Path, *, bootstrap: str = "", settings: Mapping[str, 
     }
 
 
-def _temporary_directory() -> str:
+def _temporary_directory(space: int) -> str:
     """Where the homes go. Raises `DiskFull` before anything is made there."""
     chosen = tempfile.gettempdir()
     if len(os.fsencode(chosen)) > LONGEST_TEMPORARY:
         chosen = "/tmp"
     free = shutil.disk_usage(chosen).free
-    if free < SPACE_NEEDED:
-        raise DiskFull(f"{chosen} has {free // 1024**2} MB free, and the demo needs {SPACE_NEEDED // 1024**2} MB")
+    if free < space:
+        raise DiskFull(f"{chosen} has {free // 1024**2} MB free, and the demo needs {space // 1024**2} MB")
     return chosen
 
 

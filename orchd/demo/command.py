@@ -9,18 +9,23 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
+from orchd.demo import real
 from orchd.demo.cast import Cast, CastClosed
 from orchd.demo.examples import Examples
 from orchd.demo.players import Plan
-from orchd.demo.prompt import side_by_side
+from orchd.demo.prompt import questions, side_by_side
+from orchd.demo.real_page import write_page
+from orchd.demo.real_screen import RealScreen
 from orchd.demo.report import write_report
-from orchd.demo.results import Results
-from orchd.demo.screen import Screen, standard_screen
+from orchd.demo.screen import Screen
 from orchd.demo.story import Story
+from orchd.demo.terminal import Terminal
 from orchd.errors import EXIT_FAILED, EXIT_INTERRUPTED, DemoFailed, OrchdError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -32,26 +37,93 @@ OVER = b"\0"
 def run(argv: Sequence[str] | None = None) -> int:
     """Play the demo. Returns 0 only when every check held, 130 when it was interrupted."""
     options = parser().parse_args(argv)
-    screen = standard_screen(json=options.json, quiet=options.quiet)
+    terminal = Terminal(sys.stderr if options.json else sys.stdout)
+    play: _Demo | _Real = (_Real if options.real or options.model else _Demo)(options, terminal)
     signals = _Signals()
     try:
-        examples = Examples.find(options.examples)
         if options.out is not None:
             options.out.mkdir(parents=True, exist_ok=True)
-        cast = Cast(keep=options.keep)
+        cast = play.cast()
     except OrchdError as error:
-        screen.failed(error)
+        play.screen.failed(error)
         return error.exit_code
     except OSError as error:
-        screen.failed(DemoFailed(str(error), hint="Name a folder that can be written with --out or $TMPDIR."))
+        play.screen.failed(DemoFailed(str(error), hint="Name a folder that can be written with --out or $TMPDIR."))
         return EXIT_FAILED
-    story = Story(Plan(examples=examples, rounds=options.rounds, seed=options.seed), cast, screen)
     try:
-        return _Run(options, screen, signals, cast, story).play()
+        return _Run(options, signals, cast, play).play()
     finally:
         cast.close()
         if options.keep:
-            screen.kept(cast.root)
+            play.screen.kept(cast.root)
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """How a story ended. `tell` writes its page into a folder, if there is one, and tells the end."""
+
+    ok: bool
+    json: Mapping[str, Any]
+    tell: Callable[[Path | None], None]
+
+
+class _Demo:
+    """The demo on the shipped base."""
+
+    def __init__(self, options: argparse.Namespace, terminal: Terminal) -> None:
+        self.options = options
+        self.screen = Screen(terminal, quiet=options.quiet)
+        self.story: Story
+
+    def cast(self) -> Cast:
+        """Its stage. Raises numbered errors where something is missing."""
+        examples = Examples.find(self.options.examples)
+        cast = Cast(keep=self.options.keep)
+        plan = Plan(examples=examples, rounds=self.options.rounds, seed=self.options.seed)
+        self.story = Story(plan, cast, self.screen)
+        return cast
+
+    def run(self) -> _Ended:
+        results = self.story.run()
+
+        def tell(out: Path | None) -> None:
+            self.screen.finale(results, None if out is None else write_report(results, out))
+
+        return _Ended(results.ok, results.to_json(), tell)
+
+    def prompt(self) -> None:
+        """Only C is needed for it; the others go first."""
+        for peer in self.story.peers:
+            self.story.cast.stop(peer.node)
+        side_by_side(self.story, self.screen)
+
+
+class _Real:
+    """The demo on a real model."""
+
+    def __init__(self, options: argparse.Namespace, terminal: Terminal) -> None:
+        self.options = options
+        self.screen = RealScreen(terminal, quiet=options.quiet)
+        self.story: real.RealStory
+
+    def cast(self) -> Cast:
+        if self.options.model is not None and not self.options.model.is_file():
+            hint = "Give the path of a GGUF file, or leave --model out: then it is downloaded."
+            raise DemoFailed(f"{self.options.model} is not there", hint=hint)
+        cast = Cast(keep=self.options.keep, more=real.SPACE)
+        self.story = real.RealStory(self.options.model, self.options.seed, cast, self.screen)
+        return cast
+
+    def run(self) -> _Ended:
+        results = self.story.run()
+
+        def tell(out: Path | None) -> None:
+            self.screen.real_finale(results, None if out is None else write_page(results, out))
+
+        return _Ended(results.ok, results.to_json(), tell)
+
+    def prompt(self) -> None:
+        questions(self.story, self.screen)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -63,6 +135,12 @@ def parser() -> argparse.ArgumentParser:
         "130 interrupted",
     )
     made.add_argument("--out", type=Path, metavar="DIR", help="write report.html and demo.svg there")
+    made.add_argument(
+        "--real", action="store_true", help="on SmolLM2-135M, a real model: ten minutes, 93 MB to download"
+    )
+    made.add_argument(
+        "--model", type=Path, metavar="FILE", help="with --real: its GGUF file, instead of downloading it"
+    )
     made.add_argument("--rounds", type=_rounds, default=3, metavar="N", help="rounds of training (3)")
     made.add_argument("--seed", type=int, default=0, metavar="N", help="of every random choice (0)")
     made.add_argument("--examples", type=Path, metavar="DIR", help="where the three files of sentences lie")
@@ -108,15 +186,13 @@ def _do_nothing(number: int, frame: FrameType | None) -> None:
 class _Run:
     """The story runs in a thread; the main thread waits for its end or for a signal, whichever comes first."""
 
-    def __init__(
-        self, options: argparse.Namespace, screen: Screen, signals: _Signals, cast: Cast, story: Story
-    ) -> None:
+    def __init__(self, options: argparse.Namespace, signals: _Signals, cast: Cast, play: _Demo | _Real) -> None:
         self.options = options
-        self.screen = screen
         self.signals = signals
         self.cast = cast
-        self.story = story
-        self.outcome: Results | BaseException
+        self.demo = play
+        self.screen = play.screen
+        self.outcome: _Ended | BaseException
 
     def play(self) -> int:
         thread = threading.Thread(target=self._tell, name="story", daemon=True)
@@ -129,7 +205,7 @@ class _Run:
 
     def _tell(self) -> None:
         try:
-            self.outcome = self.story.run()
+            self.outcome = self.demo.run()
         except BaseException as error:  # handed to the main thread, which tells it
             self.outcome = error
         self.signals.over()
@@ -152,23 +228,20 @@ class _Run:
             return EXIT_INTERRUPTED
         raise error
 
-    def _ended(self, results: Results) -> int:
-        report = None if self.options.out is None else write_report(results, self.options.out)
-        self.screen.finale(results, report)
+    def _ended(self, ended: _Ended) -> int:
+        ended.tell(self.options.out)
         if self.options.json:
-            print(json.dumps(results.to_json(), ensure_ascii=False), flush=True)
+            print(json.dumps(ended.json, ensure_ascii=False), flush=True)
         elif not self.options.no_prompt and sys.stdin.isatty() and self.screen.terminal.is_terminal:
             self._prompt()
-        return 0 if results.ok else EXIT_FAILED
+        return 0 if ended.ok else EXIT_FAILED
 
     def _prompt(self) -> None:
-        """Only C is needed for it; the others go first. Ctrl-C and Ctrl-D end it."""
-        for peer in self.story.peers:
-            self.cast.stop(peer.node)
+        """Ctrl-C and Ctrl-D end it."""
         for number in SIGNALS:
             signal.signal(number, signal.default_int_handler)
         try:
-            side_by_side(self.story, self.screen)
+            self.demo.prompt()
         except (KeyboardInterrupt, EOFError):
             self.screen.terminal.line()
         finally:

@@ -19,7 +19,8 @@ Progress = Callable[[float, float, str], None]
 FIND_SECONDS = 60.0
 #: From the end of a daemon's connections to the end of its process.
 END_SECONDS = 2.0
-LEARNING_RATE = 5e-3
+#: What a training on the demo base is not left to choose.
+DEMO_BASE: Mapping[str, Any] = {"learning_rate": 5e-3}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,9 +125,19 @@ class Node:
 
     # ---- data and training -----------------------------------------------------------------------------------
 
-    def import_dataset(self, source: Path, *, name: str, split: str = "auto", seed: int = 0) -> Dataset:
-        """The sentences are of an invented language, and marked so."""
-        row = self.job("dataset.import", source=str(source), name=name, split=split, seed=seed, synthetic=True)
+    def import_dataset(
+        self, source: Path, *, name: str, split: str = "auto", seed: int = 0, near_duplicates: str = "drop"
+    ) -> Dataset:
+        """What the demos learn is invented, and marked so."""
+        row = self.job(
+            "dataset.import",
+            source=str(source),
+            name=name,
+            split=split,
+            seed=seed,
+            near_duplicates=near_duplicates,
+            synthetic=True,
+        )
         return Dataset(
             id=row["id"],
             format=row["format"],
@@ -134,6 +145,9 @@ class Node:
             heldout=row["validation"] + row["test"],
             test=row["test"],
         )
+
+    def add_base(self, path: Path, name: str, progress: Progress = ignore) -> None:
+        self.job("base.add", progress, path=str(path), name=name)
 
     def sentences(self, dataset: Dataset) -> list[Sentence]:
         """Every exchange of a data set, in its order."""
@@ -150,6 +164,7 @@ class Node:
         rank: int,
         seed: int,
         progress: Progress = ignore,
+        settings: Mapping[str, Any] = DEMO_BASE,
     ) -> Adapter:
         optional = {} if initial is None else {"initial": initial}
         result = self.job(
@@ -158,11 +173,11 @@ class Node:
             dataset=dataset.id,
             name=name,
             rank=rank,
-            learning_rate=LEARNING_RATE,
             steps=schedule.steps,
             schedule_total=schedule.total,
             schedule_offset=schedule.offset,
             seed=seed,
+            **settings,
             **optional,
         )
         return _adapter(result["adapter"])

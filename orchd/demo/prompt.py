@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 from orchd.demo import examples
+from orchd.demo.real import RealStory
+from orchd.demo.real_screen import RealScreen
 from orchd.demo.screen import Screen
 from orchd.demo.story import Story
 
@@ -21,3 +23,10 @@ def side_by_side(story: Story, screen: Screen) -> None:
             screen.not_in_the_language(unknown)
             continue
         screen.side_by_side(*story.finale.ask(prefix + " ".join(words)))
+
+
+def questions(story: RealStory, screen: RealScreen) -> None:
+    """Ask for questions until an empty line. Raises `EOFError` and `KeyboardInterrupt` as `input` does."""
+    screen.questions_help([home.household for home in story.homes])
+    while typed := input(screen.prompt_sign()).strip():
+        screen.side_by_side(*story.ask(typed))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -265,11 +264,6 @@ class Screen:
     def _verdict(self, good: bool) -> str:
         symbol = ("✓" if good else "✗") if self.terminal.is_unicode else ("ok" if good else "WRONG")
         return self.terminal.paint(symbol, "good" if good else "bad")
-
-
-def standard_screen(*, json: bool, quiet: bool) -> Screen:
-    """The story on standard output; with `--json` that is for the object alone, and the story goes beside it."""
-    return Screen(Terminal(sys.stderr if json else sys.stdout), quiet=quiet)
 
 
 def percent(share: float) -> str:
