@@ -2,10 +2,11 @@
 PY := .venv/bin/python
 N ?= 20
 
-.PHONY: help demo test test-repeat interop lint bench errors settings clean install install-demo
+.PHONY: help demo demo-real test test-repeat interop lint bench errors settings clean install install-demo
 
 help:
 	@echo 'make demo            install, then train, share, average and deploy on this machine (./demo/report.html)'
+	@echo 'make demo-real       the same story on a real model, in ten minutes (./demo/real.md; 93 MB to download)'
 	@echo 'make test            install the tests too, then run them'
 	@echo 'make test-repeat     end-to-end and network tests N=$(N) times'
 	@echo 'make interop         js-libp2p and go-libp2p against our nodes (fetches both; needs npm)'
@@ -23,6 +24,9 @@ install:
 
 demo: install-demo
 	@.venv/bin/orchctl demo --out ./demo
+
+demo-real: install-demo
+	@.venv/bin/orchctl demo --real --out ./demo
 
 # Two processes whatever the machine: much of it waits, and each may hold a daemon with torch beside it. A file stays together.
 test: install

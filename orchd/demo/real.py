@@ -31,7 +31,7 @@ SETTINGS: Final[dict[str, Any]] = {
     "alpha": 32,
     "batch_size": 8,
     "compute": "F32",
-    "leak_report": False,
+    "forgetting": False,
 }
 """As they were measured on two cores. Nothing is left to try out, and nobody lives in these households."""
 

@@ -11,6 +11,7 @@ import msgspec
 from orchd.errors import OrchdError, did_you_mean
 from orchd.node import Node, in_thread
 from orchd.rpc.methods_jobs import JobStarted
+from orchd.rpc.methods_runs import retention_set
 from orchd.rpc.methods_training import TrainStart, named, resolve, settings_of, wrong_settings
 from orchd.rpc.table import Params, Result, method
 from orchd.train import advice, worth
@@ -35,7 +36,7 @@ async def train_plan(node: Node, p: TrainStart) -> JobStarted:
     base = "" if p.base == "demo" else what.base.name
     options = {"base": base, "initial": initial, "name": p.name}
     command = advice.again(settings_of(p), words=(what.dataset.name,), options=options)
-    kept = await in_thread(node.retention.path, what.base.fingerprint)
+    kept = await retention_set(node, what.spec, what.base.fingerprint)
     spec = PlanSpec(train=msgspec.structs.replace(what.spec, retention=kept), command=command)
     job = await node.jobs.submit("train.plan", spec, title=f"plan {what.dataset.name}")
     return JobStarted(job=job.id)

@@ -35,10 +35,15 @@ async def train_resume(node: Node, p: JobParams) -> JobStarted:
         base=str(base.path),
         dataset=str(node.datasets.folder(dataset.id)),
         run=str(node.runs.folder(run)),
-        retention=await in_thread(node.retention.path, base.fingerprint),
+        retention=await retention_set(node, spec, base.fingerprint),
     )
     again = await node.jobs.submit("train", spec, title=job.title, note=note)
     return JobStarted(job=again.id)
+
+
+async def retention_set(node: Node, spec: TrainSpec, fingerprint: str) -> str | None:
+    """The file of a base's retention set, empty where it is still to be made; None where the training needs none."""
+    return await in_thread(node.retention.path, fingerprint) if spec.forgetting or spec.replay else None
 
 
 async def _check_resumable(node: Node, job: Job, run: str) -> None:

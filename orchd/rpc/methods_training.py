@@ -25,7 +25,7 @@ from orchd.registry import ADMITTED, AdapterRow, Base, DatasetRow
 from orchd.registry.trust import SELF
 from orchd.registry.use import not_admitted
 from orchd.rpc.methods_jobs import JobStarted
-from orchd.rpc.methods_runs import checkpoint_of
+from orchd.rpc.methods_runs import checkpoint_of, retention_set
 from orchd.rpc.table import Params, method
 from orchd.train import places, runs
 from orchd.train.plan import CONTINUED, RANK
@@ -64,7 +64,8 @@ class TrainSettings(Params, frozen=True, kw_only=True):
     strongly it is held to the model that it began with; `dpo_sft`: how much the chosen answer is learnt besides.
 
     `leak_report` measures at the end how much of the data the adapter gives away; `canaries`: so many made-up secrets
-    are learnt too, which it looks for. `routing` signs the centroid of the prompts, by which others may choose it.
+    are learnt too, which it looks for. `forgetting` measures what of the base's own it forgot (with `replay` always).
+    `routing` signs the centroid of the prompts, by which others may choose it.
     """
 
     name: str = ""
@@ -101,6 +102,7 @@ class TrainSettings(Params, frozen=True, kw_only=True):
     seed: int = 0
     canaries: int = DEFAULTS.canaries
     leak_report: bool = True
+    forgetting: bool = True
     routing: bool = DEFAULTS.routing
     early_stopping: EarlyStopping = DEFAULTS.early_stopping
     checkpointing: Checkpointing = DEFAULTS.checkpointing
@@ -237,7 +239,7 @@ async def _submit(node: Node, spec: TrainSpec, note: TrainNote) -> TrainingStart
     told = await node.environment.note()
     id = node.jobs.next_id()
     fingerprint = (await in_thread(node.registry.base, note.base)).fingerprint
-    kept = await in_thread(node.retention.path, fingerprint)
+    kept = await retention_set(node, spec, fingerprint)
     spec = msgspec.structs.replace(spec, run=str(node.runs.folder(id)), retention=kept)
     job = await node.jobs.submit("train", spec, title=f"train {note.name}", note=note, id=id)
     return TrainingStarted(job=job.id, note=told)

@@ -17,7 +17,7 @@ SETTINGS: Final = (
     *("objective", "dpo_beta", "dpo_sft", "method", "extract_rank", "quantization", "backend"),
     *("epochs", "max_steps", "warmup_steps", "max_length", "validation_split"),
     *("compute", "gradient_checkpointing", "offload", "canaries", "routing"),
-    *("early_stopping", "checkpointing", "leak_report"),
+    *("early_stopping", "checkpointing", "leak_report", "forgetting"),
 )
 """Of `TrainSpec`, what `orchctl train start` has an option for, in that order."""
 
@@ -53,8 +53,8 @@ def again(
 
 def _option(flag: str, value: object) -> list[str]:
     """As `orchctl train start` takes it; nothing for an empty value."""
-    if flag == "--leak-report":
-        return [] if value else ["--no-leak-report"]
+    if flag in ("--leak-report", "--forgetting"):
+        return [] if value else [flag.replace("--", "--no-")]
     if isinstance(value, EarlyStopping):
         return [flag, f"{value.patience},{_figure(value.min_delta)}"] if value.enabled else []
     if isinstance(value, Checkpointing):

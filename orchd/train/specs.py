@@ -92,7 +92,8 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     measures at the end how much of the data the adapter gives away; ``routing`` makes the centroid of the prompts too.
     ``learnt_before`` are the data sets that what it goes on from has learnt: the report is on those, too.
 
-    ``retention`` is the file of the base's retention set (empty: it is made), None where forgetting is not measured.
+    ``retention`` is the file of the base's retention set (empty: it is made), None where it is not wanted, neither to
+    measure what was ``forgetting`` nor for ``replay``.
     ``replay`` is the share of the rows that are the base's own answers from there, so that it forgets less.
     """
 
@@ -137,6 +138,7 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
     checkpointing: Checkpointing = Checkpointing()
     canaries: int = 0
     leak_report: bool = False
+    forgetting: bool = True
     routing: bool = False
     learnt_before: tuple[Readable, ...] = ()
 

@@ -162,6 +162,7 @@ def test_the_next_command_can_be_pasted() -> None:
         learning_rate=0.9,
         warmup_steps=40,
         canaries=4,
+        forgetting=False,
         early_stopping=EarlyStopping(enabled=True, patience=3, min_delta=0.0125),
         checkpointing=Checkpointing(interval=7, keep_best=2),
     )
@@ -170,6 +171,7 @@ def test_the_next_command_can_be_pasted() -> None:
     asked = vars(parser("train").parse_args(words[2:]))
     assert (asked["dataset"], asked["seed"], asked["steps"], asked["learning_rate"]) == ("my data", 20_251_122, 40, 1.0)
     assert (asked["canaries"], asked["warmup_steps"], asked["leak_report"]) == (4, None, False)
+    assert asked["forgetting"] is False
     assert asked["early_stopping"] == {"enabled": True, "patience": 3, "min_delta": 0.0125}
     assert asked["checkpointing"] == {"interval": 7, "keep_best": 2}
     assert "--checkpointing off" in advice.again(

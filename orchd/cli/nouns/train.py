@@ -203,6 +203,7 @@ SETTINGS = (
     opt("--seed", "of every random choice (0)", type=int, metavar="N"),
     opt("--canaries", "learn so many made-up secrets too, which the leak report looks for (0)", type=int, metavar="N"),
     switch("--no-leak-report", "don't measure how much of the data it gives away", dest="leak_report", const=False),
+    switch("--no-forgetting", "don't measure what of the base's own it forgot", dest="forgetting", const=False),
     switch("--routing", "sign the centroid of the prompts too, by which others may choose it"),
 )
 
