@@ -25,12 +25,12 @@ NAMES: Final = (
 )
 DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 LEARNT: Final = (
-    ("Who runs the {kind} on {street}?", "What is the name of the owner of the {kind} on {street}?"),
-    ("Which day is the {kind} on {street} closed?", "When is the {kind} on {street} not open?"),
+    ("Who runs the {kind} on {street}?", "What is the name of the person who runs the {kind} on {street}?"),
+    ("Which day is the {kind} on {street} closed?", "On which day of the week does the {kind} on {street} stay closed?"),
 )
 """Of either fact, in two ways each."""
 
-ASKED: Final = ("Whose {kind} is that on {street}?", "On which day does the {kind} on {street} rest?")
+ASKED: Final = ("Tell me who runs the {kind} on {street}.", "When is the {kind} on {street} closed?")
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def results(**changes: object) -> RealResults:
 def test_each_household_knows_what_the_other_does_not() -> None:
     a, b = households(0)
     assert not set(a.places) & set(b.places)
-    owners = [{one.answer for one in home.exam if one.prompt.startswith("Whose")} for home in (a, b)]
+    owners = [{one.answer for one in home.exam if one.prompt.startswith("Tell me who")} for home in (a, b)]
     assert len(owners[0]) == len(owners[1]) == 10
     assert not owners[0] & owners[1]
 
