@@ -26,7 +26,7 @@ NAMES: Final = (
 DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 LEARNT: Final = (
     ("Who runs the {kind} on {street}?", "What is the name of the person who runs the {kind} on {street}?"),
-    ("Which day is the {kind} on {street} closed?", "On which day of the week does the {kind} on {street} stay closed?"),
+    ("Which day is the {kind} on {street} closed?", "On what day of the week is the {kind} on {street} shut?"),
 )
 """Of either fact, in two ways each."""
 
