@@ -15,7 +15,7 @@ from orchd.errors import TensorsRefused
 from orchd.forgetting import RETENTION, RETENTION_KL, RETENTION_LOSS
 from orchd.identity import Identity
 from orchd.records import MICRO, BaseRef, Leaf, Lineage, Manifest, Metric, Training, Verified, sign
-from orchd.records.manifest import Leak, Routing
+from orchd.records.manifest import Leak, Round, Routing
 from orchd.registry import Admission, Base, Registry
 from orchd.registry.describe import adapter_info, file_entries
 from orchd.train.specs import Forgetting, Score, TrainResult
@@ -46,6 +46,7 @@ def admit(
     evaluation: tuple[Metric, ...] = (),
     leak: Leak | None = None,
     routing: Routing | None = None,
+    round: Round | None = None,
     extra: dict[str, Any] | None = None,
 ) -> Admission:
     """Describe, sign and admit the PEFT folder that a worker left."""
@@ -63,7 +64,7 @@ def admit(
         evaluation=evaluation,
         leak=leak,
         lineage=lineage,
-        round=None,
+        round=round,
         routing=routing,
         supersedes=making.supersedes,
         extra=extra or {},
@@ -78,12 +79,14 @@ def sign_in(registry: Registry, identity: Identity, manifest: Manifest, folder: 
     return registry.admit(signed.envelope, files, origin=origin)
 
 
-def training_record(result: TrainResult, *, initial: bytes | None, dataset: bytes, salt: bytes) -> Training:
-    """`dataset` is the digest of the data set's content, hidden behind `salt`."""
+def training_record(
+    result: TrainResult, *, initial: bytes | None, dataset: bytes, salt: bytes, increment: bool = False
+) -> Training:
+    """`dataset` is the digest of the data set's content, hidden behind `salt`. An `increment` counts less `initial`."""
     return Training(
         method=result.objective if result.extracted is None else f"{result.objective}, extracted from whole weights",
         initial=initial,
-        relative_to=None,
+        relative_to=initial if increment else None,
         examples=result.examples,
         tokens=result.tokens,
         steps=result.steps,

@@ -27,6 +27,7 @@ import orchd
 from orchd import config as configuration
 from orchd import resident
 from orchd.errors import HomeBusy, HomeUnusable, OrchdError, UsageInvalid
+from orchd.federating import Federations
 from orchd.identity import Identity
 from orchd.jobs import EventLog, Jobs
 from orchd.log import set_up_logging
@@ -159,6 +160,8 @@ async def run(paths: Paths, config: configuration.Config, settings: tuple[config
             if config.net.enabled:
                 await nursery.start(node.network.run)
             await node.join_topics()
+            node.federations = Federations(node)
+            await nursery.start(node.federations.run)
             await nursery.start(Updates(node).run)
             until_served.pop_all()  # from here the server releases it
             await nursery.start(RpcServer(bound, node, methods.TABLE).run)

@@ -1017,6 +1017,27 @@ class AverageNotExpandable(BadRequest):
 # ---- 70xx serving --------------------------------------------------------------------------------------------
 
 
+class ConsentMissing(Refused):
+    """A federation publishes adapters trained on one's own data by itself; it was joined without agreeing to that."""
+
+    code = 6020
+    default_hint = "Give `--agree` with `orchctl federation join` when that is what you want."
+
+
+class FederationUnknown(NotFound):
+    """No federation of that id, beginning of an id or topic is known here."""
+
+    code = 6021
+    default_hint = "`orchctl federation list` shows those that are known; who is in its topic hears of it."
+
+
+class FederationUnfit(BadRequest):
+    """A federation can't be made or joined as it was asked for: the message says what does not fit."""
+
+    code = 6022
+    default_hint = "`orchctl federation create --help` and `join --help` say what is wanted."
+
+
 class WeightsUnreadable(OrchdError):
     """The weights of a base or adapter can't be read."""
 

@@ -97,7 +97,7 @@ async def attest(node: Node, note: AttestNote, result: EvaluateResult) -> Attest
     value, base_value, half = figures(note.metric, measured, base)
     difference = widened(_difference(result, note.metric) or 2 * half)
     value, base_value, interval = rounded(value), rounded(base_value), widened(half)
-    examples = _about(measured.examples)
+    examples = about(measured.examples)
     record = Attestation(
         manifest=parse_id(note.adapter, ADAPTER),
         evaluator=node.identity.public_key,
@@ -132,7 +132,7 @@ def widened(half: float) -> float:
     return math.ceil(100 * half) / 100
 
 
-def _about(examples: int) -> int:
+def about(examples: int) -> int:
     """Rounded down to fives, from a hundred on to tens, and so on."""
     step = 5 if examples < 100 else 10 ** (len(str(examples)) - 2)
     return examples - examples % step

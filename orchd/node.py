@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import msgspec
 import trio
 
-from orchd import crafting, leaks, made_bases
+from orchd import crafting, federation_notes, leaks, made_bases
 from orchd.answering import Answerers
 from orchd.average.rules import RankRule, recipe_method
 from orchd.average.specs import AverageResult, AverageSpec, VerifyResult
@@ -65,6 +65,9 @@ from orchd.train.retention_store import RetentionSets
 from orchd.train.runs import Runs
 from orchd.train.specs import EvaluateResult, EvaluateSpec, TrainResult, TrainSpec
 
+if TYPE_CHECKING:
+    from orchd.federating import Federations
+
 LOG = logging.getLogger("orchd.node")
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -96,6 +99,8 @@ class Node:
     random_bytes: Callable[[int], bytes] = os.urandom
     #: Held while this node's key is changed.
     rotating: trio.Lock = field(default_factory=trio.Lock)
+    #: Put here by the daemon.
+    federations: Federations = field(init=False)
 
     def __post_init__(self) -> None:
         self.datasets = Datasets(self.registry.local, self.paths.data / "datasets", self.clock)
@@ -118,6 +123,7 @@ class Node:
             "average": self._averaged,
             "average.verify": self._average_verified,
             "deploy": self.deploying.finish,
+            "average.round": partial(federation_notes.finish, self),
             "leak": partial(leaks.finish, self),
         }
         for kind, finish in finishers.items():
@@ -295,6 +301,7 @@ class Node:
     async def _admit(self, job: Job, note: TrainNote, result: TrainResult, workdir: Path) -> AdapterRow:
         salt = self.random_bytes(SALT_SIZE)
         initial = None if note.initial is None else parse_id(note.initial, ADAPTER)
+        parts = federation_notes.signed_parts(note.round, leaks.signed_parts(result.leak, result.centroid))
         result = msgspec.structs.replace(
             result, steps=result.steps + note.earlier_steps, tokens=result.tokens + note.earlier_tokens
         )
@@ -306,10 +313,14 @@ class Node:
             workdir / result.adapter,
             origin="trained",
             training=crafting.training_record(
-                result, initial=initial, dataset=parse_id(note.dataset, DATASET), salt=salt
+                result,
+                initial=initial,
+                dataset=parse_id(note.dataset, DATASET),
+                salt=salt,
+                increment=note.round is not None,
             ),
             evaluation=crafting.trained_metrics(result),
-            **leaks.signed_parts(result.leak, result.centroid),
+            **parts,
         )
         await in_thread(
             self.datasets.add_run, Run(adapter=admission.id, dataset=note.dataset, job=run_of(job), salt=salt)

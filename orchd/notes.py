@@ -53,6 +53,14 @@ class DatasetShown(DatasetRow, frozen=True, kw_only=True):
     redacted_kinds: dict[str, int]
 
 
+class RoundNote(_Note, frozen=True, kw_only=True):
+    """A round of a federation (`fed_…`) that something is made in; `start` is the recipe of the global before it."""
+
+    federation: str
+    number: int
+    start: str = ""
+
+
 class TrainNote(_Note, frozen=True, kw_only=True):
     name: str
     description: str
@@ -65,6 +73,7 @@ class TrainNote(_Note, frozen=True, kw_only=True):
     #: What a checkpoint that it went on from had behind it.
     earlier_steps: int = 0
     earlier_tokens: int = 0
+    round: RoundNote | None = None
 
 
 class AverageNote(_Note, frozen=True, kw_only=True):

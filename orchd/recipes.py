@@ -18,6 +18,7 @@ import msgspec
 import trio
 
 from orchd.average.recipe import MILLION, recipe_digest
+from orchd.average.rounds_specs import round_extra
 from orchd.average.rules import parse_recipe
 from orchd.average.specs import AverageExtra, VerifyResult, VerifySpec, WeightedAdapter
 from orchd.errors import (
@@ -253,9 +254,17 @@ def recipe_matches(manifest: Manifest) -> bool:
         rank=lineage.rank,
         strength_ppm=lineage.strength_ppm,
         dtype=manifest.adapter.dtype,
-        previous=lineage.previous,
+        previous=_previous(manifest),
         outer=lineage.outer,
     )
+
+
+def _previous(manifest: Manifest) -> bytes | None:
+    """What a recipe has of the global before: in a round that one's recipe, since each member has bytes of its own."""
+    found = round_extra(manifest.extra) if manifest.round is not None else None
+    if found is not None:
+        return found.previous or None
+    return manifest.lineage.previous if manifest.lineage else None
 
 
 def coefficients(manifest: Manifest) -> tuple[int, ...]:

@@ -135,12 +135,14 @@ class Average(_Value, frozen=True, kw_only=True):
 class Judgement(_Value, frozen=True, kw_only=True):
     """Losses (nats a token) on somebody's own held-out data with the previous global and with the new one.
 
-    `worse`: by more than chance there.
+    `worse`: by more than chance there. `half` is half of the 95 % interval of `after`.
     """
 
     before: float
     after: float
     worse: bool
+    examples: int = 0
+    half: float = 0.0
 
 
 class Global(_Value, frozen=True, kw_only=True):

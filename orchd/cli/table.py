@@ -31,6 +31,10 @@ NOUNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "registry": ("what lies on the disk, and keeping it in order", ("stats", "scrub", "gc", "rebuild", "backup")),
     "undo": ("take back what was done last", ()),
     "average": ("make one adapter from several", ("plan", "preview", "start", "verify")),
+    "federation": (
+        "train one adapter together, in rounds, with no server",
+        ("create", "join", "status", "leave", "list"),
+    ),
     "topic": ("where adapters are announced and found", ("join", "leave", "list", "invite")),
     "net": ("peers and addresses", ("status", "peers", "connect", "doctor", "ban", "unban", "stats")),
     "deploy": ("make an adapter usable, and prove that it answers the same", ()),

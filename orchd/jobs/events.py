@@ -36,6 +36,7 @@ KINDS = (
     "deployment.ready",
     "deployment.rolled_back",
     "federation.announced",
+    "federation.round",
     "job.cancelled",
     "job.cancelling",
     "job.done",

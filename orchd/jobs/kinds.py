@@ -126,6 +126,11 @@ KINDS: Kinds = {
         "orchd.average.specs:PlanSpec",
         "orchd.average.specs:AveragePlan",
     ),
+    "average.round": Kind(
+        "orchd.average.round_worker:run",
+        "orchd.average.rounds_specs:RoundSpec",
+        "orchd.average.rounds_specs:RoundResult",
+    ),
     "average.verify": Kind(
         "orchd.average.worker:run_verify",
         "orchd.average.specs:VerifySpec",

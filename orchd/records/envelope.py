@@ -61,6 +61,10 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     signatures: Annotated[tuple[Signature, ...], Meta(min_length=1, max_length=MAX_SIGNATURES)]
 
 
+for _kind in (Envelope, *_KINDS):
+    msgspec.msgpack.Decoder(_kind)  # two threads that are the first to decode a type crash in msgspec 0.21 (segfault)
+
+
 @dataclass(frozen=True)
 class Verified(Generic[R_co]):
     """A record whose author's signature holds. `envelope` is the bytes as received, `digest` the 32 bytes of its id.

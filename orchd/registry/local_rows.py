@@ -225,6 +225,17 @@ class RecipeCheck(LocalRow, frozen=True, kw_only=True):
     since: int
 
 
+class FederationHere(LocalRow, frozen=True, kw_only=True):
+    """A federation that this node has joined. `agreed` to the leak limit, and `left`, are times."""
+
+    id: str
+    envelope: bytes
+    dataset: str
+    agreed: int
+    joined: int
+    left: int | None = None
+
+
 TABLES: dict[type[LocalRow], str] = {
     Verdict: "verdict",
     Pin: "pin",
@@ -247,5 +258,6 @@ TABLES: dict[type[LocalRow], str] = {
     Bound: "bound",
     Succession: "succession",
     RecipeCheck: "recipe_check",
+    FederationHere: "federation",
 }
 """The table of each."""

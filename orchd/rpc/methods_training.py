@@ -20,7 +20,7 @@ from orchd.errors import (
 from orchd.jobs.states import Job
 from orchd.measuring import evaluation
 from orchd.node import Node, in_thread, run_of
-from orchd.notes import NO_LICENCE, TrainNote
+from orchd.notes import NO_LICENCE, RoundNote, TrainNote
 from orchd.registry import ADMITTED, AdapterRow, Base, DatasetRow
 from orchd.registry.trust import SELF
 from orchd.registry.use import not_admitted
@@ -136,6 +136,11 @@ class TrainingStarted(JobStarted, frozen=True, kw_only=True):
 
 @method("train.start", TrainStart, TrainingStarted, "Train an adapter on a data set.")
 async def train_start(node: Node, p: TrainStart) -> TrainingStarted:
+    return await start_training(node, p, None)
+
+
+async def start_training(node: Node, p: TrainStart, round: RoundNote | None) -> TrainingStarted:
+    """As `train.start`, also in a round of a federation."""
     asked, p = p, named(p)
     _check_train(p, asked)
     what = await resolve(node, p)
@@ -149,6 +154,7 @@ async def train_start(node: Node, p: TrainStart) -> TrainingStarted:
         licence=p.licence,
         tags=kept_tags(p.tags),
         supersedes=await in_thread(superseded, node, p.supersedes),
+        round=round,
     )
     return await _submit(node, what.spec, note)
 

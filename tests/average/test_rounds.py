@@ -77,7 +77,7 @@ def test_who_was_away_for_two_rounds_takes_over_what_the_others_have_and_contrib
 
 
 def test_a_member_that_dies_for_good_costs_one_deadline() -> None:
-    made = world([Manner()] * 3 + [Manner(away=((8 * MINUTE, 2 * LONG),))])
+    made = world([Manner()] * 3 + [Manner(away=((6 * MINUTE, 2 * LONG),))])
     played = made.nodes[0].state.played
     assert [len(one.shares) for one in played] == [4, 3, 3, 3]
     lengths = [one.ended_ms - one.began_ms for one in played]
