@@ -39,6 +39,7 @@ AT_ONCE = 4
 LOOK_AGAIN_SECONDS = 5.0
 """Between two tries to see the manifest of what was announced."""
 LOOKS = 60
+STATES = msgspec.json.Decoder(State)
 MAX_DAMAGE = "the file of the federation {} can't be read; it begins again: {}"
 
 
@@ -147,7 +148,7 @@ def base_name(node: Node, record: Federation) -> str:
 
 def _read(path: Path) -> State | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=State)
+        return STATES.decode(path.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, msgspec.DecodeError) as error:

@@ -14,15 +14,16 @@ import msgspec
 import trio
 
 from orchd import crafting
-from orchd.average.rounds_specs import RoundExtra, RoundResult, RoundSpec, round_extra
+from orchd.average.rounds_specs import IncrementPath, RoundExtra, RoundResult, RoundSpec, VerifyRoundSpec, round_extra
 from orchd.average.rounds_state import METHOD, Average, Increment, Recipe, Share
 from orchd.crafting import Making
+from orchd.errors import LeavesUnknown, ParamsInvalid
 from orchd.jobs import Job
 from orchd.notes import NO_LICENCE, RoundNote
 from orchd.records import Leaf, Lineage, Manifest, Verified, parse_id, text_id
 from orchd.records.ids import ADAPTER, FEDERATION
 from orchd.records.manifest import Round
-from orchd.registry import AdapterRow
+from orchd.registry import ADMITTED, AdapterRow, Registry
 
 if TYPE_CHECKING:
     from orchd.node import Node
@@ -147,3 +148,49 @@ def heard(manifest: Verified[Manifest], federation: str) -> Increment | Average 
     )
     sound = record.lineage.method == METHOD and recipe.digest == record.lineage.recipe.hex()
     return Average(**common, recipe=recipe) if sound else None
+
+
+def verify_spec(registry: Registry, manifest: Verified[Manifest]) -> VerifyRoundSpec:
+    """What to compare a round's average with: its increments, what they go on from, the globals before it, of which any
+    member's bytes will do. Raises `LeavesUnknown` naming the first that is not here."""
+    found = heard(manifest, text_id(FEDERATION, manifest.record.round.federation)) if manifest.record.round else None
+    lineage = manifest.record.lineage
+    if not isinstance(found, Average) or lineage is None:
+        hint = f"`orchctl adapter show {manifest.id}` shows what it says of itself."
+        raise ParamsInvalid(f"{manifest.record.name} does not say which round it is of", hint=hint, field="adapter")
+
+    def folder(recipe: str) -> str | None:
+        return str(registry.adapter_folder(_global_of(registry, recipe))) if recipe else None
+
+    increments = []
+    for leaf, ppm in found.recipe.leaves:
+        if not registry.has_adapter(leaf):
+            raise LeavesUnknown(f"the leaf {leaf} is not here", field="adapters")
+        told = registry.manifest(leaf)
+        start = round_extra(told.record.extra)
+        path = str(registry.adapter_folder(leaf))
+        increments.append(
+            IncrementPath(
+                id=leaf, path=path, start=folder(start.start.hex() if start else ""), weight_ppm=ppm, author=told.author
+            )
+        )
+    recipe = found.recipe
+    spec = RoundSpec(
+        increments=tuple(increments),
+        previous=folder(recipe.previous),
+        before=folder(recipe.before),
+        momentum_ppm=recipe.momentum_ppm,
+        strength_ppm=recipe.strength_ppm,
+        rank=recipe.rank,
+    )
+    claimed = str(registry.adapter_folder(manifest.id))
+    return VerifyRoundSpec(claimed=claimed, round=spec, tolerance_ppm=lineage.tolerance_ppm)
+
+
+def _global_of(registry: Registry, recipe: str) -> str:
+    """An admitted adapter here by this recipe, one's own first."""
+    sql = "SELECT digest, author FROM adapter WHERE state = ? AND shown ->> '$.lineage.recipe' = ? ORDER BY digest"
+    rows = registry.index.read(sql, (ADMITTED, recipe))
+    if not rows:
+        raise LeavesUnknown(f"no global adapter of the recipe {recipe[:16]}… is here", field="adapters")
+    return min(rows, key=lambda row: (row[1] != registry.author, row[0]))[0]  # type: ignore[no-any-return]

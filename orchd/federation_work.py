@@ -298,6 +298,10 @@ class RoundWord(msgspec.Struct, frozen=True, kw_only=True):
     worse: bool
 
 
+for _each in (Terms, RoundWord):
+    msgspec.json.Decoder(_each)  # before two threads are the first to convert one (`records/envelope.py`)
+
+
 def attested(signed: Verified[Attestation], adapter: str, federation: str) -> ev.Attested | None:
     """None for what is said of something else, or in another form."""
     record = signed.record

@@ -123,6 +123,7 @@ class Node:
             "average": self._averaged,
             "average.verify": self._average_verified,
             "deploy": self.deploying.finish,
+            "average.verify_round": self._average_verified,
             "average.round": partial(federation_notes.finish, self),
             "leak": partial(leaks.finish, self),
         }

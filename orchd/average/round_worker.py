@@ -16,16 +16,19 @@ import numpy as np
 from orchd.average.adapter import AdapterWriter
 from orchd.average.combine import apply, mean_matrix, spectrum
 from orchd.average.course import Steps
-from orchd.average.gram import Matrix, cosines, norms
+from orchd.average.gram import Matrix, cosines, norms, squared_length
 from orchd.average.methods import clip
 from orchd.average.opened import Opened, opened
 from orchd.average.recipe import MILLION, TOLERANCE_PPM
-from orchd.average.rounds_specs import RoundResult, RoundSpec
+from orchd.average.rounds_specs import RoundResult, RoundSpec, VerifyRoundSpec
+from orchd.average.specs import VerifyResult
 from orchd.average.votes import cast_votes, useless
 from orchd.errors import AverageIsZero, LeafIsZero
 from orchd.jobs.context import JobContext
 
 ADAPTER_FOLDER = "adapter"
+MAX_TOLERANCE_PPM = 20_000
+"""A lineage can't excuse more than this, as for averages of one shot. Members' bytes of a global differ by rounding."""
 
 
 def run(spec: RoundSpec, job: JobContext) -> RoundResult:
@@ -140,3 +143,51 @@ def _write(source: Opened, coefficients: Matrix, rank: int, writer: AdapterWrite
     if not writer.parameters:
         raise AverageIsZero("the round's average is zero everywhere")
     return total, cut
+
+
+def run_verify(spec: VerifyRoundSpec, job: JobContext) -> VerifyResult:
+    """Recompute how far a claimed average of a round is from what its increments and globals give, without forming
+    either. A claim that does not hold is an answer, not an error. Raises as `run` does."""
+    round = spec.round
+    folders = _folders(round)
+    with (
+        opened([(path, path) for path in folders]) as adapters,
+        opened([("the average", spec.claimed)]) as claimed,
+    ):
+        source, both = Opened(adapters, keep=True), Opened([*adapters, *claimed], keep=False)
+        steps = Steps(job, len(source.names) + len(both.names))
+        coefficients = combined(round, folders, take(round, folders, source.inner(steps)).coefficients)
+        total = cut = distance = 0.0
+        largest = 0
+        for name in both.names:
+            steps()
+            grams = both.grams(name)
+            present = both.present(name)
+            inside = [at for at in present if at < len(folders)]
+            weights = [float(coefficients[at]) for at in inside]
+            if inside:
+                first = grams.first(len(inside))
+                best = spectrum(first, mean_matrix(first.ranks, first.scales, weights)).best(round.rank)
+                total, cut = total + best.total, cut + best.cut
+            claims = [-1.0] if len(present) > len(inside) else []
+            distance += squared_length(grams, mean_matrix(grams.ranks, grams.scales, weights + claims))
+            largest = max(largest, grams.ranks[-1] if claims else 0)
+        steps.finish()
+    if not total:
+        raise AverageIsZero("what these increments and globals give is zero; a share of it says nothing")
+    error, tolerance = (max(0.0, distance - cut) / total) ** 0.5, min(spec.tolerance_ppm, MAX_TOLERANCE_PPM) / MILLION
+    too_large = f"it is of rank {largest}, its recipe of {round.rank}" if largest > round.rank else ""
+    return VerifyResult(
+        relative_error=error,
+        tolerance=tolerance,
+        holds=error <= tolerance and not too_large,
+        distance=(distance / total) ** 0.5,
+        residual=(cut / total) ** 0.5,
+        detail=too_large or _detail(error, tolerance),
+    )
+
+
+def _detail(error: float, tolerance: float) -> str:
+    if error > tolerance:
+        return f"it is {100 * error:.3g} % off, at most {100 * tolerance:.3g} % is rounding"
+    return "it is what its increments make of the global before it"

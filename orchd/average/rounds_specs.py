@@ -42,6 +42,14 @@ class RoundSpec(_Value, frozen=True, kw_only=True):
     dtype: Dtype = "BF16"
 
 
+class VerifyRoundSpec(_Value, frozen=True, kw_only=True):
+    """Is the adapter in the folder `claimed` what `round` gives? `tolerance_ppm` is the one that its lineage states."""
+
+    claimed: Readable
+    round: RoundSpec
+    tolerance_ppm: int = 5_000
+
+
 class RoundResult(_Value, frozen=True, kw_only=True):
     """`adapter` is the PEFT folder relative to the job's folder. `taken_ppm`, `votes` (from 1), `norms` (Frobenius) and
     `cosines` are of the increments, in the spec's order; an increment that changes nothing takes part in no vote (0).
@@ -69,6 +77,9 @@ class RoundExtra(msgspec.Struct, frozen=True, kw_only=True):
     previous: bytes = b""
     before: bytes = b""
     momentum_ppm: int = 0
+
+
+msgspec.json.Decoder(RoundExtra)  # before two threads are the first to convert one (`records/envelope.py`)
 
 
 def round_extra(extra: dict[str, Any]) -> RoundExtra | None:

@@ -131,6 +131,11 @@ KINDS: Kinds = {
         "orchd.average.rounds_specs:RoundSpec",
         "orchd.average.rounds_specs:RoundResult",
     ),
+    "average.verify_round": Kind(
+        "orchd.average.round_worker:run_verify",
+        "orchd.average.rounds_specs:VerifyRoundSpec",
+        "orchd.average.specs:VerifyResult",
+    ),
     "average.verify": Kind(
         "orchd.average.worker:run_verify",
         "orchd.average.specs:VerifySpec",

@@ -61,8 +61,8 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     signatures: Annotated[tuple[Signature, ...], Meta(min_length=1, max_length=MAX_SIGNATURES)]
 
 
-for _kind in (Envelope, *_KINDS):
-    msgspec.msgpack.Decoder(_kind)  # two threads that are the first to decode a type crash in msgspec 0.21 (segfault)
+for _each in (Envelope, *_KINDS):
+    msgspec.msgpack.Decoder(_each)  # seen once: two threads that were the first to decode a type, msgspec 0.22, SIGSEGV
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from orchd import room
+from orchd import federation_notes, room
 from orchd.average.recipe import MILLION, Expanded, Parent, expand_leaves, strength_in_ppm
+from orchd.average.rounds_specs import VerifyRoundSpec
+from orchd.average.rounds_state import METHOD
 from orchd.average.rules import AUTO, MEAN, METHODS, RankRule, check_wanted, parse_recipe
 from orchd.average.specs import AverageSpec, PlanSpec, Refusal, VerifySpec, WeightedAdapter
 from orchd.errors import (
@@ -235,6 +237,9 @@ def parent_of(parent: Verified[Manifest]) -> Parent | None:
     if lineage is None:
         return None
     told = f"{parent.record.name} ({parent.id}), an average by {lineage.method}"
+    if lineage.method == METHOD:
+        hint = "Go on from it with `orchctl train start --initial`, or average adapters that were trained in one go."
+        raise AverageNotExpandable(f"{told}, holds the global of its round too", hint=hint, field="adapters")
     try:
         name, _ = parse_recipe(lineage.method, lineage.rank)
     except OrchdError:
@@ -299,15 +304,18 @@ def check_averageable(registry: Registry, row: AdapterRow) -> None:
 async def average_verify(node: Node, p: AdapterNamed) -> JobStarted:
     spec, adapter = await in_thread(_plan_verify, node, p.adapter)
     note = VerifyNote(adapter=adapter)
-    job = await node.jobs.submit("average.verify", spec, title=f"verify {adapter[:12]}", note=note)
+    kind = "average.verify" if isinstance(spec, VerifySpec) else "average.verify_round"
+    job = await node.jobs.submit(kind, spec, title=f"verify {adapter[:12]}", note=note)
     return JobStarted(job=job.id)
 
 
-def _plan_verify(node: Node, text: str) -> tuple[VerifySpec, str]:
+def _plan_verify(node: Node, text: str) -> tuple[VerifySpec | VerifyRoundSpec, str]:
     manifest = node.registry.manifest(node.registry.resolve(text))
     lineage = manifest.record.lineage
     if lineage is None:
         hint = f"`orchctl adapter verify {manifest.id}` checks an adapter that was trained."
         raise ParamsInvalid(f"{manifest.record.name} is no average: it has no leaves", hint=hint, field="adapter")
     leaf_rows(node, [leaf.id for leaf in lineage.leaves])
+    if lineage.method == METHOD:
+        return federation_notes.verify_spec(node.registry, manifest), manifest.id
     return verify_spec(node.registry, manifest.id), manifest.id

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
-from orchd.average.round_worker import run
-from orchd.average.rounds_specs import IncrementPath, RoundResult, RoundSpec, round_extra
+from orchd.average.round_worker import run, run_verify
+from orchd.average.rounds_specs import IncrementPath, RoundResult, RoundSpec, VerifyRoundSpec, round_extra
 from orchd.errors import LeafIsZero
 
 from .bench import Bench
@@ -130,3 +131,25 @@ def test_what_a_manifest_says_of_a_round_is_read_if_it_is_of_that_form() -> None
     found = round_extra({"round": {"start": b"\x01" * 32}})
     assert found is not None
     assert found.start == b"\x01" * 32
+
+
+@pytest.mark.parametrize("rank", [4, 64])
+def test_a_published_round_is_told_from_a_lie_by_its_increments_and_the_globals(bench: Bench, rank: int) -> None:
+    previous, before = bench.write(random_lora(8), random_lora(9))
+    folders = dict(zip("abcd", bench.write(*(random_lora(seed) for seed in range(4))), strict=True))
+    spec = RoundSpec(
+        increments=tuple(path(folder, name, previous) for name, folder in folders.items()),
+        previous=str(previous),
+        before=str(before),
+        momentum_ppm=500_000,
+        rank=rank,
+    )
+    job, _ = bench.job()
+    made = job.workdir / run(spec, job).adapter
+    honest = run_verify(VerifyRoundSpec(claimed=str(made), round=spec), bench.job()[0])
+    assert honest.holds
+    assert honest.relative_error < 0.005
+    without_momentum = msgspec.structs.replace(spec, momentum_ppm=0)
+    lie = run_verify(VerifyRoundSpec(claimed=str(made), round=without_momentum), bench.job()[0])
+    assert not lie.holds
+    assert "% off" in lie.detail
