@@ -23,7 +23,7 @@ from orchd.notes import NO_LICENCE, RoundNote
 from orchd.records import Leaf, Lineage, Manifest, Verified, parse_id, text_id
 from orchd.records.ids import ADAPTER, FEDERATION
 from orchd.records.manifest import Round
-from orchd.registry import ADMITTED, AdapterRow, Registry
+from orchd.registry import ADMITTED, AdapterRow, Admission, Registry
 
 if TYPE_CHECKING:
     from orchd.node import Node
@@ -84,7 +84,7 @@ async def finish(node: Node, job: Job, result: RoundResult, workdir: Path) -> Ro
     )
 
 
-def _admit(node: Node, note: RoundAverageNote, result: RoundResult, workdir: Path) -> crafting.Admission:
+def _admit(node: Node, note: RoundAverageNote, result: RoundResult, workdir: Path) -> Admission:
     recipe = note.recipe
     lineage = Lineage(
         recipe=bytes.fromhex(recipe.digest),
@@ -135,9 +135,10 @@ def heard(manifest: Verified[Manifest], federation: str) -> Increment | Average 
     record, told = manifest.record, round_extra(manifest.record.extra)
     if record.round is None or told is None or text_id(FEDERATION, record.round.federation) != federation:
         return None
-    common = {"adapter": manifest.id, "author": manifest.author, "round": record.round.number}
+    id, author, number = manifest.id, manifest.author, record.round.number
     if record.lineage is None:
-        return Increment(**common, start=told.start.hex()) if record.training is not None else None
+        made = Increment(adapter=id, author=author, round=number, start=told.start.hex())
+        return made if record.training is not None else None
     recipe = Recipe(
         leaves=tuple(sorted((text_id(ADAPTER, leaf.id), leaf.weight_ppm) for leaf in record.lineage.leaves)),
         previous=told.previous.hex(),
@@ -147,7 +148,7 @@ def heard(manifest: Verified[Manifest], federation: str) -> Increment | Average 
         rank=record.lineage.rank,
     )
     sound = record.lineage.method == METHOD and recipe.digest == record.lineage.recipe.hex()
-    return Average(**common, recipe=recipe) if sound else None
+    return Average(adapter=id, author=author, round=number, recipe=recipe) if sound else None
 
 
 def verify_spec(registry: Registry, manifest: Verified[Manifest]) -> VerifyRoundSpec:

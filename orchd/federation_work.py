@@ -102,8 +102,8 @@ def _seed(here: Membership, author: str, round: int) -> int:
     return int.from_bytes(f"{here.id} {author} {round}".encode()[-6:], "big") % 2**31
 
 
-async def trained(node: Node, command: ev.Train, job: str) -> ev.Trained | ev.TrainingFailed | None:
-    """What came of it; None when it was stopped because it is not wanted any more."""
+async def trained(node: Node, command: ev.Train, job: str) -> ev.Trained | ev.TrainingFailed:
+    """What came of it, once it has ended."""
     try:
         ended = await node.jobs.wait(job)
     except JobUnknown as error:
