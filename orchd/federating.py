@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("orchd.federation")
 AT_ONCE = 4
 """Adapters of one federation that are fetched or looked at at once."""
-LOOK_AGAIN_SECONDS = 5.0
-"""Between two tries to see the manifest of what was announced."""
-LOOKS = 60
+AGAIN_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+"""Between two tries to get what nobody who is there could give; the last stays."""
+LOOKS = 30
 STATES = msgspec.json.Decoder(State)
 MAX_DAMAGE = "the file of the federation {} can't be read; it begins again: {}"
 
@@ -63,7 +63,8 @@ class Federations:
                 task_status.started()
                 async for event in told:
                     for runner in list(self.runners.values()):
-                        runner.tell(event.kind, event.data["id"])
+                        if event.kind == "adapter.attested" or runner.here.record.topic in event.data["topics"]:
+                            runner.tell(event.kind, event.data["id"])
         finally:
             self._nursery = None
             told.close()
@@ -170,18 +171,23 @@ class Runner:
         self._scope = trio.CancelScope()
         self._gone = trio.Event()
         self._nursery: trio.Nursery | None = None
+        self.trouble = ""
 
     async def run(self, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
-        """Until the federation is over, or it is cancelled."""
+        """Until the federation is over, or it is cancelled. What fails here ends this federation's work alone."""
+        task_status.started()
         with self._scope:
             try:
                 async with trio.open_nursery() as nursery:
                     self._nursery = nursery
                     await self._start()
-                    task_status.started()
                     await self._live()
                     nursery.cancel_scope.cancel()
+            except* Exception as group:
+                self.trouble = f"it rests ({group.exceptions[0]}); `orchctl federation join {self.here.id}` goes on"
+                LOG.error("the federation %s rests", self.here.id, exc_info=group)
             finally:
+                self._nursery = None
                 self._gone.set()
 
     async def stop(self, reason: str) -> None:
@@ -305,28 +311,42 @@ class Runner:
             LOG.warning("what was measured of %s is not told: %s", command.adapter, error)
 
     async def _fetch(self, adapter: str) -> None:
-        async with self._limiter:
-            await self._give(partial(work.fetch, self._node, adapter, lambda: adapter in self._wanted))
+        """Until somebody gives it, as long as it can be used."""
+        tries, event = 0, None
+        while event is None and self._can_use(adapter):
+            async with self._limiter:
+                event = await work.fetch(self._node, adapter)
+            if event is None:
+                await trio.sleep(AGAIN_SECONDS[min(tries, len(AGAIN_SECONDS) - 1)])
+                tries += 1
         self._wanted.discard(adapter)
+        if event is not None:
+            await self._send.send(event)
+
+    def _can_use(self, adapter: str) -> bool:
+        assert self.member is not None
+        state = self.member.state
+        return not state.phase.ended and (adapter in state.increments or adapter in state.averages)
 
     async def _look(self, adapter: str) -> None:
         """What is announced, by its manifest alone. Whoever has it may be away for a while."""
         if adapter in self._seen:
             return
         self._seen.add(adapter)
-        async with self._limiter:
-            for _ in range(LOOKS):
-                try:
+        manifest = None
+        for pause in (*AGAIN_SECONDS, *AGAIN_SECONDS[-1:] * LOOKS):
+            try:
+                async with self._limiter:
                     manifest = await self._manifest(adapter)
-                    break
-                except (NoProvider, NetworkDown):
-                    await trio.sleep(LOOK_AGAIN_SECONDS)
-                except OrchdError as error:
-                    LOG.info("%s is not looked at: %s", adapter, error)
-                    return
-            else:
-                self._seen.discard(adapter)
+                break
+            except (NoProvider, NetworkDown):
+                await trio.sleep(pause)
+            except OrchdError as error:
+                LOG.info("%s is not looked at: %s", adapter, error)
                 return
+        if manifest is None:
+            self._seen.discard(adapter)  # it may be announced again
+            return
         found = heard(manifest, self.here.id)
         if isinstance(found, Increment):
             await self._send.send(ev.Heard(found))

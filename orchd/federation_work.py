@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -14,7 +14,7 @@ import trio
 from orchd.average import rounds_events as ev
 from orchd.average.rounds_specs import IncrementPath, RoundSpec
 from orchd.average.rounds_state import Increment, Judgement, Rules, age_of
-from orchd.errors import AdapterUnknown, DatasetUnusable, JobUnknown, NoProvider, OrchdError
+from orchd.errors import AdapterUnknown, DatasetUnusable, ForgetsTooMuch, JobUnknown, NoProvider, OrchdError
 from orchd.federation_notes import RoundAveraged, RoundAverageNote
 from orchd.gate import ended_well
 from orchd.jobs import Job, State
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("orchd.federation")
 MARGIN: Final = 0.01
 """Nats a token by which an average may be worse where there are too few rows to tell by: less is rounding."""
-RETRY_SECONDS: Final = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
-"""Between two tries to fetch what nobody who is there has."""
+NEWEST_JOBS: Final = 50
+"""Among which a round's training is looked for that ended when nobody listened."""
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +68,7 @@ class Membership:
 
 
 async def train(node: Node, here: Membership, command: ev.Train) -> Job:
-    """The job of a round's training: the one that is under way, or a new one."""
+    """The job of a round's training: the one that is under way or over, or a new one."""
     note = RoundNote(federation=here.id, number=command.round, start=command.start.recipe)
     if (running := await _under_way(node, note)) is not None:
         return running
@@ -91,7 +91,8 @@ async def train(node: Node, here: Membership, command: ev.Train) -> Job:
 
 async def _under_way(node: Node, note: RoundNote) -> Job | None:
     told = msgspec.to_builtins(note)
-    for job in await node.unfinished_jobs():
+    done, _ = await node.jobs.list(State.DONE, limit=NEWEST_JOBS)
+    for job in (*await node.unfinished_jobs(), *done):
         if job.kind == "train" and isinstance(job.note, dict) and job.note.get("round") == told:
             return job
     return None
@@ -125,24 +126,21 @@ async def announce(node: Node, here: Membership, adapter: str) -> ev.Arrived | e
             await adapter_publish(node, AdapterPublish(adapter=adapter, topics=[here.record.topic]))
     except OrchdError as error:
         LOG.warning("%s is not announced: %s", adapter, error)
-        again = f"`orchctl adapter publish {adapter} --topic {here.record.topic} --despite-leak`"
+        despite = "--despite-forgetting" if isinstance(error, ForgetsTooMuch) else "--despite-leak"
+        again = f"`orchctl adapter publish {adapter} --topic {here.record.topic} {despite}`"
         told = f"it waits for you ({again}, then `orchctl federation join {here.record.topic}`): {error.message}"
         return ev.Refused(adapter, told)
     return ev.Arrived(adapter)
 
 
-async def fetch(node: Node, adapter: str, is_wanted: Callable[[], bool]) -> ev.Arrived | ev.Refused | None:
-    """Until somebody gives it, as long as it is wanted."""
-    tries = 0
-    while is_wanted():
-        try:
-            return await _fetched(node, adapter)
-        except NoProvider:
-            await trio.sleep(RETRY_SECONDS[min(tries, len(RETRY_SECONDS) - 1)])
-            tries += 1
-        except OrchdError as error:
-            return ev.Refused(adapter, error.message)
-    return None
+async def fetch(node: Node, adapter: str) -> ev.Arrived | ev.Refused | None:
+    """None where nobody who is there gives it."""
+    try:
+        return await _fetched(node, adapter)
+    except NoProvider:
+        return None
+    except OrchdError as error:
+        return ev.Refused(adapter, error.message)
 
 
 async def _fetched(node: Node, adapter: str) -> ev.Arrived | ev.Refused:

@@ -339,10 +339,12 @@ def _status(node: Node, here: FederationHere) -> FederationStatus:
     signed = verify(here.envelope, Federation)
     row, state = _row(node, signed), node.federations.state(here.id)
     dataset = node.datasets.get(here.dataset).name
+    runner = node.federations.runners.get(here.id)
+    trouble = runner.trouble if runner is not None else ""
     if state is None:
         return FederationStatus(
             **msgspec.structs.asdict(row), dataset=dataset, now="not begun", deadline_ms=0, adapter="", members=(),
-            history=(), reason="",
+            history=(), reason=trouble,
         )  # fmt: skip
     return FederationStatus(
         **msgspec.structs.asdict(row),
@@ -352,7 +354,7 @@ def _status(node: Node, here: FederationHere) -> FederationStatus:
         adapter=state.last.adapter,
         members=_members(node, state),
         history=tuple(_round(state, one) for one in state.played),
-        reason=state.reason,
+        reason=trouble or state.reason,
     )
 
 
