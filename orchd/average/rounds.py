@@ -290,7 +290,8 @@ class Member:
         s = self.state
         if s.phase is Phase.TRAINING:
             self._out.append(StopTraining(s.round))
-        s.phase, s.reason, s.task = Phase.STOPPED, reason, ""
+        over = s.phase is Phase.CLOSING
+        s.phase, s.reason, s.task = Phase.DONE if over else Phase.STOPPED, "" if over else reason, ""
 
     # ---- what follows -----------------------------------------------------------------------------------------------
 

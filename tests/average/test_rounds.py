@@ -235,6 +235,17 @@ def test_a_federation_that_is_stopped_stays_so_until_it_is_joined_again() -> Non
     assert [type(one) for one in member.rejoin(LONG)] == [ev.Train]
 
 
+def test_who_leaves_after_the_last_round_is_through_with_it() -> None:
+    made = World(RULES, [Manner(), Manner()])
+    while made.nodes[0].state.phase is not Phase.CLOSING:
+        made.run(made.now + MINUTE)
+    member = made.nodes[0].member
+    assert member is not None
+    member.handle(ev.Stop("the user left"), made.clock(made.nodes[0]))
+    assert member.state.phase is Phase.DONE
+    assert member.rejoin(made.clock(made.nodes[0])) == []
+
+
 def test_trainings_that_fail_again_and_again_stop_it_with_the_reason() -> None:
     member, _ = Member.join(RULES, "me", 0)
     for number in range(3):
