@@ -237,6 +237,7 @@ def test_a_federation_that_is_stopped_stays_so_until_it_is_joined_again() -> Non
 
 def test_who_leaves_after_the_last_round_is_through_with_it() -> None:
     made = World(RULES, [Manner(), Manner()])
+    made.run(MINUTE)
     while made.nodes[0].state.phase is not Phase.CLOSING:
         made.run(made.now + MINUTE)
     member = made.nodes[0].member
