@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -49,10 +52,13 @@ def run_modules(room: str, modules: Sequence[str], wanted: Sequence[str]) -> Non
         raise SystemExit(f"no rows {', '.join(sorted(strange))}; there are {', '.join(modules)}")
     os.chdir(RESULTS.parent.parent)
     about = machine()
+    kept(room)  # one that can't be read is said before hours of measuring
     rows: list[Row] = []
     for name in wanted or modules:
-        rows.extend(import_module(f"benchmarks.{room}.{name}").rows())
-    publish(room, about, rows)
+        made = import_module(f"benchmarks.{room}.{name}").rows()
+        keep(room, about, made)  # what comes after may fail
+        rows.extend(made)
+    show(room, rows)
 
 
 def machine() -> dict[str, object]:
@@ -68,7 +74,41 @@ def machine() -> dict[str, object]:
 
 
 def publish(name: str, about: dict[str, object], rows: Sequence[Row]) -> None:
-    """Print the table and write `results/NAME.json`. A row that could not run is not among `rows`."""
+    """Write `rows` into `results/NAME.json` and print the table."""
+    keep(name, about, rows)
+    show(name, rows)
+
+
+def keep(name: str, about: dict[str, object], rows: Sequence[Row]) -> None:
+    """Write `rows` into `results/NAME.json`, each with its date, commit and machine, in the place of those of the same
+    work. A row that was measured before and not now stays as it is."""
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    run = {"date": date, "commit": _commit(), "machine": about}
+    shaped = [{k: v for k, v in asdict(row).items() if k != "figures"} | row.figures | run for row in rows]
+    now = {row.work for row in rows}
+    merged = [row for row in kept(name) if row["work"] not in now] + shaped
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps({"machine": about, "rows": merged}, indent=2) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def kept(name: str) -> list[dict[str, Any]]:
+    """The rows in `results/NAME.json`. Raises `SystemExit` for a file that can't be read: it is not written over."""
+    path = RESULTS / f"{name}.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        # Older files say of all their rows at once where they were measured, and not when.
+        return [{"machine": found["machine"], **row} for row in found["rows"]]
+    except FileNotFoundError:
+        return []
+    except (ValueError, TypeError, LookupError) as error:
+        raise SystemExit(f"{path} holds no rows that can be read ({error}): move it away") from None
+
+
+def show(name: str, rows: Sequence[Row]) -> None:
+    """Print the table of what was measured now, and below it what was measured before."""
     lines = [("work", "unit", "orchd", "peer", "ratio", "goal", "")]
     for row in rows:
         peer = f"{row.peer}: {row.peer_value:g}" if row.peer_value is not None else row.peer
@@ -77,10 +117,20 @@ def publish(name: str, about: dict[str, object], rows: Sequence[Row]) -> None:
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     for line in lines:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-    RESULTS.mkdir(exist_ok=True)
-    shaped = [{k: v for k, v in asdict(row).items() if k != "figures"} | row.figures for row in rows]
-    text = json.dumps({"machine": about, "rows": shaped}, indent=2) + "\n"
-    (RESULTS / f"{name}.json").write_text(text, encoding="utf-8")
+    now = {row.work for row in rows}
+    for old in (row for row in kept(name) if row["work"] not in now):
+        when = f"of {old['date'][:10]}, commit {old['commit']}" if "date" in old else "of an unknown date"
+        verdict = "met" if old["met"] else "MISSED"
+        print(f"not run now: {old['work']} {old['orchd']:g} {old['unit']}, {verdict}, {when}")
+
+
+def _commit() -> str:
+    """Of the checkout, with a `+` when files that git knows differ from it; `unknown` where there is no git."""
+    git = ["git", "-C", str(RESULTS.parent), "describe", "--always", "--dirty=+", "--exclude=*", "--abbrev=10"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 def _processor() -> str:
