@@ -716,6 +716,18 @@ class SecretWeak(BadRequest):
     default_hint = "`orchctl topic invite NAME` makes a topic with a secret of 256 random bits: let a member do that."
 
 
+class PeerQuota(PeerBusy):
+    """A peer has given this node all that its settings allow for now (`net.upload_quota_mb` there)."""
+
+    code = 4016
+    default_hint = (
+        "What came is kept: `orchctl adapter fetch ID` goes on from there later, or at once with another peer that has"
+        " the adapter."
+    )
+    #: Seconds until the peer gives as much as it was asked for; 0 when it does not say.
+    after_s: float = 0.0
+
+
 # ---- 50xx training and language models -----------------------------------------------------------------------
 
 

@@ -96,7 +96,7 @@ class Line:
         """The next answer. Raises `PeerBusy`, `PeerRefused` or `PeerMisbehaved` too."""
         reply = messages.decode_reply(self.frame(messages.REPLY_LIMIT))
         if isinstance(reply, Failed):
-            raise messages.refusal(self.peer, reply.reason)
+            raise messages.refusal(self.peer, reply)
         if not isinstance(reply, wanted):
             raise PeerMisbehaved(f"{self.peer} answered with another kind of message")
         return reply

@@ -135,7 +135,11 @@ class BulkServer:
         async with listener, trio.open_nursery() as nursery:
             while True:
                 stream = await listener.accept()
-                host = stream.socket.getpeername()[0].removeprefix("::ffff:")
+                try:
+                    host = stream.socket.getpeername()[0].removeprefix("::ffff:")
+                except OSError:  # reset before it was taken
+                    stream.socket.close()
+                    continue
                 now = trio.current_time()
                 is_expected = any(ticket.host == host and ticket.until > now for ticket in self._tickets)
                 if is_expected and self._channels.available_tokens and self._hosts_in[host] < CHANNELS_AT:
@@ -196,7 +200,7 @@ class BulkServer:
         try:
             data = None if refusal else uploads.read(request)
             if data is None:
-                line.send(Failed(reason=refusal or messages.UNKNOWN))
+                line.send(refusal or Failed(reason=messages.UNKNOWN))
                 return
             self._soon(uploads.count, "bytes_served", len(data))
             line.send(Range(length=len(data)))

@@ -26,6 +26,7 @@ from orchd.errors import (
     OrchdError,
     PeerBusy,
     PeerMisbehaved,
+    PeerQuota,
     PeerRefused,
     PeerTimeout,
     PeerUnreachable,
@@ -38,7 +39,8 @@ from orchd.net.partial import Partial
 from orchd.net.policy.plan import ASK_MAX, Plan, Span
 from orchd.net.policy.rates import Pace
 from orchd.net.providers import Search
-from orchd.records import Manifest, Verified
+from orchd.records import Manifest, Verified, text_id
+from orchd.records.ids import ADAPTER
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +60,9 @@ PATIENCE, PATIENCE_BUSY = 3, 20
 SILENCE_S = 30.0
 #: Pauses in seconds: before a busy peer is asked again, and before an idle one looks whether others are slow.
 BUSY_PAUSE_S, IDLE_PAUSE_S = 0.5, 0.25
+#: A peer whose quota is used up is waited for as long altogether: after that it brings nothing more to this fetch. One
+#: that does not say when it gives again is asked after so many seconds. Seconds.
+PATIENCE_QUOTA_S, QUOTA_PAUSE_S = 60.0, 15.0
 #: Under a limit, one question asks for what may come in so many seconds.
 ASK_S = 1.0
 
@@ -171,6 +176,8 @@ class Download:
         self._brought: dict[ID, int] = {}
         #: Who is busy, or has given its share, and what it says.
         self._busy: dict[ID, str] = {}
+        #: How many seconds a peer whose quota is used up was waited for.
+        self._quotas: dict[ID, float] = {}
 
     async def run(self, providers: Search) -> None:
         """Fetch what is missing. Raises the worst of what the peers did when none is left."""
@@ -186,27 +193,35 @@ class Download:
             raise self._verdict()
 
     def _verdict(self) -> OrchdError:
-        for worst in (DiskFull, DigestMismatch, OrchdError):
+        for worst in (DiskFull, DigestMismatch, PeerQuota, OrchdError):
             for error in self._failures:
                 if isinstance(error, worst):
-                    return error
+                    return error if worst is not PeerQuota else self._quota_told(error)
         return NoProvider("nobody is left to fetch it from")
+
+    def _quota_told(self, error: OrchdError) -> PeerQuota:
+        here = f"{(self._total - self._plan.left) / 1e6:.1f} of {self._total / 1e6:.1f} MB are here"
+        id = text_id(ADAPTER, self._adapter)
+        hint = f"`orchctl adapter fetch {id}` goes on from there later; other peers that have it are asked then, too."
+        return PeerQuota(f"{error.message}; {here}, and nobody else gives the rest", hint=hint)
 
     async def _work(self, providers: Search) -> None:
         """One peer after the other, until everything is here."""
         while self._plan.left and (peer := await providers.next()) is not None:
-            lied = False
+            again = True
             try:
                 await self._work_with(peer)
             except (DigestMismatch, PeerMisbehaved) as error:
-                lied = True
+                again = False
                 self._failures.append(error)
                 self._refused(peer, error)
+            except PeerQuota:
+                again = False  # in this fetch
             except DiskFull as error:
                 self._failures.append(error)
                 self._everybody.cancel()
             finally:
-                providers.done(peer, again=not lied)
+                providers.done(peer, again=again)
 
     async def _work_with(self, peer: ID) -> None:
         """Until everything is here, or the peer has brought nothing too often."""
@@ -223,6 +238,10 @@ class Download:
                 continue
             except (DigestMismatch, PeerMisbehaved, DiskFull):
                 raise
+            except PeerQuota as error:
+                self._failures = [*(one for one in self._failures if not isinstance(one, PeerQuota)), error]
+                await self._wait_for_more(peer, error)
+                continue
             except PeerBusy as error:
                 busy = 1 if self._brought.get(peer, 0) > before else busy + 1
                 self._failures.append(error)
@@ -233,13 +252,26 @@ class Download:
                 failures = 1 if self._brought.get(peer, 0) > before else failures + 1
                 self._failures.append(error)
             finally:
-                self._lines.pop(peer, None)
-                self._plan.lost(peer)
-                self._bringing.discard(peer)
-                self._wake()
+                self._let_go(peer)
             if busy:
                 self._tell()
             await trio.sleep(BUSY_PAUSE_S * min(busy, 8))
+
+    async def _wait_for_more(self, peer: ID, error: PeerQuota) -> None:
+        """Until a peer whose quota is used up gives a chunk again. Raises `error` when that is too long."""
+        if peer not in self._quotas:  # it may still give less than it was asked for
+            self._quotas[peer] = 0.0
+            return
+        seconds = error.after_s or QUOTA_PAUSE_S
+        waited = self._quotas[peer] + seconds
+        error.message = f"{error.message}; {_when(error.after_s)}"
+        if waited > PATIENCE_QUOTA_S:
+            raise error
+        self._quotas[peer] = waited
+        self._busy[peer] = error.message
+        self._let_go(peer)
+        self._tell()
+        await trio.sleep(seconds)
 
     # ---- over a stream ------------------------------------------------------------------------------------------
 
@@ -380,12 +412,14 @@ class Download:
     async def _more_for(self, peer: ID, has_asked: bool) -> list[Span] | None:
         """What to ask `peer` for besides what it has been asked for; None at the end.
 
-        As much as the plan wants; under a limit no more than passes now, because what comes must be read.
+        As much as the plan wants; under a limit no more than passes now, because what comes must be read; of a peer
+        whose quota is used up one chunk.
         """
-        most = self._pace.portion(ASK_MAX, ASK_S)
+        is_short = peer in self._quotas
+        most = 1 if is_short else self._pace.portion(ASK_MAX, ASK_S)
         while self._plan.left:
             spans: list[Span] = []
-            while not (has_asked or spans) or self._pace.is_free(trio.current_time()):
+            while not (has_asked or spans) or (not is_short and self._pace.is_free(trio.current_time())):
                 span = self._plan.take(peer, trio.current_time(), most)
                 if span is None:
                     break
@@ -442,6 +476,20 @@ class Download:
         waits = "" if self._bringing else next(iter(self._busy.values()), "")
         self._progress(Transferred(self._total - self._plan.left, self._total, len(self._bringing), rate, waits))
 
+    def _let_go(self, peer: ID) -> None:
+        """It brings nothing now; others may bring what it was asked for."""
+        self._lines.pop(peer, None)
+        self._plan.lost(peer)
+        self._bringing.discard(peer)
+        self._wake()
+
     def _wake(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
+
+
+def _when(seconds: float) -> str:
+    """When a peer gives as much again as it was asked for."""
+    if not seconds:
+        return "it does not say when it gives more"
+    return f"it gives more in {seconds:.0f} s" if seconds < 120 else f"it gives more in {seconds / 60:.0f} minutes"

@@ -105,7 +105,7 @@ class Channel:
         reply = messages.decode_reply(body)
         self._owed -= 1
         if isinstance(reply, Failed):
-            raise messages.refusal(self.peer, reply.reason)
+            raise messages.refusal(self.peer, reply)
         if not isinstance(reply, wanted):
             raise PeerMisbehaved(f"{self.peer} answered with another kind of message")
         if isinstance(reply, messages.Range):

@@ -16,7 +16,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from orchd.errors import PeerBusy, PeerMisbehaved, PeerRefused, TopicInvalid
+from orchd.errors import PeerBusy, PeerMisbehaved, PeerQuota, PeerRefused, TopicInvalid
 from orchd.net.policy.repair import Parts
 from orchd.records.manifest import MANIFEST_LIMIT, Count, Digest
 from orchd.records.revocation import REVOCATION_LIMIT
@@ -144,21 +144,28 @@ class BulkAt(_Message, frozen=True, kw_only=True, tag="bulk_at"):
     certificate: Digest
 
 
-class Failed(_Message, frozen=True, kw_only=True, tag="failed"):
-    """`reason` is one of unknown, busy (ask again later), quota (not within the hour), malformed, failed."""
+class Failed(_Message, frozen=True, kw_only=True, tag="failed", omit_defaults=True):
+    """`reason` is one of unknown, busy (ask again later), quota (not within the hour), malformed, failed.
+
+    `after_s`, of a quota: seconds until as much would be given; 0 when that is not known, or never.
+    """
 
     reason: Annotated[str, Meta(max_length=40)]
+    after_s: Annotated[int, Meta(ge=0, le=86_400)] = 0
 
 
 UNKNOWN, BUSY, QUOTA, MALFORMED, BROKEN = "unknown", "busy", "quota", "malformed", "failed"
-_LATER = {BUSY: "serves others at the moment", QUOTA: "has given this node its share (net.upload_quota_mb) for now"}
 
 
-def refusal(peer: object, reason: str) -> PeerRefused:
+def refusal(peer: object, failed: Failed) -> PeerRefused:
     """What a `Failed` means to whoever asked."""
-    if told := _LATER.get(reason):
-        return PeerBusy(f"{peer} {told}: it answers {reason!r}")
-    return PeerRefused(f"{peer} answers: {reason}")
+    if failed.reason == QUOTA:
+        error = PeerQuota(f"{peer} has given this node its share (net.upload_quota_mb there) for now")
+        error.after_s = failed.after_s
+        return error
+    if failed.reason == BUSY:
+        return PeerBusy(f"{peer} serves others at the moment: it answers {BUSY!r}")
+    return PeerRefused(f"{peer} answers: {failed.reason}")
 
 
 Request = Hello | Push | Reconcile | GetRecords | GetManifest | GetRange | OpenBulk

@@ -7,6 +7,7 @@ that others have; whoever reads slowly goes back into the queue when others wait
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -90,13 +91,15 @@ class Uploads:
             raise
         return slot
 
-    async def begin(self, peer: ID, length: int) -> tuple[Slot, str | None]:
+    async def begin(self, peer: ID, length: int) -> tuple[Slot, Failed | None]:
         """A slot for an answer of so many bytes, which count as given, or why there is none."""
         slot = await self.take_turn(peer)
         if not slot.is_held:
-            return slot, messages.BUSY
-        if not self._transfers.quotas.take(str(peer), trio.current_time(), length):
-            return slot, messages.QUOTA
+            return slot, Failed(reason=messages.BUSY)
+        quotas, now = self._transfers.quotas, trio.current_time()
+        if not quotas.take(str(peer), now, length):
+            wait = quotas.wait(str(peer), now, length)
+            return slot, Failed(reason=messages.QUOTA, after_s=0 if math.isinf(wait) else math.ceil(wait))
         return slot, None
 
     async def give(self, request: GetRange, channel: Channel) -> None:
@@ -107,7 +110,7 @@ class Uploads:
             if refusal is None:
                 data = await trio.to_thread.run_sync(self.read, request, limiter=self._readers)
             if data is None:
-                await channel.send(Failed(reason=refusal or messages.UNKNOWN))
+                await channel.send(refusal or Failed(reason=messages.UNKNOWN))
             else:
                 self.count("bytes_served", len(data))
                 await channel.send(Range(length=len(data)))

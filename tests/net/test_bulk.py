@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -267,3 +268,16 @@ def test_hosts_of_addresses() -> None:
     assert host_of("/ip4/192.0.2.7/tcp/4001/p2p/relay/p2p-circuit/p2p/x") is None
     assert host_of("/dns4/example.org/tcp/1") is None
     assert host_of("") is None
+
+
+async def test_connections_that_are_reset_at_once_do_not_close_the_port(tmp_path: Path) -> None:
+    async with cluster(tmp_path, width=512) as made:
+        giver, taker, manifest = await giver_and_taker(made)
+        way = await way_in(giver, taker, manifest)
+        assert giver.network._node is not None
+        (listener,) = giver.network._node._bulk._listeners.values()
+        for _ in range(3):
+            with socket.create_connection(listener.socket.getsockname()) as knocking:
+                knocking.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        (data,) = await try_out(way, question(manifest))
+        assert len(data) == 1000

@@ -15,12 +15,13 @@ import pytest
 import trio
 from safetensors.numpy import load_file, save_file
 
-from orchd.errors import DiskFull, PeerBusy
-from orchd.net import Library, Transferred, bulk, download
+from orchd.errors import DiskFull, PeerQuota
+from orchd.net import Library, Transferred, bulk, download, messages
 from orchd.net.partial import Partial
 from orchd.records import Manifest, Verified, sign
 from orchd.registry.describe import adapter_info, file_entries
 from tests.net.support import TOPIC, Cluster, Peer, cluster, now_ms, until
+from tests.net.test_relay import node_of
 
 CHUNK = 65_536
 
@@ -322,18 +323,60 @@ async def test_limits_of_both_sides_hold(tmp_path: Path) -> None:
             assert trio.current_time() - begun > least, side
 
 
-async def test_a_quota_is_told_and_others_are_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "BUSY_PAUSE_S", 0.0)
+@pytest.mark.parametrize("bulk", [True, False], ids=["bulk", "stream"])
+async def test_a_quota_ends_a_fetch_that_goes_on_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bulk: bool
+) -> None:
+    """1 MB in an hour: a chunk of 64 KiB comes back in four minutes, which is waited for only if it is allowed to."""
+    async with cluster(tmp_path, width=512) as made:
+        (author,), manifest = await providers(made, 1, upload_quota_mb=1, bulk=bulk)
+        peer = await reader(made)
+        with pytest.raises(PeerQuota, match=r"gives more in \d+ (s|minutes); \d\.\d of 2\.1 MB are here") as caught:
+            await peer.network.fetch(manifest.id)
+        assert author.network.peer_id in caught.value.message
+        assert f"`orchctl adapter fetch {manifest.id}` goes on" in (caught.value.hint or "")
+        served = author.network.stats().counters["bytes_served"]
+        assert 1_000_000 - CHUNK < served <= 1_000_000, "all that it gives was taken"
+        transfers = node_of(author)._context.transfers
+        transfers.quotas._buckets.clear()  # an hour later
+        transfers.quotas._limit = 0
+        await peer.network.fetch(manifest.id)
+        assert peer.registry.is_whole(manifest.id)
+        assert peer.network.stats().counters["bytes_fetched"] <= manifest.record.size
+
+
+async def test_a_short_quota_is_waited_for_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with cluster(tmp_path, width=512) as made:
         (author,), manifest = await providers(made, 1, upload_quota_mb=1)
+        quotas = node_of(author)._context.transfers.quotas
+        quotas._period_s = 1.0
         peer = await reader(made)
         told: list[Transferred] = []
-        with pytest.raises(PeerBusy, match="quota"):
-            await peer.network.fetch(manifest.id, progress=told.append)
-        assert "its share" in told[-1].waits, "also while it waits for it"
-        assert author.network.peer_id in told[-1].waits
-        assert author.network.stats().counters["bytes_served"] <= 1_000_000
-        assert list((peer.folder / "fetching").iterdir()), "what came is kept for the next time"
+        await peer.network.fetch(manifest.id, progress=told.append)
+        waits = [far.waits for far in told if far.waits]
+        assert waits
+        assert all(f"{author.network.peer_id} has given this node its share" in one for one in waits)
+        assert all(one.endswith("it gives more in 1 s") for one in waits)
+
+
+async def test_where_one_peer_has_given_its_share_another_gives_the_rest(tmp_path: Path) -> None:
+    async with cluster(tmp_path, width=512) as made:
+        peers, manifest = await providers(made, 2)
+        quotas = node_of(peers[0])._context.transfers.quotas
+        quotas._limit = 1_000_000
+        peer = await reader(made)
+        await peer.network.fetch(manifest.id, peers=[one.network.peer_id for one in peers])
+        assert peer.registry.is_whole(manifest.id)
+
+
+def test_a_peer_that_does_not_say_when_is_asked_again_for_a_minute() -> None:
+    error = messages.refusal("p", messages.Failed(reason=messages.QUOTA))
+    assert isinstance(error, PeerQuota)
+    assert error.after_s == 0
+    assert download._when(error.after_s) == "it does not say when it gives more"
+    assert messages.decode_reply(messages.encode(messages.Failed(reason=messages.QUOTA, after_s=7))[4:]) == (
+        messages.Failed(reason=messages.QUOTA, after_s=7)
+    )
 
 
 async def test_a_full_disk_is_told_and_left_clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ Pure: the time, in seconds of any steady clock, is an argument.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict, deque
 from collections.abc import Hashable
 from typing import Generic, TypeVar
@@ -34,6 +35,13 @@ class Bucket:
             return False
         self._tokens -= count
         return True
+
+    def wait(self, now: float, count: float = 1.0) -> float:
+        """Seconds until there are `count` tokens; infinite where there never are so many."""
+        self._fill(now)
+        if count > self._burst or not self._rate:
+            return math.inf
+        return max(0.0, (count - self._tokens) / self._rate)
 
     def is_full(self, now: float) -> bool:
         self._fill(now)
@@ -89,6 +97,11 @@ class Quotas(Generic[K]):
                 self._buckets.popitem(last=False)
         self._buckets.move_to_end(key)
         return bucket.take(now, count)
+
+    def wait(self, key: K, now: float, count: int) -> float:
+        """Seconds until `key` may have `count` bytes more; infinite where that is more than its whole share."""
+        bucket = self._buckets.get(key)
+        return bucket.wait(now, count) if bucket else 0.0
 
     def __len__(self) -> int:
         return len(self._buckets)

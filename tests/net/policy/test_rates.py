@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -59,6 +61,9 @@ def test_a_quota_is_for_each_and_comes_back() -> None:
     assert quotas.take("a", 0.0, 900)
     assert not quotas.take("a", 1.0, 200)
     assert quotas.take("b", 1.0, 1000)
+    assert 0 < quotas.wait("a", 1.0, 200) < 360
+    assert quotas.wait("a", 1.0, 1001) == math.inf, "more than it ever has"
+    assert (quotas.wait("b", 1.0, 1000), quotas.wait("new", 1.0, 1000)) == (3600.0, 0.0)
     assert quotas.take("a", 1800.0, 500)
     assert Quotas[str](0, 3600.0).take("a", 0.0, 1 << 60)
 
