@@ -20,12 +20,12 @@ RESULTS = Path(__file__).resolve().parent / "results"
 class Row:
     """One comparison. `ratio` > 1 means that orchd is ahead of `peer`; `met` whether `goal` was reached.
 
-    `figures` are further numbers, which become keys of their own.
+    `orchd` is None where what was measured means nothing. `figures` are further numbers, keys of their own.
     """
 
     work: str
     unit: str
-    orchd: float
+    orchd: float | None
     peer: str
     peer_value: float | None
     ratio: float | None
@@ -113,7 +113,8 @@ def show(name: str, rows: Sequence[Row]) -> None:
     for row in rows:
         peer = f"{row.peer}: {row.peer_value:g}" if row.peer_value is not None else row.peer
         ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
-        lines.append((row.work, row.unit, f"{row.orchd:g}", peer, ratio, row.goal, "met" if row.met else "MISSED"))
+        own = "—" if row.orchd is None else f"{row.orchd:g}"
+        lines.append((row.work, row.unit, own, peer, ratio, row.goal, "met" if row.met else "MISSED"))
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     for line in lines:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())

@@ -396,7 +396,7 @@ class OutputExists(BadRequest):
     """There is a file already where one should be written."""
 
     code = 2141
-    default_hint = "Choose another name, or say --force to replace it."
+    default_hint = "Choose another name, or say --replace to write over it."
 
 
 class OutputRefused(BadRequest):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 import msgspec
 import trio
 
-from orchd import crafting, federation_notes, leaks, made_bases
+from orchd import crafting, exporting, federation_notes, leaks, made_bases
 from orchd.answering import Answerers
 from orchd.average.rules import RankRule, recipe_method
 from orchd.average.specs import AverageResult, AverageSpec, VerifyResult
@@ -126,6 +126,7 @@ class Node:
             "average.verify_round": self._average_verified,
             "average.round": partial(federation_notes.finish, self),
             "leak": partial(leaks.finish, self),
+            exporting.KIND: partial(exporting.finish, self),
         }
         for kind, finish in finishers.items():
             self.jobs.finisher(kind, finish)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import trio
 
+from orchd.choosing import choose
 from orchd.errors import OrchdError
 from orchd.registry.local_rows import Deployment
 from orchd.registry.standing import ADMITTED, QUARANTINED, StandingChange
@@ -89,11 +90,15 @@ class Rollbacks:
         if ready is not None:
             await put_base(node, deployment, ready)
             return
+        base, gguf, quantize = await trio.to_thread.run_sync(
+            choose, node.registry.known_bases, deployment.base, deployment.quantize
+        )
         spec = BuildSpec(
-            base=str(node.registry.known_bases.folder(deployment.base).path),
+            base=str(base.path),
             adapter=None,
             name=deployment.name,
-            quantize=deployment.quantize,
+            gguf=gguf,
+            quantize=quantize,
             prompts=(),
         )
         note = {

@@ -7,6 +7,7 @@ so everything is there twice for a while. Nothing is set aside: what fills the d
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Final
 
@@ -17,8 +18,8 @@ TIMES: Final = 2
 BYTES_PER_FACTOR: Final = 2
 """Adapters that are made here are BF16."""
 
-BYTES_PER_WEIGHT: Final = {"F32": 4.0, "F16": 2.0, "Q8_0": 34 / 32}
-"""Of a GGUF file, by what its weights become."""
+BYTES_PER_WEIGHT: Final = {"F32": 4.0, "F16": 2.0, "Q8_0": 34 / 32, "Q4_K_M": 210 / 256}
+"""Of a GGUF file, by what its weights become at most (Q4_K_M holds some in 6 bits)."""
 
 
 def for_adapter(registry: Registry, base: Base, rank: int) -> None:
@@ -28,9 +29,16 @@ def for_adapter(registry: Registry, base: Base, rank: int) -> None:
     registry.blobs.check_room(TIMES * BYTES_PER_FACTOR * numbers)
 
 
-def for_model(registry: Registry, base: Base, quantize: str) -> None:
+def model_size(base: Base, quantize: str, gguf: str = "") -> int:
+    """Bytes of a GGUF file with an adapter in it, at most; `gguf` is the base's own file that it is folded into."""
+    if not gguf:
+        return round(BYTES_PER_WEIGHT[quantize] * base.parameters)
+    return os.stat(gguf).st_size + round(BYTES_PER_WEIGHT["Q8_0"] * base.parameters)
+
+
+def for_model(registry: Registry, base: Base, quantize: str, gguf: str = "") -> None:
     """Raises `DiskFull` where the file that is deployed has no room."""
-    registry.blobs.check_room(round(TIMES * BYTES_PER_WEIGHT[quantize] * base.parameters))
+    registry.blobs.check_room(TIMES * model_size(base, quantize, gguf))
 
 
 def for_dataset(registry: Registry, source: Path) -> None:

@@ -43,6 +43,7 @@ class Room(NamedTuple):
 
 
 TORCH = frozenset({"torch", "accelerate", "transformers", "peft", "tokenizers", "safetensors"})
+ONNX = frozenset({"onnxruntime", "onnxscript"})
 ROOMS = {
     "errors": Room(0, frozenset()),
     "paths": Room(0, frozenset()),
@@ -58,7 +59,7 @@ ROOMS = {
     "hub": Room(4, frozenset({"trio", "httpx", "msgspec"})),
     "train": Room(4, TORCH | NUMERIC),
     "average": Room(4, NUMERIC),
-    "serve": Room(4, TORCH | NUMERIC | {"trio", "httpx", "h11", "gguf", "xllamacpp"}),
+    "serve": Room(4, TORCH | NUMERIC | ONNX | {"trio", "httpx", "h11", "gguf", "xllamacpp", "zstandard"}),
     "daemon": Room(5, frozenset({"trio"})),
     "deploying": Room(5, frozenset({"trio", "msgspec"})),
     "answering": Room(5, frozenset({"trio"})),
@@ -67,6 +68,8 @@ ROOMS = {
     "crafting": Room(5, frozenset()),
     "notes": Room(5, frozenset({"msgspec"})),
     "room": Room(5, frozenset()),
+    "choosing": Room(5, frozenset()),
+    "exporting": Room(5, frozenset({"trio", "msgspec"})),
     "made_bases": Room(5, frozenset({"msgspec"})),
     "measuring": Room(5, frozenset({"trio", "msgspec"})),
     "forgetting": Room(5, frozenset({"msgspec"})),

@@ -360,7 +360,7 @@ def all_paths(starved: Starved) -> dict[str, Callable[[], None]]:
             path("deployment", starved.deploy),
             path("job", lambda: starved.job(0)),
             path("base add", lambda: registry().known_bases.add("another", place / "base")),
-            path("export", lambda: exchange.export(registry(), mine[1].id, bundle, force=True)),
+            path("export", lambda: exchange.export(registry(), mine[1].id, bundle, replace=True)),
             ("import", lambda: _import(starved, bundle)),
             ("rot", lambda: _rot(starved)),
             ("trash emptied", lambda: _trash(starved)),
@@ -382,7 +382,7 @@ def all_paths(starved: Starved) -> dict[str, Callable[[], None]]:
 
 def _import(starved: Starved, bundle: Path) -> None:
     offer = starved.mine[1]
-    exchange.export(starved.registry, offer.id, bundle, force=True)
+    exchange.export(starved.registry, offer.id, bundle, replace=True)
     starved.registry.remove(offer.id)
     upkeep.collect(starved.registry, empty_trash=True)
     for entry in offer.files.values():

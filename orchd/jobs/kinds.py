@@ -149,6 +149,12 @@ KINDS: Kinds = {
         warm=True,
         sockets="unix",
     ),
+    "adapter.export": Kind(
+        "orchd.serve.export:run",
+        "orchd.serve.specs:ExportSpec",
+        "orchd.serve.specs:ExportResult",
+        warm=True,
+    ),
     "chat": Kind(
         "orchd.serve.embedded_worker:run",
         "orchd.serve.specs:ChatSpec",

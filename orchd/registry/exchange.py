@@ -59,7 +59,7 @@ class Imported(msgspec.Struct, frozen=True, kw_only=True):
     records: tuple[str, ...]
 
 
-def export(registry: Registry, id: str, path: Path, *, force: bool = False) -> Exported:
+def export(registry: Registry, id: str, path: Path, *, replace: bool = False) -> Exported:
     """Write an adapter with its lineage and what is known about it to `path`.
 
     Raises `AdapterUnknown`, `OutputExists`, `BlobUnknown`, `DigestMismatch` for a file that has rotted, `DiskFull`.
@@ -70,7 +70,7 @@ def export(registry: Registry, id: str, path: Path, *, force: bool = False) -> E
     blobs = {entry.sha256: registry.blobs.path(entry.sha256) for entry in adapter.record.files}
     for digest in blobs:
         registry.blobs.size(digest)  # told by its number where it is missing
-    size = bundle.write(path, [adapter, *ancestors, *records], blobs, replace=force)
+    size = bundle.write(path, [adapter, *ancestors, *records], blobs, replace=replace)
     return Exported(
         path=str(path),
         size=size,

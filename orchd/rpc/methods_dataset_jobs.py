@@ -140,11 +140,11 @@ async def _with_base(node: Node, dataset: str, base: str) -> tuple[DatasetRow, s
 
 
 class DatasetExport(Params, frozen=True, kw_only=True):
-    """`path` is the file to write, or a folder for a file that is called after the data set. `force` replaces it."""
+    """`path` is the file to write, or a folder for a file that is called after it. `replace` writes over one."""
 
     dataset: str
     path: str
-    force: bool = False
+    replace: bool = False
 
 
 @method(
@@ -158,7 +158,7 @@ async def dataset_export(node: Node, p: DatasetExport) -> JobStarted:
     path = await in_thread(_target, p.path, row)
 
     async def work(_: LocalContext) -> Exported:
-        return await in_thread(export, node.datasets.folder(row.id), path, replace=p.force)
+        return await in_thread(export, node.datasets.folder(row.id), path, replace=p.replace)
 
     job = await node.jobs.submit_local("dataset.export", f"export {row.name[:80]}", work)
     return JobStarted(job=job.id)

@@ -2,71 +2,82 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
 import trio
 
-from orchd import crafting, room
+from orchd import crafting, exporting, room
 from orchd.crafting import Making
-from orchd.errors import NotAvailable, OrchdError, ParamsInvalid, RecipeMismatch, did_you_mean
+from orchd.errors import FileListRefused, OrchdError, ParamsInvalid, RecipeMismatch, did_you_mean
 from orchd.jobs import LocalContext
 from orchd.node import Node, in_thread
 from orchd.notes import NO_LICENCE
-from orchd.registry import AdapterRow, Base, exchange, peft_folder
+from orchd.registry import AdapterRow, Base, exchange, mlx_folder, peft_folder
+from orchd.registry.admission import CONFIG
 from orchd.registry.bundle import SUFFIX
 from orchd.registry.exchange import IMPORTED, Exported, Imported, TurnedAway
 from orchd.rpc import places
 from orchd.rpc.methods_jobs import JobStarted
 from orchd.rpc.table import Params, Result, method
-
-FILE_NAME = re.compile(r"\A[A-Za-z0-9_][A-Za-z0-9._-]{0,99}\Z")
-
+from orchd.serve.specs import FORMATS
 
 ORCHPACK = "orchpack"
-LATER = ("gguf", "mlx", "onnx", "pytorch", "safetensors")
-"""What an adapter merged into its base will be written as; nothing here does so yet."""
 
 
 class AdapterExport(Params, frozen=True, kw_only=True):
-    """`path` is the file to write, or a folder for a file that is called after the adapter. `format` is orchpack: the
-    adapter in safetensors with its lineage. What merges it into its base (gguf, mlx, onnx, …) is not available yet."""
+    """`path` is what to write, or a folder for something that is called after the adapter; `replace` writes over it.
+
+    `format` is orchpack (the adapter with its lineage, to hand on), one that holds the adapter alone for another
+    program (safetensors, gguf, mlx, pytorch), or with its base (merged-gguf, merged-safetensors, onnx). `quantize` is
+    of merged-gguf: F32, F16, Q8_0, Q4_K_M or KEEP; `compress` zstd.
+    """
 
     adapter: str
     path: str
     format: str = ORCHPACK
-    force: bool = False
+    quantize: str = ""
+    compress: str = ""
+    replace: bool = False
 
 
 @method(
-    "adapter.export", AdapterExport, JobStarted, "Write an adapter, its lineage and what is known of it to one file."
+    "adapter.export", AdapterExport, JobStarted, "Write an adapter to hand it on, or for another program, also merged."
 )
 async def adapter_export(node: Node, p: AdapterExport) -> JobStarted:
     row = await in_thread(node.registry.adapter, p.adapter)
-    _check_format(p.format, row)
+    if p.format in FORMATS:
+        wanted = exporting.Wanted(
+            format=p.format,
+            path=places.absolute(p.path, "path"),
+            quantize=p.quantize,
+            compress=p.compress,
+            replace=p.replace,
+        )
+        return JobStarted(job=(await exporting.start(node, row, wanted)).id)
+    _check_orchpack(p)
     path = await in_thread(_target, p.path, row)
 
     async def work(context: LocalContext) -> Exported:
-        return await in_thread(exchange.export, node.registry, row.id, path, force=p.force)
+        return await in_thread(exchange.export, node.registry, row.id, path, replace=p.replace)
 
     return JobStarted(job=(await node.jobs.submit_local("export", f"export {row.name[:80]}", work)).id)
 
 
-def _check_format(format: str, row: AdapterRow) -> None:
-    """Raises `NotAvailable` for a format that this orchd does not write, `ParamsInvalid` for what is none."""
-    if format in LATER:
-        hint = f"`orchctl deploy {row.id} --name NAME` makes it answer; {ORCHPACK} is the format to hand it on in."
-        raise NotAvailable(f"an adapter can't be written as {format} here", hint=hint, field="format")
-    if format != ORCHPACK:
-        hint = did_you_mean(format, (ORCHPACK, *LATER)) or f"Leave it out: it is {ORCHPACK} then."
-        raise ParamsInvalid(f"there is no format {format[:40]!r}", hint=hint, field="format")
+def _check_orchpack(p: AdapterExport) -> None:
+    if p.format != ORCHPACK:
+        known = (ORCHPACK, *FORMATS)
+        hint = did_you_mean(p.format, known) or f"There are {', '.join(known)}."
+        raise ParamsInvalid(f"there is no format {p.format[:40]!r}", hint=hint, field="format")
+    for field in ("quantize", "compress"):
+        if getattr(p, field):
+            raise ParamsInvalid(f"{field} is not for {ORCHPACK}", hint="Give a format with `--format`.", field=field)
 
 
 def _target(text: str, row: AdapterRow) -> Path:
     path = places.absolute(text, "path")
-    if places.is_folder(path, "path"):  # a stranger's name becomes a file's only when it is harmless
-        return path / f"{row.name if FILE_NAME.match(row.name) else row.id}{SUFFIX}"
+    if places.is_folder(path, "path"):
+        return path / f"{exporting.harmless(row)}{SUFFIX}"
     if not places.is_folder(path.parent, "path"):
         raise ParamsInvalid(f"there is no folder {str(path.parent)!r}", field="path")
     return path
@@ -95,7 +106,12 @@ class AdaptersImported(Result, frozen=True, kw_only=True):
     records: tuple[str, ...]
 
 
-@method("adapter.import", AdapterImport, JobStarted, "Let in an adapter from a bundle (.orchpack) or a PEFT folder.")
+@method(
+    "adapter.import",
+    AdapterImport,
+    JobStarted,
+    "Let in an adapter from a bundle (.orchpack) or a folder (PEFT, mlx-lm).",
+)
 async def adapter_import(node: Node, p: AdapterImport) -> JobStarted:
     path = places.absolute(p.path, "path")
     is_folder = await in_thread(places.folder, path, "path")
@@ -157,7 +173,10 @@ def _folder(node: Node, p: AdapterImport, path: Path, progress: Progress) -> Imp
         licence=p.licence or NO_LICENCE,
     )
     with exchange.staging(node.registry) as folder:
-        peft_folder.prepare(path, folder, readme=p.readme)
+        if mlx_folder.is_mlx(path):
+            _of_mlx(node, path, folder)
+        else:
+            peft_folder.prepare(path, folder, readme=p.readme)
         before = exchange.imported_before(
             node.registry,
             folder,
@@ -168,6 +187,16 @@ def _folder(node: Node, p: AdapterImport, path: Path, progress: Progress) -> Imp
         )
         admission = before or crafting.admit(node.registry, node.identity, making, folder, origin=IMPORTED)
     return Imported(admissions=(admission,), refused=(), records=())
+
+
+def _of_mlx(node: Node, path: Path, folder: Path) -> None:
+    """What mlx-lm wrote, as a PEFT folder. Links are refused, as they are in one."""
+    for name in (CONFIG, mlx_folder.MLX_WEIGHTS):
+        if (path / name).is_symlink():
+            raise FileListRefused(f"{path / name} can't be taken: it is a link", field="path")
+    with exchange.staging(node.registry) as made:
+        mlx_folder.to_peft(path, made)
+        peft_folder.prepare(made, folder, readme=False)
 
 
 def _base(node: Node, text: str) -> Base:

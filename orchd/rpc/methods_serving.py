@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from orchd import room
+from orchd.choosing import choose
 from orchd.deploying import STAGING, made_of
 from orchd.errors import (
     AdapterNotMergeable,
@@ -27,7 +28,7 @@ from orchd.rpc.connection import Session
 from orchd.rpc.methods_data import conversations
 from orchd.rpc.table import Params, Result, method
 from orchd.serve.ollama import OllamaTarget
-from orchd.serve.specs import QUANTIZE_NAMES, AdapterPath, BuildSpec, Prompt
+from orchd.serve.specs import AdapterPath, BuildSpec, Prompt
 from orchd.serve.targets import Carried, DeployTarget
 
 PROOF_PROMPTS = 8
@@ -40,13 +41,15 @@ class DeployStart(Params, frozen=True, kw_only=True):
 
     `force` switches although the proof failed; `replace` a model of that name which orchd did not put there. `onto`: a
     model in Ollama that is the adapter's base, whose template, system text, parameters and licence are taken over.
+    `quantize` is F32, F16, Q8_0, Q4_K_M, or KEEP, which folds the adapter into the base's own GGUF file; empty stands
+    for KEEP where the base came as one, else for F16.
     """
 
     name: str
     adapter: str | None = None
     target: str = "embedded"
     base: str = "demo"
-    quantize: str = "F16"
+    quantize: str = ""
     dataset: str | None = None
     force: bool = False
     replace: bool = False
@@ -70,13 +73,12 @@ class DeployStarted(Result, frozen=True, kw_only=True):
 async def deploy_start(node: Node, p: DeployStart) -> DeployStarted:
     target = node.target(p.target)
     _check_name(p, target)
-    quantize = _quantize(p.quantize)
     adapter, base_name = None, p.base
     if p.adapter is not None:
         row = await _deployable(node, p.adapter, force=p.force)
         adapter = AdapterPath(id=row.id, path=str(await in_thread(node.registry.adapter_folder, row.id)))
         base_name = row.base
-    base = await in_thread(node.registry.known_bases.folder, base_name)
+    base, gguf, quantize = await in_thread(choose, node.registry.known_bases, base_name, p.quantize)
     note = DeployNote(
         name=p.name,
         adapter=None if adapter is None else adapter.id,
@@ -90,11 +92,12 @@ async def deploy_start(node: Node, p: DeployStart) -> DeployStarted:
         there = await node.deploying.check_free(p.name, target, replace=p.replace)
         if there and not (p.force or p.replace) and (same := await _same(node, note, quantize)) is not None:
             return DeployStarted(job=None, deployment=same, note=f"{p.name} answers so already: nothing was done")
-        await in_thread(room.for_model, node.registry, base, quantize)
+        await in_thread(room.for_model, node.registry, base, quantize, gguf)
         spec = BuildSpec(
             base=str(base.path),
             adapter=adapter,
             name=p.name,
+            gguf=gguf,
             quantize=quantize,
             prompts=await _proof_prompts(node, p.dataset),
         )
@@ -143,14 +146,6 @@ async def _same(node: Node, wanted: DeployNote, quantize: str) -> DeploymentRow 
         if same and made.golden and made.carried == wanted.carried:  # else an older orchd kept nothing to ask it by
             return await node.deployment_row(row)
     return None
-
-
-def _quantize(text: str) -> str:
-    """The name as the builder knows it; q8_0 is Q8_0 too."""
-    if text.upper() not in QUANTIZE_NAMES:
-        known = ", ".join(QUANTIZE_NAMES)
-        raise ParamsInvalid(f"quantize {text[:80]!r} is not {known}", hint=f"Give one of {known}.", field="quantize")
-    return text.upper()
 
 
 def _check_name(p: DeployStart, target: DeployTarget) -> None:

@@ -102,7 +102,7 @@ FORMATS = ("safetensors", "gguf", "mlx", "pytorch", "merged-gguf", "merged-safet
 """What an adapter is written as for other programs. The first four hold it alone, the others with its base."""
 
 MERGED = frozenset({"merged-gguf", "merged-safetensors", "onnx"})
-FOLDERS = frozenset({"safetensors", "mlx", "merged-safetensors"})
+FOLDERS = frozenset({"safetensors", "mlx", "merged-safetensors", "onnx"})
 """Formats that are folders; the others are one file."""
 
 

@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import pytest
 
-from orchd.errors import NotAvailable, ParamsInvalid
+from orchd.errors import ParamsInvalid
 from orchd.node import Node
 from orchd.rpc.methods import TABLE
-from orchd.rpc.methods_exchange import LATER, AdapterExport, adapter_export
+from orchd.rpc.methods_exchange import AdapterExport, adapter_export
 from orchd.rpc.methods_planning import TrainValidate, read, train_plan, train_validate
 from orchd.rpc.methods_training import TrainStart, named, train_start
 from tests.helpers import Lab
@@ -140,13 +140,9 @@ async def test_settings_alone_are_looked_at_too(work: Work) -> None:
     assert [one.field for one in wrong.errors] == ["base"]
 
 
-@pytest.mark.parametrize("format", LATER)
-async def test_what_serving_will_bring_is_not_available_yet(format: str) -> None:
+async def test_a_format_that_there_is_not() -> None:
     row = SimpleNamespace(id="adp_x", name="x")
     node = cast(Node, SimpleNamespace(registry=SimpleNamespace(adapter=lambda text: row)))
-    with pytest.raises(NotAvailable, match=f"can't be written as {format} here") as refused:
-        await adapter_export(node, AdapterExport(adapter="x", path="/tmp/x", format=format))
-    assert refused.value.field == "format"
     with pytest.raises(ParamsInvalid) as wrong:
         await adapter_export(node, AdapterExport(adapter="x", path="/tmp/x", format="ggu"))
     assert wrong.value.hint == "Did you mean `gguf`?"

@@ -10,10 +10,23 @@ from orchd.cli.command import Command, Params, arg, opt, switch
 from orchd.cli.context import Context
 from orchd.cli.text import size
 
+FORMATS = ("safetensors", "gguf", "mlx", "pytorch", "merged-gguf", "merged-safetensors", "onnx")
+
 
 def human_exported(shown: dict[str, Any]) -> str:
+    if "format" in shown:
+        return _human_written(shown)
     along = f"manifests of ancestors: {len(shown['ancestors'])}, records: {len(shown['records'])}"
     return f"wrote {shown['path']} ({size(shown['size'])}; {along})"
+
+
+def _human_written(shown: dict[str, Any]) -> str:
+    lines = [f"wrote {shown['path']} ({shown['format']}, {size(shown['size'])})", f"  sha256 {shown['sha256']}"]
+    if shown["plain_size"]:
+        lines.append(f"  {size(shown['plain_size'])} before it was compressed")
+    if shown["difference"] is not None:
+        lines.append(f"  read again: largest difference {shown['difference']:.1e}")
+    return "\n".join(lines)
 
 
 def human_imported(shown: dict[str, Any]) -> str:
@@ -53,7 +66,7 @@ def take_in(context: Context, options: argparse.Namespace, params: Params) -> in
 
 EXPORT = Command(
     "export",
-    "Write an adapter, its lineage and what is known of it to one file",
+    "Write an adapter to hand it on, or for another program, also merged into its base",
     human_exported,
     method="adapter.export",
     job=True,
@@ -61,15 +74,20 @@ EXPORT = Command(
     arguments=(
         arg("adapter", "its name, or its id or the beginning of it"),
         arg("path", "the file, or the folder that it goes to (default: here)", nargs="?", default=None),
-        opt("--format", "how it is written (orchpack, which is the only one yet)"),
-        switch("--force", "replace a file that is there"),
+        opt("--format", f"orchpack (the default), {', '.join(FORMATS)}"),
+        opt("--quantize", "of merged-gguf: F32, F16, Q8_0, Q4_K_M, or keep (the base's own GGUF file)"),
+        opt("--compress", "zstd; a folder becomes a .tar.zst"),
+        switch("--replace", "replace what is there"),
     ),
-    more="The file (.orchpack) holds the signed manifest, the weights, the manifests of its ancestors that are here,\n"
-    "and known revocations, attestations and key changes. It is checked and let in with no network.",
+    more="orchpack is to hand an adapter on: the signed manifest, the weights, the manifests of its ancestors that\n"
+    "are here, known revocations, attestations and key changes, checked and let in with no network. The others are\n"
+    "for other programs: safetensors (a PEFT folder), gguf (a LoRA for llama.cpp), mlx and pytorch hold the adapter\n"
+    "alone; merged-gguf, merged-safetensors and onnx the base with the adapter in it.\n"
+    "example: orchctl adapter export ours --format merged-gguf --quantize q8_0 ~/models",
 )
 IMPORT = Command(
     "import",
-    "Let in an adapter from a bundle (.orchpack) or a PEFT folder",
+    "Let in an adapter from a bundle (.orchpack) or a folder (PEFT, mlx-lm)",
     human_imported,
     method="adapter.import",
     job=True,

@@ -315,7 +315,7 @@ EXPORT = Command(
     arguments=(
         DATASET,
         arg("path", "the file, or the folder that it goes to (default: here)", nargs="?", default=None),
-        switch("--force", "replace a file that is there"),
+        switch("--replace", "replace a file that is there"),
     ),
 )
 

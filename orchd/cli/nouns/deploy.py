@@ -25,7 +25,10 @@ COMMANDS = (
             opt("--target", "embedded (the default), ollama, folder or vllm"),
             opt("--onto", "a model in Ollama that is its base: its template and texts are taken over"),
             opt("--base", "which base, without an adapter (demo)"),
-            opt("--quantize", "of the file that is made: F32, F16 or Q8_0 (F16)"),
+            opt(
+                "--quantize",
+                "F32, F16, Q8_0, Q4_K_M, or keep: fold it into the base's own GGUF file (where there is one)",
+            ),
             opt("--dataset", "the proof asks prompts from its test part"),
             switch("--force", "deploy although the proof failed, or a quarantined adapter"),
             switch("--replace", "also a model of that name that orchd did not put there"),
