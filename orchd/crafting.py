@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchd.average.gate_specs import STAGES, VERDICTS, Compared, GateExtra, GateReport, JudgedLeaf
 from orchd.average.recipe import recipe_digest
 from orchd.average.rules import MEAN
 from orchd.average.specs import AverageExtra, AverageResult
 from orchd.errors import TensorsRefused
 from orchd.forgetting import RETENTION, RETENTION_KL, RETENTION_LOSS
 from orchd.identity import Identity
-from orchd.records import MICRO, BaseRef, Leaf, Lineage, Manifest, Metric, Training, Verified, sign
+from orchd.measuring import about, rounded, widened
+from orchd.records import MICRO, BaseRef, Leaf, Lineage, Manifest, Metric, Training, Verified, parse_id, sign
+from orchd.records.ids import ADAPTER
 from orchd.records.manifest import Leak, Round, Routing
 from orchd.registry import Admission, Base, Registry
+from orchd.registry.admission import Check
 from orchd.registry.describe import adapter_info, file_entries
 from orchd.train.specs import Forgetting, Score, TrainResult
 
@@ -48,8 +53,9 @@ def admit(
     routing: Routing | None = None,
     round: Round | None = None,
     extra: dict[str, Any] | None = None,
+    checks: Sequence[Check] = (),
 ) -> Admission:
-    """Describe, sign and admit the PEFT folder that a worker left."""
+    """Describe, sign and admit the PEFT folder that a worker left. `checks` come after the door's own."""
     manifest = Manifest(
         name=making.name,
         description=making.description,
@@ -69,14 +75,22 @@ def admit(
         supersedes=making.supersedes,
         extra=extra or {},
     )
-    return sign_in(registry, identity, manifest, folder, origin=origin)
+    return sign_in(registry, identity, manifest, folder, origin=origin, checks=checks)
 
 
-def sign_in(registry: Registry, identity: Identity, manifest: Manifest, folder: Path, *, origin: str) -> Admission:
+def sign_in(
+    registry: Registry,
+    identity: Identity,
+    manifest: Manifest,
+    folder: Path,
+    *,
+    origin: str,
+    checks: Sequence[Check] = (),
+) -> Admission:
     """Sign a manifest and admit it with the files in `folder`."""
     signed: Verified[Manifest] = sign(manifest, identity)
     files = {entry.path: folder / entry.path for entry in manifest.files}
-    return registry.admit(signed.envelope, files, origin=origin)
+    return registry.admit(signed.envelope, files, origin=origin, checks=checks)
 
 
 def training_record(
@@ -166,3 +180,38 @@ def average_extra(result: AverageResult, leaves: tuple[bytes, ...], missing: tup
         taken = tuple(ppm for _, ppm in sorted(zip(leaves, result.coefficients_ppm, strict=True)))
         told["coefficients_ppm"] = list(taken)
     return {"average": {"version": AverageExtra().version, **told}} if told else {}
+
+
+def gate_extra(report: GateReport | None) -> dict[str, Any]:
+    """What a manifest says of what the gate decided (`GateExtra`): numbers, none of them of a single row of data."""
+    if report is None:
+        return {}
+    told: dict[str, Any] = {"version": GateExtra().version, "verdict": VERDICTS.index(report.verdict)}
+    if (found := report.against_base) is not None:
+        half = 0.0 if found.low is None or found.high is None else (found.high - found.low) / 2
+        singles = [leaf.single.difference for leaf in report.leaves if leaf.single is not None]
+        told |= {
+            "examples": about(report.deciding),
+            "base": _hundredths(found.against),
+            "average": _hundredths(found.loss),
+            "difference": _hundredths(found.difference),
+            "interval": round(widened(half) * MICRO),
+            "single": _hundredths(max(singles, default=0.0)),
+            "triggers": len(report.probes),
+        }
+    told["refused"] = [
+        {"id": parse_id(leaf.id, ADAPTER), "stage": STAGES.index(leaf.stage), "figure": _figure(leaf)}
+        for leaf in report.leaves
+        if leaf.stage != "kept"
+    ]
+    return {"gate": told}
+
+
+def _figure(leaf: JudgedLeaf) -> int:
+    """The difference that a refusal rests on, in micro-nats."""
+    looked_at: Compared | None = leaf.without if leaf.stage == "left out" else leaf.alone
+    return 0 if looked_at is None else _hundredths(looked_at.difference)
+
+
+def _hundredths(value: float) -> int:
+    return round(rounded(value) * MICRO)

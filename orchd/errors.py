@@ -1026,6 +1026,53 @@ class AverageNotExpandable(BadRequest):
     default_hint = "`orchctl adapter show ID` names its leaves; average those instead, with the method that you want."
 
 
+class TooFewPassed(Refused):
+    """Of the adapters that were to be averaged fewer than two passed the gate: one's own held-out data, and the word of
+    followed authors."""
+
+    code = 6012
+    default_hint = (
+        "Use the one that is left by itself, or name others; --no-gate averages without looking at your data."
+    )
+
+
+class LeafWithdrawn(Refused):
+    """An adapter went out of use while it was averaged: its author revoked it, or it was removed or blocked here."""
+
+    code = 6013
+    default_hint = "Nothing was kept. Average again without it."
+
+
+class LeafUnreadable(OrchdError):
+    """The files of an adapter that is averaged can't be read: they vanished or the disk fails."""
+
+    code = 6014
+    default_hint = "`orchctl adapter verify ID` looks at its files; fetch or import it again, then average again."
+
+
+class LicenceUnfit(Refused):
+    """Nobody has said under which licence an adapter of somebody else may be changed and passed on, or its licence
+    doesn't go together with another's in one average."""
+
+    code = 6015
+    default_hint = "Leave it out, or ask its author; what they allowed you is said with --licence."
+
+
+class GateDataUnfit(BadRequest):
+    """The data set that is to judge an average has too few held-out rows that its base can read."""
+
+    code = 6016
+    default_hint = "Name another with --dataset, import one with a test part, or average without one by --no-gate."
+
+
+class AverageIsCandidate(Refused):
+    """An average that one's own held-out data did not find better than the base and than each single adapter, or that a
+    trigger was found in, is not announced."""
+
+    code = 6017
+    default_hint = "`orchctl average show ID` has the figures; `--candidate NAME`, with its name, announces it anyway."
+
+
 # ---- 70xx serving --------------------------------------------------------------------------------------------
 
 

@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 import msgspec
 import trio
 
-from orchd import crafting, exporting, federation_notes, leaks, made_bases
+from orchd import averaging, crafting, exporting, federation_notes, leaks, made_bases
 from orchd.answering import Answerers
-from orchd.average.rules import RankRule, recipe_method
-from orchd.average.specs import AverageResult, AverageSpec, VerifyResult
+from orchd.average.specs import VerifyResult
 from orchd.config import Config, Setting
 from orchd.crafting import Making
 from orchd.deploying import Deploying
@@ -33,7 +32,6 @@ from orchd.measuring import Attested, AttestNote, attest
 from orchd.net import Network
 from orchd.net.policy.names import BASE
 from orchd.notes import (
-    Averaged,
     AverageNote,
     AverageVerified,
     DatasetShown,
@@ -120,7 +118,7 @@ class Node:
             "dataset.prepare": self._imported,
             "train": self._trained,
             "evaluate": self._evaluated,
-            "average": self._averaged,
+            "average": partial(averaging.finish, self),
             "average.verify": self._average_verified,
             "deploy": self.deploying.finish,
             "average.verify_round": self._average_verified,
@@ -311,7 +309,7 @@ class Node:
             crafting.admit,
             self.registry,
             self.identity,
-            self._making(note, note.description),
+            self.making(note, note.description),
             workdir / result.adapter,
             origin="trained",
             training=crafting.training_record(
@@ -338,37 +336,6 @@ class Node:
             return msgspec.structs.replace(result, retention="", marks="")
         return await attest(self, msgspec.convert(job.note, AttestNote), result)
 
-    async def _averaged(self, job: Job, result: AverageResult, workdir: Path) -> Averaged:
-        note = msgspec.convert(job.note, AverageNote)
-        leaves = tuple(parse_id(leaf, ADAPTER) for leaf in note.leaves)
-        method = recipe_method(result.method, RankRule.parse(msgspec.convert(job.spec, AverageSpec).rank))
-        lineage = crafting.lineage_record(result, leaves, method=method, rank=note.rank)
-        admission = await in_thread(
-            crafting.admit,
-            self.registry,
-            self.identity,
-            self._making(note, f"Average of {len(leaves)} adapters"),
-            workdir / result.adapter,
-            origin="averaged",
-            lineage=lineage,
-            extra=crafting.average_extra(result, leaves, tuple(parse_id(one, ADAPTER) for one in note.missing)),
-        )
-        self.tell_admitted(admission, job.id)
-        return Averaged(
-            adapter=admission.row,
-            recipe=lineage.recipe.hex(),
-            residual_ppm=result.residual_ppm,
-            cosines=result.cosines,
-            seconds=result.seconds,
-            method=method,
-            strength_ppm=result.strength_ppm,
-            weights_ppm=result.weights_ppm,
-            coefficients_ppm=result.coefficients_ppm,
-            votes=result.votes,
-            leaves=await in_thread(self.leaf_names, note.leaves),
-            missing=note.missing,
-        )
-
     async def _average_verified(self, job: Job, result: VerifyResult, workdir: Path) -> AverageVerified:
         note = msgspec.convert(job.note, VerifyNote)
         manifest = await in_thread(self.registry.manifest, note.adapter)
@@ -390,7 +357,8 @@ class Node:
             told, hint = named(self.registry.index, [adapter])[adapter], against_hint(self.registry, adapter)
             raise NotAdmitted(f"{told} may not be used: {against[adapter]}", hint=hint, field="adapter")
 
-    def _making(self, note: TrainNote | AverageNote, description: str) -> Making:
+    def making(self, note: TrainNote | AverageNote, description: str) -> Making:
+        """What an adapter that a job made says of itself."""
         return Making(
             name=note.name,
             description=description,

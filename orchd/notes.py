@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from orchd.average.gate_specs import GateReport
 from orchd.average.rules import MEAN
 from orchd.importers.turns import Learn
 from orchd.made_bases import MadeBase
@@ -142,7 +143,8 @@ class Averaged(_Note, frozen=True, kw_only=True):
 
     `cosines[i][j]` are between the `leaves` i and j. `votes` are the places of those that had one vote together, and
     `coefficients_ppm` what became of the weights `weights_ppm`; empty where the method counts none, or gives no
-    weighted sum. `missing` leaves should be in it and could not be had.
+    weighted sum. `missing` leaves should be in it and could not be had. `gate` is what one's own data decided, and
+    `refused` are those that it left out.
     """
 
     adapter: AdapterRow
@@ -157,6 +159,8 @@ class Averaged(_Note, frozen=True, kw_only=True):
     coefficients_ppm: tuple[int, ...] = ()
     votes: tuple[tuple[int, ...], ...] = ()
     missing: tuple[str, ...] = ()
+    gate: GateReport | None = None
+    refused: tuple[LeafName, ...] = ()
 
 
 class AverageVerified(_Note, frozen=True, kw_only=True):

@@ -79,6 +79,8 @@ ROOMS = {
     "federating": Room(5, frozenset({"trio", "msgspec"})),
     "federation_notes": Room(5, frozenset({"trio", "msgspec"})),
     "federation_work": Room(5, frozenset({"trio", "msgspec"})),
+    "averaging": Room(5, frozenset({"trio", "msgspec"})),
+    "judging": Room(5, NUMERIC),
     "gate": Room(5, frozenset({"trio", "msgspec"})),
     "updates": Room(5, frozenset({"trio", "msgspec"})),
     "worker": Room(5, frozenset({"msgspec"})),
@@ -206,7 +208,7 @@ def test_orchctl_loads_the_standard_library_only() -> None:
 
 
 def test_averaging_never_imports_torch() -> None:
-    loaded = loaded_by("import orchd.average.worker")
+    loaded = loaded_by("import orchd.average.worker, orchd.judging.job")
     assert not loaded & {"torch", "transformers", "peft"}
 
 

@@ -33,6 +33,8 @@ class Steps:
 
 
 RankOf = Callable[[str, Spectrum], int]
+Step = Callable[[], None]
+"""Called before each module, such as `Steps`."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Recipe:
         """From the leaves' inner products (k, k). Raises as `decide` does."""
         return decide(self.method, inner, self.leaves, self.ppm, self.strength, self.inherited)
 
-    def ranks(self, source: Opened, decision: Decision, steps: Steps) -> RankOf:
+    def ranks(self, source: Opened, decision: Decision, steps: Step) -> RankOf:
         """The rank of each module, from its name and spectrum. Raises `RankRuleInvalid`."""
         if self.rule.kind == "budget":
             shared = _shared_out(source, decision, self.rule.rank, steps)
@@ -95,7 +97,7 @@ class Recipe:
         return min(self.rule.rank if self.rule.kind == "fixed" else MAX_RANK, source.union.largest)
 
 
-def _shared_out(source: Opened, decision: Decision, rank: int, steps: Steps) -> dict[str, int]:
+def _shared_out(source: Opened, decision: Decision, rank: int, steps: Step) -> dict[str, int]:
     squares, costs = {}, {}
     for module in source.union.modules:
         steps()

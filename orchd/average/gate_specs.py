@@ -7,7 +7,7 @@ whether it is better than the base and than each adapter by itself.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -157,7 +157,7 @@ class GatePlan(_Value, frozen=True, kw_only=True):
 class RefusedExtra(msgspec.Struct, frozen=True, kw_only=True):
     """One leaf that was refused; `figure` is the difference that the stage looked at, in micro-nats, 0 for none."""
 
-    id: bytes
+    id: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
     stage: int
     figure: int = 0
 

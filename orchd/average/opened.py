@@ -11,7 +11,7 @@ import numpy as np
 
 from orchd.average.adapter import Adapter, Module, naming
 from orchd.average.gram import Factors, Grams, Matrix, grams_of, inner_products
-from orchd.errors import AverageIsZero, ShapesDiffer
+from orchd.errors import AverageIsZero, LeafUnreadable, ShapesDiffer
 
 KEPT_GRAMS = 256 << 20
 """Bytes of Gram matrices that are kept for the next pass; the rest is computed again."""
@@ -72,7 +72,7 @@ class Opened:
         """Of those that have the module. Raises `TensorsRefused`."""
         found = []
         for i in self.present(name):
-            with naming(self.adapters[i].called):
+            with naming(self.adapters[i].called), readable():
                 found.append(self.adapters[i].factors(name))
         return found
 
@@ -97,11 +97,21 @@ class Opened:
 
 
 @contextmanager
+def readable() -> Iterator[None]:
+    """What can't be read inside, is refused: `LeafUnreadable`."""
+    try:
+        yield
+    except OSError as error:
+        what = error.strerror or type(error).__name__
+        raise LeafUnreadable(f"its files can't be read: {what}", field="adapters") from error
+
+
+@contextmanager
 def opened(named: Sequence[tuple[str, str]]) -> Iterator[list[Adapter]]:
     """The adapters of (name, PEFT folder), opened. What is refused, is with the adapter's name."""
     with ExitStack() as stack:
         found = []
         for name, path in named:
-            with naming(name):
+            with naming(name), readable():
                 found.append(stack.enter_context(Adapter(Path(path), name)))
         yield found

@@ -69,6 +69,8 @@ def run_plan(spec: PlanSpec, job: JobContext) -> AveragePlan:
         bytes=sum(map(_size, leaves)),
         seconds=seconds,
         preview=preview,
+        asked=wanted.method,
+        asked_strength=wanted.strength,
     )
 
 

@@ -186,6 +186,7 @@ class AveragePlan(_Value, frozen=True, kw_only=True):
 
     `bytes` are those of the leaves' weights, `seconds` what the average would take, judged by going through them
     once. `warnings` are sentences. `gate` says which data decides, `judged` what it decided where all was computed.
+    `asked` is the method that was asked for, such as "auto", with its strength.
     """
 
     method: str
@@ -203,3 +204,5 @@ class AveragePlan(_Value, frozen=True, kw_only=True):
     preview: Preview | None = None
     gate: GatePlan | None = None
     judged: GateReport | None = None
+    asked: str = ""
+    asked_strength: float | None = None

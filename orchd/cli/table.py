@@ -30,7 +30,7 @@ NOUNS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "registry": ("what lies on the disk, and keeping it in order", ("stats", "scrub", "gc", "rebuild", "backup")),
     "undo": ("take back what was done last", ()),
-    "average": ("make one adapter from several", ("plan", "preview", "start", "verify")),
+    "average": ("make one adapter from several", ("plan", "preview", "start", "show", "verify")),
     "federation": (
         "train one adapter together, in rounds, with no server",
         ("create", "join", "status", "leave", "list"),

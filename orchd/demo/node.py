@@ -85,6 +85,10 @@ class Served:
     parity_detail: str
 
 
+LICENCE = "CC0-1.0"
+"""Of the adapters: nobody averages what its author has put under nothing."""
+
+
 def ignore(done: float, total: float, unit: str) -> None:
     """Progress that nobody looks at."""
 
@@ -178,6 +182,7 @@ class Node:
             schedule_offset=schedule.offset,
             seed=seed,
             **settings,
+            licence=LICENCE,
             **optional,
         )
         return _adapter(result["adapter"])
@@ -236,7 +241,9 @@ class Node:
     # ---- averaging and serving -------------------------------------------------------------------------------
 
     def average(self, adapters: Sequence[str], *, name: str, rank: int) -> Averaged:
-        result = self.job("average.start", adapters=list(adapters), name=name, rank=rank, method="mean")
+        """Of increments of one round: the gate of one-shot averages, which asks whether each is better than the base
+        on one's own half, is not for these."""
+        result = self.job("average.start", adapters=list(adapters), name=name, rank=rank, method="mean", gate=False)
         return Averaged(adapter=_adapter(result["adapter"]), recipe=result["recipe"])
 
     def verify_average(self, adapter: str) -> Verification:

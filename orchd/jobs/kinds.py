@@ -117,12 +117,12 @@ KINDS: Kinds = {
         warm=True,
     ),
     "average": Kind(
-        "orchd.average.worker:run",
+        "orchd.judging.job:run",
         "orchd.average.specs:AverageSpec",
         "orchd.average.specs:AverageResult",
     ),
     "average.plan": Kind(
-        "orchd.average.planner:run_plan",
+        "orchd.judging.job:run_plan",
         "orchd.average.specs:PlanSpec",
         "orchd.average.specs:AveragePlan",
     ),

@@ -47,6 +47,11 @@ class Gain(NamedTuple):
 
 def standings(registry: Registry, view: View, only: Sequence[str] | None = None) -> dict[str, Standing]:
     """By adapter that somebody followed has measured: of all, or of these."""
+    return {adapter: standing(each) for adapter, each in _told(registry, view, only).items() if each}
+
+
+def _told(registry: Registry, view: View, only: Sequence[str] | None) -> dict[str, list[Gain]]:
+    """By adapter, what each followed person but its author measured."""
     people = sorted(view.followed())
     keys = [key for person in people for key in sorted(view.keys_of(person))]
     if not keys:
@@ -62,11 +67,21 @@ def standings(registry: Registry, view: View, only: Sequence[str] | None = None)
         "SELECT digest, author FROM adapter WHERE list_contains(?::VARCHAR[], digest)", [list(gains)]
     )
     authors: dict[str, str] = dict(found)
-    told = {
+    return {
         adapter: [one for one in each if adapter not in authors or not view.same(one.person, authors[adapter])]
         for adapter, each in gains.items()
     }
-    return {adapter: standing(each) for adapter, each in told.items() if each}
+
+
+def words(registry: Registry, view: View, only: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Of these adapters, how many followed people measured each as surely better than the base, and as surely worse:
+    beyond their 95 % interval."""
+    found: dict[str, tuple[int, int]] = {}
+    for adapter, each in _told(registry, view, only).items():
+        better, worse = sum(one.value > one.half for one in each), sum(-one.value > one.half for one in each)
+        if better or worse:
+            found[adapter] = (better, worse)
+    return found
 
 
 def newest_gains(view: View, told: Iterable[tuple[str, Attestation, str]]) -> Mapping[str, Sequence[Gain]]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from orchd import forgetting, leaks, made_bases, recipes
+from orchd import averaging, forgetting, leaks, made_bases, recipes
 from orchd.errors import AdapterUnknown, AmbiguousId, ManifestGone, OrchdError, ParamsInvalid
 from orchd.forgetting import Forgot
 from orchd.jobs import Job, LocalContext
@@ -142,13 +142,14 @@ def _attestation(row: Received, trust: str) -> AttestationRow:
 class AdapterPublish(Params, frozen=True, kw_only=True):
     """`preview` checks everything, says what would be done, and does nothing. `despite_leak`: also where the leak
     report is above the limit, or can't be made. `despite_forgetting`: also what has unlearnt much of what its base
-    knew."""
+    knew. `candidate`: the name of an average that one's own data did not find better, announced all the same."""
 
     adapter: str
     topics: list[str]
     despite_forgetting: bool = False
     preview: bool = False
     despite_leak: bool = False
+    candidate: str = ""
 
 
 class PublishedUnder(Result, frozen=True, kw_only=True):
@@ -182,6 +183,7 @@ async def adapter_publish(node: Node, p: AdapterPublish) -> Published:
     if row.state != ADMITTED:
         raise await in_thread(not_admitted, node.registry, row)
     await in_thread(made_bases.check_publishable, node.registry, row)
+    await in_thread(averaging.check_announced, node, row, p.candidate)
     await in_thread(leaks.check, node, row, despite=p.despite_leak)
     demo = is_shipped(row.base)
     told = forgetting.check(row, demo=demo, accepted=p.despite_forgetting)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
 
-from orchd import federation_notes, room
+from orchd import averaging, federation_notes, room
+from orchd.average import licences
+from orchd.average.gate_specs import STAGES, VERDICTS, GateExtra, GatePlan
+from orchd.average.licences import Licensed
 from orchd.average.recipe import MILLION, Expanded, Parent, expand_leaves, strength_in_ppm
 from orchd.average.rounds_specs import VerifyRoundSpec
 from orchd.average.rounds_state import METHOD
@@ -23,18 +26,19 @@ from orchd.errors import (
     ParamsInvalid,
 )
 from orchd.node import Node, in_thread
-from orchd.notes import NO_LICENCE, AverageNote, VerifyNote
+from orchd.notes import AverageNote, VerifyNote
 from orchd.recipes import coefficients, verify_spec
-from orchd.records import Manifest, Verified, text_id
+from orchd.records import MICRO, Manifest, Verified, text_id
 from orchd.records.ids import ADAPTER, BASE
 from orchd.registry import ADMITTED, AdapterRow, Base, Registry
 from orchd.registry.bases import FOLDER
 from orchd.registry.peft_config import AVERAGEABLE
+from orchd.registry.trust import SELF
 from orchd.registry.use import not_admitted
 from orchd.rpc import leaves
 from orchd.rpc.methods_jobs import JobStarted
-from orchd.rpc.methods_training import AdapterNamed, Tags, kept_tags, superseded
-from orchd.rpc.table import Params, method
+from orchd.rpc.methods_training import AdapterNamed, Tags, check_licence, kept_tags, superseded
+from orchd.rpc.table import Params, Result, method
 
 
 class AverageWanted(Params, frozen=True, kw_only=True):
@@ -43,7 +47,10 @@ class AverageWanted(Params, frozen=True, kw_only=True):
     `method`: mean (as weighted), clip, tsv, geometric-median, median, trimmed-mean, multi-krum or krum; all but the
     mean give near-copies and one author's adapters one vote. `auto` is clip for alike and tsv for unlike ones.
     `rank`: 16 (of each module, at most), "budget:16" (as many numbers, where they bring most), "energy:.95" (of each
-    module) or "stacked" (everything). `strength` multiplies the whole: 1, of tsv .4.
+    module) or "stacked" (everything). `strength` multiplies the whole: 1, of tsv .4; with `gate` what is best.
+
+    `gate`: held-out rows of `dataset` (an own one is chosen where none is named) decide who is in it and how strong it
+    is, in about `gate_seconds`. `licence` (SPDX) is what it is to be under: also where a leaf's author has not said.
     """
 
     adapters: list[str]
@@ -51,6 +58,10 @@ class AverageWanted(Params, frozen=True, kw_only=True):
     method: str = AUTO
     rank: int | str = 16
     strength: float | None = None
+    gate: bool = True
+    dataset: str | None = None
+    gate_seconds: float | None = None
+    licence: str = ""
 
 
 class AverageStart(AverageWanted, frozen=True, kw_only=True):
@@ -100,7 +111,7 @@ async def _start(node: Node, p: AverageStart, without: tuple[str, ...]) -> JobSt
         leaves=tuple(leaf.id for leaf in wanted.spec.adapters),
         method=wanted.spec.method,
         rank=wanted.rule.rank,
-        licence=_common_licence(wanted.parents),
+        licence=wanted.licence,
         tags=kept_tags(p.tags),
         supersedes=await in_thread(superseded, node, p.supersedes),
         missing=without,
@@ -141,6 +152,7 @@ async def _plan(node: Node, p: AverageWanted, *, through: bool) -> JobStarted:
         refused=refused,
         names=tuple(names.get(leaf.id, "") for leaf in wanted.spec.adapters),
         through=through,
+        gate=wanted.gate,
     )
     job = await node.jobs.submit("average.plan", spec, title=f"plan an average of {len(wanted.spec.adapters)}")
     return JobStarted(job=job.id)
@@ -160,7 +172,8 @@ def _sorted_out(node: Node, p: AverageWanted) -> tuple[AverageWanted, tuple[Refu
         try:
             if text_id(BASE, parent.record.base.fingerprint) not in base:
                 raise AverageSpecInvalid(f"it is for another base than most of them: {parent.record.base.hint}")
-            leaf_rows(node, [leaf for leaf, _ in _expanded([parent], [1.0]).leaves])
+            for row in leaf_rows(node, [leaf for leaf, _ in _expanded([parent], [1.0]).leaves]):
+                licences.check(_licensed(row, p.licence))
             kept.append(place)
         except OrchdError as error:
             fetched = "; `orchctl average start` fetches it first" if isinstance(error, LeavesUnknown) else ""
@@ -179,13 +192,15 @@ class Wanted(NamedTuple):
     spec: AverageSpec
     rule: RankRule
     base: Base
-    parents: list[Verified[Manifest]]
+    licence: str
+    gate: GatePlan
 
 
 def resolve(node: Node, p: AverageWanted, without: Sequence[str] = ()) -> Wanted:
     """What to average, `without` some leaves.
 
-    Raises `AverageSpecInvalid` and its like, `AdapterUnknown`, `NotAverageable`, `LeavesUnknown`, `DiskFull`."""
+    Raises `AverageSpecInvalid` and its like, `AdapterUnknown`, `NotAverageable`, `LeavesUnknown`, `LicenceUnfit`,
+    `GateDataUnfit`, `DatasetUnknown`, `DiskFull`."""
     check_count(p)
     rule = RankRule.parse(p.rank)
     check_wanted(p.method)
@@ -201,6 +216,11 @@ def resolve(node: Node, p: AverageWanted, without: Sequence[str] = ()) -> Wanted
     if p.strength is not None:
         strength_in_ppm(p.strength)
     room.for_adapter(node.registry, base, min(rule.rank, sum(row.rank for row in rows)))
+    licence = p.licence and check_licence(p.licence)
+    licence = licence or licences.combined([_licensed(row) for row in rows])
+    found = averaging.judging(
+        node, base, [row.id for row in rows], on=p.gate, dataset=p.dataset, seconds=p.gate_seconds
+    )
     spec = AverageSpec(
         adapters=tuple(
             _weighted(node, row, ppm if weighted else 1) for row, (_, ppm) in zip(rows, expanded.leaves, strict=True)
@@ -209,8 +229,11 @@ def resolve(node: Node, p: AverageWanted, without: Sequence[str] = ()) -> Wanted
         rank=rule.text,
         strength=p.strength,
         inherited=expanded.strength_ppm / MILLION,
+        gate=found.gate,
+        ungated=found.ungated,
+        opinions=found.opinions,
     )
-    return Wanted(spec, rule, base, parents)
+    return Wanted(spec, rule, base, licence, found.plan)
 
 
 def _check_weights(p: AverageWanted) -> None:
@@ -255,10 +278,9 @@ def parent_of(parent: Verified[Manifest]) -> Parent | None:
     return Parent(found, lineage.strength_ppm)
 
 
-def _common_licence(parents: Sequence[Verified[Manifest]]) -> str:
-    """The licence that all of them have; where they differ nobody has said what the average's is."""
-    found = {parent.record.licence for parent in parents}
-    return found.pop() if len(found) == 1 else NO_LICENCE
+def _licensed(row: AdapterRow, said: str = "") -> Licensed:
+    """`said`: what the user says of all of them."""
+    return Licensed(f"{row.name} ({row.id})", said or row.licence, row.trust == SELF)
 
 
 def one_base(node: Node, parents: Sequence[Verified[Manifest]]) -> Base:
@@ -319,3 +341,106 @@ def _plan_verify(node: Node, text: str) -> tuple[VerifySpec | VerifyRoundSpec, s
     if lineage.method == METHOD:
         return federation_notes.verify_spec(node.registry, manifest), manifest.id
     return verify_spec(node.registry, manifest.id), manifest.id
+
+
+class ShownLeaf(Result, frozen=True, kw_only=True):
+    """`name` is empty for one that is not here. `taken_ppm` is None where the average is no weighted sum."""
+
+    id: str
+    name: str
+    weight_ppm: int
+    taken_ppm: int | None
+
+
+class ShownRefusal(Result, frozen=True, kw_only=True):
+    """`difference`: nats a token that the refusal rests on, None where it rests on none."""
+
+    id: str
+    name: str
+    stage: str
+    difference: float | None
+
+
+class ShownGate(Result, frozen=True, kw_only=True):
+    """What the author's own held-out data decided, as the manifest says it; nats a token, rounded to hundredths.
+
+    `single`: by how much the best leaf alone was better than the average, 0 where none was.
+    """
+
+    verdict: str
+    examples: int
+    loss: float
+    base_loss: float
+    difference: float
+    interval: float
+    single: float
+    triggers: int
+    refused: list[ShownRefusal]
+
+
+class AverageShown(Result, frozen=True, kw_only=True):
+    """`gate` is None where the manifest says nothing of one."""
+
+    adapter: AdapterRow
+    method: str
+    strength_ppm: int
+    leaves: list[ShownLeaf]
+    gate: ShownGate | None
+
+
+@method("average.show", AdapterNamed, AverageShown, "What an average is made of, and what its author's gate decided.")
+async def average_show(node: Node, p: AdapterNamed) -> AverageShown:
+    return await in_thread(_shown, node, p.adapter)
+
+
+def _shown(node: Node, text: str) -> AverageShown:
+    row = node.registry.adapter(node.registry.resolve(text))
+    record = node.registry.manifest(row.id).record
+    if record.lineage is None:
+        hint = f"`orchctl adapter show {row.id}` tells of an adapter that was trained."
+        raise ParamsInvalid(f"{row.name} is no average: it has no leaves", hint=hint, field="adapter")
+    ids = [text_id(ADAPTER, leaf.id) for leaf in record.lineage.leaves]
+    gate = averaging.gate_of(record)
+    refused = [text_id(ADAPTER, one.id) for one in gate.refused] if gate else []
+    names = node.registry.names.of([*ids, *refused])
+    mean = record.lineage.method.partition("/")[0] == MEAN
+    taken = [leaf.weight_ppm for leaf in record.lineage.leaves] if mean else list(coefficients(record))
+    if len(taken) != len(ids):
+        taken = []
+    return AverageShown(
+        adapter=row,
+        method=record.lineage.method,
+        strength_ppm=record.lineage.strength_ppm,
+        leaves=[
+            ShownLeaf(id=id, name=names.get(id, ""), weight_ppm=leaf.weight_ppm, taken_ppm=taken[at] if taken else None)
+            for at, (id, leaf) in enumerate(zip(ids, record.lineage.leaves, strict=True))
+        ],
+        gate=None if gate is None else _shown_gate(gate, refused, names),
+    )
+
+
+def _shown_gate(gate: GateExtra, refused: Sequence[str], names: Mapping[str, str]) -> ShownGate:
+    """Numbers of a newer orchd that this one has no word for are shown as numbers."""
+    return ShownGate(
+        verdict=_word(VERDICTS, gate.verdict),
+        examples=gate.examples,
+        loss=gate.average / MICRO,
+        base_loss=gate.base / MICRO,
+        difference=gate.difference / MICRO,
+        interval=gate.interval / MICRO,
+        single=gate.single / MICRO,
+        triggers=gate.triggers,
+        refused=[
+            ShownRefusal(
+                id=id,
+                name=names.get(id, ""),
+                stage=_word(STAGES, one.stage),
+                difference=one.figure / MICRO if one.figure else None,
+            )
+            for id, one in zip(refused, gate.refused, strict=True)
+        ],
+    )
+
+
+def _word(words: Sequence[str], number: int) -> str:
+    return words[number] if 0 <= number < len(words) else str(number)

@@ -355,9 +355,15 @@ def wrong_settings(p: TrainSettings, asked: TrainSettings) -> list[Finding]:
 def _check_train(p: TrainSettings, asked: TrainSettings) -> None:
     for error in wrong_settings(p, asked):
         raise ParamsInvalid(error.message, hint=error.hint, field=error.field)
-    if not re.fullmatch(r"[A-Za-z0-9.+() -]{1,120}", p.licence):
+    check_licence(p.licence)
+
+
+def check_licence(text: str) -> str:
+    """Raises `ParamsInvalid` for what is no SPDX expression."""
+    if not re.fullmatch(r"[A-Za-z0-9.+() -]{1,120}", text):
         hint = "Give its short name, such as MIT or CC-BY-4.0: https://spdx.org/licenses lists them."
-        raise ParamsInvalid(f"licence {p.licence[:80]!r} is no SPDX expression", hint=hint, field="licence")
+        raise ParamsInvalid(f"licence {text[:80]!r} is no SPDX expression", hint=hint, field="licence")
+    return text
 
 
 def kept_tags(tags: Sequence[str]) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from orchd.errors import (
     AverageOverflows,
     AverageSpecInvalid,
     JobCancelled,
+    LeafUnreadable,
     ShapesDiffer,
     TensorsRefused,
 )
@@ -207,7 +208,7 @@ def test_a_leaf_whose_bytes_vanish_leaves_nothing(bench: Bench) -> None:
     folders = bench.write(random_lora(1), random_lora(2))
     (folders[1] / "adapter_model.safetensors").unlink()
     job, _ = bench.job()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(LeafUnreadable, match=f"{folders[1].name}: its files can't be read: No such file"):
         run(AverageSpec(adapters=leaves(folders)), job)
     assert list(job.workdir.iterdir()) == []
 

@@ -274,6 +274,7 @@ COMMANDS = (
             switch("--despite-forgetting", "also what has unlearnt much of what its base knew"),
             switch("--dry-run", "only say where it would be announced, and which topics joined", dest="preview"),
             switch("--despite-leak", "also where its leak report is above the limit, or can't be made"),
+            opt("--candidate", "its name: also an average that your held-out data did not find better", metavar="NAME"),
         ),
     ),
     Command(

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from orchd.cli.command import Command, arg, opt, switch
+from orchd.cli.nouns import average_gate
 from orchd.cli.nouns.adapter import human_row
 from orchd.cli.nouns.adapter_scores import ADAPTERS
 from orchd.cli.text import duration, fields, percent, short, size, table, word
@@ -20,8 +21,10 @@ def human(result: dict[str, Any]) -> str:
         cut = f"rank {row['rank']} has no room for {percent(share)} of the exact average's length, which was cut off"
     adapter = human_row({**row, "leaves": result["leaves"]})
     likeness = _likeness(result["leaves"], result["cosines"])
-    gone = [f"not in it, as nobody gives it: {id}" for id in result.get("missing", ())]
-    return "\n\n".join(filter(None, [adapter, "\n".join(gone), cut, _taken(result), likeness]))
+    gone = "\n".join(f"not in it, as nobody gives it: {id}" for id in result.get("missing", ()))
+    names = {leaf["id"]: leaf["name"] for leaf in (*result["leaves"], *result.get("refused", ()))}
+    judged = average_gate.judged(result.get("gate"), names)
+    return "\n\n".join(filter(None, [adapter, gone, cut, _taken(result), likeness, judged]))
 
 
 def _taken(result: dict[str, Any]) -> str:
@@ -60,6 +63,12 @@ def _likeness(leaves: list[dict[str, Any]], cosines: list[list[float]]) -> str:
 def _next(result: dict[str, Any]) -> str:
     if "likeness" in result:
         return ""
+    called = word(result["adapter"]["name"])
+    verdict = (result.get("gate") or {}).get("verdict")
+    if verdict == "candidate":
+        return f"`orchctl adapter publish {called} --topic TOPIC --candidate {called}` announces it all the same"
+    if verdict == "quarantined":
+        return f"`orchctl adapter show {called}` says why it is in quarantine; nothing here makes it safe"
     return (
         f"`orchctl adapter evaluate {word(result['adapter']['name'])} ADAPTER --dataset DATASET` says whether\n"
         "it is better than another one"
@@ -89,12 +98,15 @@ def human_plan(plan: dict[str, Any]) -> str:
         ("method", f"{plan['method']}: {plan['reason']}"),
         ("strength", f"{plan['strength_ppm'] / 1_000_000:g}"),
         ("rank", plan["rank"]),
+        ("gate", average_gate.planned(plan["gate"])),
         ("takes", f"about {duration(plan['seconds'])} for {size(plan['bytes'])}"),
     ]
     refused = [f"refused: {one['name']} {short(one['id'])}: {one['reason']}" for one in plan["refused"]]
     notes = [f"note: {told}" for told in plan["warnings"]]
     text = [table(heads, rows) + "\n(1, 2, …: cosines; 1 the same, 0 unrelated, -1 opposite)", fields(what)]
-    parts = [*text, _preview(plan["preview"]), "\n".join(refused), "\n".join(notes), f"`{_command(plan)}` makes it"]
+    judged = average_gate.judged(plan["judged"], {leaf["id"]: leaf["name"] for leaf in leaves})
+    told = [_preview(plan["preview"]), judged, "\n".join(refused), "\n".join(notes)]
+    parts = [*text, *told, f"`{_command(plan)}` makes it"]
     return "\n\n".join(filter(None, parts))
 
 
@@ -103,7 +115,13 @@ def _command(plan: dict[str, Any]) -> str:
     leaves = plan["leaves"]
     given = [leaf["weight_ppm"] for leaf in leaves]
     uneven = max(given, default=0) - min(given, default=0) > 1  # a millionth is rounding
-    options = [f"--method {plan['method']} --rank {plan['rank']} --strength {plan['strength_ppm'] / 1_000_000:g}"]
+    chosen = [("--method", plan["method"]), ("--rank", plan["rank"]), ("--strength", plan["strength_ppm"] / 1_000_000)]
+    if plan["gate"] and plan["gate"]["on"] and plan["judged"] is None:  # the data chooses what was not asked for
+        asked, strength = plan["asked"], plan["asked_strength"]
+        chosen = [("--method", asked if asked != "auto" else None), ("--rank", plan["rank"]), ("--strength", strength)]
+    options = [
+        f"{option} {value:g}" if isinstance(value, float) else f"{option} {value}" for option, value in chosen if value
+    ]
     options += [f"--weights {','.join(map(str, given))}"] if uneven else []
     return " ".join(["orchctl average start", *(short(leaf["id"]) for leaf in leaves), *options])
 
@@ -122,6 +140,27 @@ def _preview(found: dict[str, Any] | None) -> str:
         return told
     cut = [(row["name"], row["rank"], percent(row["residual_ppm"] / 1_000_000)) for row in worst]
     return told + "\n" + table(("where most is cut off", "rank", "of it"), cut)
+
+
+def human_shown(result: dict[str, Any]) -> str:
+    row = result["adapter"]
+    leaves = [
+        (
+            leaf["name"],
+            short(leaf["id"]),
+            percent(leaf["weight_ppm"] / 1_000_000),
+            "" if leaf["taken_ppm"] is None else percent(leaf["taken_ppm"] / 1_000_000),
+        )
+        for leaf in result["leaves"]
+    ]
+    about = fields(
+        [
+            ("average", f"{row['name']} ({row['id']})"),
+            ("method", f"{result['method']}, strength {result['strength_ppm'] / 1_000_000:g}"),
+            ("licence", row["licence"]),
+        ]
+    )
+    return "\n\n".join([about, table(("leaf", "id", "weight", "taken"), leaves), average_gate.shown(result["gate"])])
 
 
 def human_verified(result: dict[str, Any]) -> str:
@@ -153,7 +192,15 @@ WANTED = (
         " multi-krum or krum",
     ),
     opt("--rank", "of each module (16); or energy:.95, budget:16, stacked", metavar="RULE"),
-    opt("--strength", "multiplies the whole (1; of tsv .4)", type=float, metavar="X"),
+    opt("--strength", "multiplies the whole (what your data finds best; else 1, of tsv .4)", type=float, metavar="X"),
+    opt(
+        "--dataset",
+        "whose held-out rows decide who is in it and how strong (the one that an adapter of yours in it learnt, else"
+        " your newest)",
+    ),
+    switch("--no-gate", "average without looking at data of yours", dest="gate", const=False),
+    opt("--gate-seconds", "how long that may take (120); of many rows some are drawn", type=float, metavar="S"),
+    opt("--licence", "what it is to be under (SPDX); also where a leaf's author has not said", metavar="SPDX"),
 )
 COMMANDS = (
     Command(
@@ -187,6 +234,13 @@ COMMANDS = (
             opt("--tag", "to be found by; may be given more than once", dest="tags", action="append"),
             opt("--supersedes", "an adapter of yours that the new one takes the place of", metavar="ADAPTER"),
         ),
+    ),
+    Command(
+        "show",
+        "What an average is made of, and what its author's gate decided",
+        human_shown,
+        method="average.show",
+        arguments=(arg("adapter", "the average"),),
     ),
     Command(
         "verify",
