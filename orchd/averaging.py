@@ -59,7 +59,8 @@ def judging(
     allowed = SECONDS if seconds is None else seconds
     if not 0 < allowed <= MAX_SECONDS:  # NaN neither
         told = f"the gate may take {allowed} s; above 0 and up to {MAX_SECONDS:g} are possible"
-        raise AverageSpecInvalid(told, field="gate_seconds")
+        hint = "Give seconds, such as --gate-seconds 60."
+        raise AverageSpecInvalid(told, hint=hint, field="gate_seconds")
     opinions = tuple(
         Opinion(adapter=id, better=better, worse=worse)
         for id, (better, worse) in words(node.registry, node.registry.people.view(), leaves).items()

@@ -2,10 +2,10 @@
 
 `Gate.deliberate` is a generator. It yields a `Question`, is sent an `Answer`, and returns an `Outcome`. In this order
 (`average.md` §4): zero and not finite are refused; near-copies and one author are one vote; each adapter alone, clipped
-to the median length and at a quarter of its strength, must not worsen the loss; shares are capped; whoever the others
-are surely better without is left out, one after another (never chosen forward, which let a backdoor through); strength
-and method are chosen; and the finished average is tested, on rows that nothing was chosen by, beside the base and
-beside each adapter by itself.
+to the median length and at a quarter of its strength, must not worsen the loss; shares are capped; whose share makes
+the sum surely worse is left out, one after another (never chosen forward, which let a backdoor through); strength and
+method are chosen; and the finished average is tested, on rows that nothing was chosen by, beside the base and beside
+each adapter by itself.
 
 Everything is compared in pairs on the same rows, and "worse" or "better" that decides against somebody is outside the
 95 % interval, also with as many tests as are made: noise refuses nobody.
@@ -26,7 +26,7 @@ from orchd.average.gate_specs import Compared, JudgedLeaf, Opinion, Stage, Tried
 from orchd.average.gram import Matrix, norms
 from orchd.average.likeness import likeness
 from orchd.average.recipe import MILLION, weights_ppm
-from orchd.average.rules import AUTO, DEFENDED, METHODS, UNLIKE
+from orchd.average.rules import AUTO, DEFENDED, MEAN, METHODS, UNLIKE
 from orchd.average.votes import MAX_REACH, Votes, cast_votes, lower_median, useless
 from orchd.errors import TooFewPassed
 from orchd.lm.significance import Sums, paired
@@ -204,35 +204,41 @@ class Gate:
         )
 
     def _leave_out(self, members: tuple[int, ...]) -> Generator[Question, Answer, tuple[int, ...]]:
-        """Backward elimination over the votes, as long as more than two are left."""
-        method = DEFENDED if self.recipe.method == AUTO else self.recipe.method
-        least = max(3, METHODS[method].least + 1)
-        if len(self._parts(members)) < least:
-            return members
-        decision = self.decided(members, method, self.recipe.strength)
-        whole = yield from self._ask(Question("choosing", members, decision))
-        while len(parts := self._parts(members)) >= least and not self._late:
-            best: tuple[float, tuple[int, ...], Sums, Compared] | None = None
+        """Backward elimination over the votes: whose share makes the sum surely worse, the worst first.
+
+        The share goes to nobody meanwhile. Given to the others, leaving out a weak but honest adapter would help too:
+        it would make them stronger.
+        """
+        while len(parts := self._parts(members)) > 2 and not self._late:
+            decision = self._summed(members)
+            assert decision.coefficients is not None
+            whole = yield from self._ask(Question("choosing", members, decision))
+            worst: tuple[float, tuple[int, ...], Compared] | None = None
             for part in parts:
                 if self._late:
                     break
-                rest = tuple(at for at in members if at not in part)
-                decision = self.decided(rest, method, self.recipe.strength)
-                losses = yield from self._ask(Question("choosing", rest, decision))
-                found = compare(losses, whole)
+                coefficients = np.where(np.isin(members, part), 0.0, decision.coefficients)
+                without = Decision(decision.method, decision.strength_ppm, coefficients, None)
+                found = compare((yield from self._ask(Question("choosing", members, without))), whole)
                 for at in part:
                     self._judged[at] = replace(self._judged[at], without=found)
                 sure = found.high is not None and found.high < -SLACK and surely(found, len(parts))
-                if sure and (best is None or found.loss < best[0]):
-                    best = (found.loss, rest, losses, found)
-            if best is None:
+                if sure and (worst is None or found.loss < worst[0]):
+                    worst = (found.loss, part, found)
+            if worst is None:
                 break
-            _, rest, whole, found = best
-            for at in set(members) - set(rest):
-                reason = f"without it the average is better by {-found.difference:.3f} nats a token on your rows"
-                self._judged[at] = replace(self._judged[at], stage="left out", reason=reason, without=found)
-            members = rest
+            _, part, found = worst
+            for at in part:
+                reason = f"without its share the average is better by {-found.difference:.3f} nats a token on your rows"
+                self._judged[at] = replace(self._judged[at], stage="left out", reason=reason)
+            members = tuple(at for at in members if at not in part)
         return members
+
+    def _summed(self, members: tuple[int, ...]) -> Decision:
+        """A weighted sum of them, at no more than its own strength."""
+        inherited, given = self.recipe.inherited, self.recipe.strength
+        method = MEAN if self.recipe.method == MEAN else DEFENDED
+        return self.decided(members, method, min(1.0, inherited * (1.0 if given is None else given)) / inherited)
 
     def _strongest(
         self, members: tuple[int, ...]

@@ -22,7 +22,7 @@ trigger changes what it says by more than it does with the base."""
 
 Stage = Literal["kept", "zero", "attested", "alone", "left out", "trigger"]
 """Where a leaf was refused: it is zero or not finite; the word of followed authors; a quarter of its strength alone
-worsens one's own loss; the others are better without it; it answers to a trigger."""
+worsens one's own loss; the average is better without its share; it answers to a trigger."""
 
 STAGES: tuple[Stage, ...] = ("kept", "zero", "attested", "alone", "left out", "trigger")
 VERDICTS: tuple[Verdict, ...] = ("off", "better", "candidate", "quarantined")
@@ -81,8 +81,9 @@ class Compared(_Value, frozen=True, kw_only=True):
 class JudgedLeaf(_Value, frozen=True, kw_only=True):
     """What was found of one leaf. `reason` is empty for one that was kept.
 
-    `alone`: a quarter of it beside the base. `without`: the average without it beside the one with it. `single`: the
-    finished average beside this leaf by itself at its whole strength, on the deciding rows. None: not asked.
+    `alone`: a quarter of it beside the base. `without`: the average without its share beside the one with it.
+    `single`: the finished average beside this leaf by itself at its whole strength, on the deciding rows. None: not
+    asked.
     """
 
     id: str

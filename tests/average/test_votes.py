@@ -76,6 +76,7 @@ def test_the_heaviest_member_gives_the_weight() -> None:
     assert np.allclose(votes.mix[0], [0.25, 0, 0.75])
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.01, 100), min_size=1, max_size=12))
 def test_no_share_is_above_a_third(values: list[float]) -> None:
     shares = np.array(values) / sum(values)
@@ -83,7 +84,8 @@ def test_no_share_is_above_a_third(values: list[float]) -> None:
     limit = max(MAX_SHARE, 1 / len(values))
     assert out.sum() == pytest.approx(1)
     assert (out <= limit + 1e-9).all()
-    assert (np.argsort(out[out < limit - 1e-9]) == np.argsort(shares[out < limit - 1e-9])).all()
+    below = out < limit - 1e-9
+    assert (np.diff(out[below][np.argsort(shares[below])]) >= -1e-12).all()
     if (shares <= limit).all():
         assert np.allclose(out, shares)
 

@@ -14,7 +14,7 @@ SAID = {
 }
 LEGEND = (
     "(nats a token, ± half of the 95 % interval, below 0 is better: what a quarter of it alone adds to the base's\n"
-    "loss, and leaving it out to the average's)"
+    "loss, and leaving its share out to the average's)"
 )
 NEVER_SAFE = "no trigger that was tried stands out; that does not make it safe: nobody can try them all"
 
@@ -46,7 +46,7 @@ def judged(gate: dict[str, Any] | None, names: dict[str, str]) -> str:
         )
         for leaf in gate["leaves"]
     ]
-    heads = ("leaf", "id", "", "a quarter of it", "without it", "its own loss")
+    heads = ("leaf", "id", "", "a quarter of it", "without its share", "its own loss")
     parts = [
         _named(f"the gate: {SAID[gate['verdict']]}; {gate['reason']}", names),
         f"{table(heads, rows)}\n{LEGEND}",
