@@ -111,7 +111,7 @@ def test_missing_leaves_are_fetched_or_named(cast: Cast, tmp_path: Path) -> None
     a.publish(both, TOPIC)
     own = offer(b, small_adapter(tmp_path / "own", 2))
     b.find_and_fetch(both)
-    wanted = {"adapters": [both, own], "weights": [2, 1], "method": "mean"}
+    wanted = {"adapters": [both, own], "weights": [2, 1], "method": "mean", "licence": "CC0-1.0"}
 
     with pytest.raises(LeavesUnknown, match=f"1 leaf can't be had: {kept['id']}") as refused:
         b.job("average.start", **wanted)
