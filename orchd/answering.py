@@ -8,7 +8,7 @@ the two never meet.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
@@ -32,8 +32,16 @@ ELSEWHERE = {
 }
 """What people call a target."""
 
-Resolver = Callable[[tuple[Message, ...]], Awaitable[str]]
-"""The conversation so far → the name of the deployment that is to answer. Raises numbered errors."""
+
+class Resolved(NamedTuple):
+    """The name of the deployment that is to answer, and why; empty where it was named."""
+
+    name: str
+    why: str = ""
+
+
+Resolver = Callable[[tuple[Message, ...]], Awaitable[Resolved]]
+"""The conversation so far → who is to answer. Raises numbered errors."""
 
 
 class Answerers:
@@ -43,10 +51,11 @@ class Answerers:
         self._node = node
         self.resolvers: dict[str, Resolver] = {}
 
-    async def resolve(self, name: str, messages: Sequence[Message]) -> Deployment:
-        """Raises DeploymentUnknown, ServedElsewhere, AnswerInterrupted while it falls back to its base."""
-        if name in self.resolvers:
-            name = await self.resolvers[name](tuple(messages))
+    async def resolve(self, name: str, messages: Sequence[Message]) -> tuple[Deployment, str]:
+        """Who answers, and why it does. Raises DeploymentUnknown, ServedElsewhere, AnswerInterrupted while it falls
+        back to its base."""
+        resolver = self.resolvers.get(name)
+        name, why = Resolved(name) if resolver is None else await resolver(tuple(messages))
         deployment = await trio.to_thread.run_sync(self._node.deployments.get, name)
         if deployment.state == ROLLING_BACK:
             hint = "Ask again in a few seconds: the base is being built."
@@ -55,7 +64,7 @@ class Answerers:
             who = ELSEWHERE.get(deployment.target, deployment.target)
             how = f"Ask it there: `ollama run {deployment.name}`." if deployment.target == "ollama" else None
             raise ServedElsewhere(f"{deployment.name} is served by {who}, not by orchd", hint=how, field="deployment")
-        return deployment
+        return deployment, why
 
     async def complete(
         self,
@@ -67,11 +76,11 @@ class Answerers:
         sampling: Sampling = DEFAULTS,
     ) -> Answering:
         """The answer, which begins when it is iterated over. Raises as `resolve` does."""
-        deployment = await self.resolve(name, messages)
+        deployment, why = await self.resolve(name, messages)
         completion: Completion = self._node.runtime.complete(
             deployment.name, messages, max_tokens=max_tokens, temperature=temperature, sampling=sampling
         )
-        return Answering(deployment.name, completion)
+        return Answering(deployment.name, completion, why)
 
     # ---- what the endpoint asks ---------------------------------------------------------------------------------
 

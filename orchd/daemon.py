@@ -151,6 +151,7 @@ async def run(paths: Paths, config: configuration.Config, settings: tuple[config
             await nursery.start(_watch_signals, node)
             await nursery.start(node.jobs.run)
             await nursery.start(node.runtime.run)
+            await nursery.start(node.routes.runtime.run)
             await nursery.start(node.endpoint.run)
             quota = config.registry.quota_mb * 1_000_000
             await nursery.start(Upkeep(node.registry, node.datasets, node.runs, now_ms, quota).run)
@@ -176,6 +177,7 @@ async def run(paths: Paths, config: configuration.Config, settings: tuple[config
             with trio.move_on_after(STOP_SECONDS):
                 async with trio.open_nursery() as leaving:
                     leaving.start_soon(node.runtime.stop)
+                    leaving.start_soon(node.routes.runtime.stop)
                     leaving.start_soon(node.jobs.pause)
             nursery.cancel_scope.deadline = trio.current_time() + STOP_SECONDS
             nursery.cancel_scope.cancel()

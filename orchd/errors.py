@@ -1311,6 +1311,27 @@ class PreferenceRefused(BadRequest):
     default_hint = "Deploy two different adapters, and name both."
 
 
+class RouteUnready(OrchdError):
+    """Nothing is deployed that a request could be routed to."""
+
+    code = 7050
+    default_hint = "`orchctl deploy --name plain` deploys the plain base, and `orchctl deploy ADAPTER --name NAME` one."
+
+
+class RouterLost(OrchdError):
+    """The router's process ended, or did not answer in time."""
+
+    code = 7051
+    default_hint = "Ask again: it is started anew. `orchctl logs` has what it said last."
+
+
+class RouteUnknown(NotFound):
+    """A correction names an answer that is not there to be chosen, or there is nothing to correct."""
+
+    code = 7052
+    default_hint = "`orchctl route status` lists what takes part."
+
+
 # ---- 80xx demo and service -----------------------------------------------------------------------------------
 
 

@@ -53,6 +53,7 @@ from orchd.registry.registry import Admission
 from orchd.registry.revocation import named
 from orchd.registry.use import against_hint
 from orchd.rollback import ROLLED_BACK, ROLLING_BACK, Rollbacks
+from orchd.routing import Routes
 from orchd.serve.embedded import EmbeddedRuntime
 from orchd.serve.endpoint.server import Endpoint
 from orchd.serve.targets import DeployTarget
@@ -109,6 +110,7 @@ class Node:
         self.rollbacks = Rollbacks(self)
         self.deploying = Deploying(self)
         self.answerers = Answerers(self)
+        self.routes = Routes(self)
         self.endpoint = Endpoint(self.answerers, self.clock)
         self.endpoint_token_file = ""
         self.recipes = Recipes(self)

@@ -74,6 +74,7 @@ ROOMS = {
     "measuring": Room(5, frozenset({"trio", "msgspec"})),
     "forgetting": Room(5, frozenset({"msgspec"})),
     "rollback": Room(5, frozenset({"trio", "msgspec"})),
+    "routing": Room(5, frozenset({"trio", "msgspec"})),
     "leaks": Room(5, frozenset({"trio", "msgspec"})),
     "recipes": Room(5, frozenset({"trio", "msgspec"})),
     "federating": Room(5, frozenset({"trio", "msgspec"})),

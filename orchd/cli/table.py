@@ -40,6 +40,7 @@ NOUNS: dict[str, tuple[str, tuple[str, ...]]] = {
     "deploy": ("make an adapter usable, and prove that it answers the same", ()),
     "deployment": ("what is deployed", ("list", "show", "verify", "rollback", "remove")),
     "chat": ("ask a deployment", ()),
+    "route": ("the right adapter for each request", ("explain", "status", "correct")),
     "serve": ("an OpenAI-compatible endpoint on this machine", ("endpoint", "status", "stop")),
     "events": ("what happens, as it happens", ()),
     "config": ("settings", ("show",)),

@@ -48,6 +48,7 @@ KINDS = (
     "net.peer.banned",
     "net.peer.connected",
     "net.peer.lost",
+    "route.chosen",
     "topic.joined",
     "topic.left",
     "trust.changed",

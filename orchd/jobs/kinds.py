@@ -162,6 +162,12 @@ KINDS: Kinds = {
         nice=0,
         sockets="own",
     ),
+    "route": Kind(
+        "orchd.serve.route_worker:run",
+        "orchd.serve.routes:RouteSpec",
+        "orchd.serve.routes:RouteEnd",
+        nice=0,
+    ),
 }
 
 

@@ -236,6 +236,17 @@ class FederationHere(LocalRow, frozen=True, kw_only=True):
     left: int | None = None
 
 
+class RouteLesson(LocalRow, frozen=True, kw_only=True):
+    """A routed request that the user corrected: its vector (`serve.routes.Lesson`), the name of its base, and the
+    adapter that answers what is like it, empty for the plain base. `key` is a digest of base and vector."""
+
+    key: str
+    base: str
+    adapter: str
+    vector: bytes
+    since: int
+
+
 TABLES: dict[type[LocalRow], str] = {
     Verdict: "verdict",
     Pin: "pin",
@@ -257,6 +268,7 @@ TABLES: dict[type[LocalRow], str] = {
     BaseLink: "base_link",
     Bound: "bound",
     Succession: "succession",
+    RouteLesson: "route_lesson",
     RecipeCheck: "recipe_check",
     FederationHere: "federation",
 }

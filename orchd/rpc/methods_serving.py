@@ -177,9 +177,12 @@ class ChatComplete(Params, frozen=True, kw_only=True):
 
 
 class ChatAnswer(Result, frozen=True, kw_only=True):
+    """`deployment` is who answered, and `route` why it was chosen; empty where it was named."""
+
     text: str
     tokens: int
     deployment: str
+    route: str = ""
 
 
 class ChatDelta(Result, frozen=True, kw_only=True):
@@ -200,7 +203,7 @@ async def chat_complete(node: Node, p: ChatComplete, session: Session) -> ChatAn
     if not p.messages:
         hint = 'Give at least one message: {"role": "user", "content": "..."}.'
         raise ParamsInvalid("there is no message to answer", hint=hint, field="messages")
-    name, completion = await node.answerers.complete(
+    name, completion, route = await node.answerers.complete(
         p.deployment, p.messages, max_tokens=p.max_tokens, temperature=p.temperature
     )
     parts: list[str] = []
@@ -210,4 +213,4 @@ async def chat_complete(node: Node, p: ChatComplete, session: Session) -> ChatAn
             parts.extend([text] if text else [])
             if p.stream and text:
                 await session.notify("chat.delta", ChatDelta(deployment=name, text=text))
-    return ChatAnswer(text="".join(parts), tokens=answer.tokens, deployment=name)
+    return ChatAnswer(text="".join(parts), tokens=answer.tokens, deployment=name, route=route)

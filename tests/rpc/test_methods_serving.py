@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from orchd.answering import Answerers
+from orchd.answering import Answerers, Resolved
 from orchd.errors import DeploymentUnknown, ServedElsewhere
 from orchd.importers.conversation import Message
 from orchd.node import Node
@@ -56,9 +56,9 @@ async def test_a_resolved_name_is_asked_for_each_question(node: Node) -> None:
     """The name stands for nobody by itself: whoever chooses sees the conversation, and says a deployment."""
     seen: list[str] = []
 
-    async def choose(messages: tuple[Message, ...]) -> str:
+    async def choose(messages: tuple[Message, ...]) -> Resolved:
         seen.append(messages[-1].content)
-        return "nobody"
+        return Resolved("nobody", "nearest")
 
     node.answerers.resolvers["orchd/auto"] = choose
     with pytest.raises(DeploymentUnknown, match="nobody"):

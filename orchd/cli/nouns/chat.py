@@ -7,11 +7,12 @@ import contextlib
 import sys
 from typing import Any
 
-from orchd.cli.command import Command, Params, arg, opt
+from orchd.cli.command import Command, Params, arg, opt, switch
 from orchd.cli.context import Context
 from orchd.errors import GOES_ON_AFTER, OrchdError, PromptRefused, UsageInvalid
 
 PROMPT = "> "
+ROUTED = "orchd/auto"
 LEAVE = frozenset({"/quit", "/exit", "/q"})
 FRESH = "/new"
 HELP = (
@@ -25,13 +26,18 @@ Message = dict[str, str]
 
 
 def chat(context: Context, options: argparse.Namespace, params: Params) -> None:
-    text = " ".join(params.pop("text", []))
+    words = params.pop("text", [])
     if (two := params.pop("ab", None)) is not None:
-        _blind(context, two, params, text)
+        _blind(context, two, params, " ".join(words))
         return
-    if "deployment" not in params:
-        raise UsageInvalid("a deployment is missing", hint="`orchctl deployment list` shows them.")
-    if not context.json:
+    if params.pop("route", False):
+        words = [params["deployment"], *words] if "deployment" in params else words
+        params["deployment"] = ROUTED
+    elif "deployment" not in params:
+        hint = "`orchctl deployment list` shows them; with --route one is chosen."
+        raise UsageInvalid("a deployment is missing", hint=hint)
+    text = " ".join(words)
+    if not context.json and params["deployment"] != ROUTED:
         _warn(context, context.call("deployment.show", deployment=params["deployment"]))
     before = [{"role": "system", "content": params.pop("system")}] if "system" in params else []
     if text:
@@ -115,6 +121,8 @@ def _answer(context: Context, params: Params, messages: list[Message]) -> str:
     result = context.client.stream("chat.complete", told, messages=messages, stream=True, **params)
     empty = "" if result["text"] or written else EMPTY
     print(result["text"].removeprefix("".join(written)) or empty, file=context.out, flush=True)
+    if result["route"]:
+        context.note(f"({result['deployment']}: {result['route']})")
     return str(result["text"])
 
 
@@ -130,10 +138,11 @@ COMMANDS = (
         run=chat,
         more=f"Without TEXT, lines from a pipe are asked one by one. In a conversation: {HELP}",
         arguments=(
-            arg("deployment", "its name", nargs="?"),
+            arg("deployment", "its name; left out with --route", nargs="?"),
             arg("text", "what to say; several words are put together", nargs="*"),
             opt("--ab", "ask both, blindly, and pick the better answer each time", nargs=2, metavar=("X", "Y")),
             opt("--picks", "with --ab: how many before the result is shown (10)", type=int, metavar="N"),
+            switch("--route", "choose the right adapter for each request (`orchctl route explain` says why)"),
             opt("--system", "what the model is told first"),
             opt("--max-tokens", "the longest answer (64)", type=int, metavar="N"),
             opt("--temperature", "0 (the default) always takes the likeliest", type=float, metavar="X"),

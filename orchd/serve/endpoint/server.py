@@ -36,20 +36,23 @@ from orchd.serve.endpoint.messages import Asked, ModelCard, Told, Usage
 
 if TYPE_CHECKING:
     from orchd.serve.embedded import Completion
-    from orchd.serve.endpoint.http import HttpConnection, Request
+    from orchd.serve.endpoint.http import Headers, HttpConnection, Request
 
 HOST = "127.0.0.1"
 CONNECTIONS = 128
+ROUTE_HEADER = "X-Orchd-Route"
 STATUS = {EXIT_USAGE: 400, EXIT_REFUSED: 403, EXIT_NOT_FOUND: 404}
 """Of a numbered error, by what `orchctl` returns for it; else 500."""
 LOG = logging.getLogger("orchd.endpoint")
 
 
 class Answering(NamedTuple):
-    """An answer that begins when it is iterated over. `model` is the deployment that gives it."""
+    """An answer that begins when it is iterated over. `model` is the deployment that gives it, and `why` why it was
+    chosen; empty where it was named."""
 
     model: str
     completion: Completion
+    why: str = ""
 
 
 class Backend(Protocol):
@@ -218,26 +221,35 @@ class Endpoint:
         told = Told(f"chatcmpl-{secrets.token_hex(12)}", self._clock() // 1000, answering.model)
         async with answering.completion as completion:
             if asked.stream:
-                await _stream(connection, told, completion, usage=asked.usage)
+                await _stream(connection, told, completion, _route(answering), usage=asked.usage)
                 return
             text = (await completion.text()).lstrip()
             usage = Usage(completion.prompt_tokens, completion.tokens)
-            await connection.reply(200, told.whole(text, completion.finish, usage))
+            await connection.reply(200, told.whole(text, completion.finish, usage), _route(answering))
 
 
-async def _stream(connection: HttpConnection, told: Told, completion: Completion, *, usage: bool) -> None:
+def _route(answering: Answering) -> Headers:
+    """Who was chosen and why, where nobody was named: `X-Orchd-Route: DEPLOYMENT; REASON` in printable ASCII."""
+    told = f"{answering.model}; {answering.why}".encode("ascii", "replace").decode()
+    plain = "".join(letter if letter.isprintable() else "?" for letter in told)
+    return [(ROUTE_HEADER, plain[:300].strip())] if answering.why else []
+
+
+async def _stream(
+    connection: HttpConnection, told: Told, completion: Completion, headers: Headers, *, usage: bool
+) -> None:
     """Server-sent events. The status is out with the first word, so that what can't be answered is a plain error."""
     begun = False
     async for piece in completion:
         text = piece if begun else piece.lstrip()  # many templates begin an answer with a blank
         if text and not begun:
-            await connection.begin(200, "text/event-stream")
+            await connection.begin(200, "text/event-stream", headers)
             await connection.send(_event(told.first()))
             begun = True
         if text:
             await connection.send(_event(told.piece(text)))
     if not begun:
-        await connection.begin(200, "text/event-stream")
+        await connection.begin(200, "text/event-stream", headers)
         await connection.send(_event(told.first()))
     await connection.send(_event(told.last(completion.finish)))
     if usage:
