@@ -354,8 +354,14 @@ def _status(node: Node, here: FederationHere) -> FederationStatus:
         adapter=state.last.adapter,
         members=_members(node, state),
         history=tuple(_round(state, one) for one in state.played),
-        reason=trouble or state.reason,
+        reason=trouble or _kept_back(state) or state.reason,
     )
+
+
+def _kept_back(state: State) -> str:
+    """Why what this node learnt in this round takes no part in it; empty when it does."""
+    own = (known for known in state.increments.values() if known.increment.author == state.me)
+    return next((known.reason for known in own if known.increment.round == state.round and known.reason), "")
 
 
 def _now(state: State) -> str:
