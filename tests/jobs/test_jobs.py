@@ -312,6 +312,38 @@ async def test_restart_interrupts_what_ran_and_requeues_what_waited(house: House
         assert {(await anext(subscription)).job for _ in range(2)} == {running.id, lost.id}
 
 
+async def test_what_comes_after_the_worker_is_told_and_can_be_cancelled(house: House) -> None:
+    began, left = trio.Event(), trio.Event()
+
+    async def after(context: LocalContext) -> None:
+        try:
+            context.progress(3, 4, "bytes")
+            began.set()
+            await trio.sleep_forever()
+        finally:
+            left.set()
+
+    def prepare(jobs: Jobs) -> None:
+        async def finish(job: Job, result: CountResult, workdir: Path) -> msgspec.Struct:
+            await jobs.told(job.id, after)
+            return result
+
+        jobs.finisher("count", finish)
+
+    house.prepare = prepare
+    async with house.running() as (jobs, _):
+        job = await jobs.submit("count", CountSpec(steps=2), title="uploads")
+        await began.wait()
+        shown = (await jobs.get(job.id)).progress
+        assert shown is not None
+        assert (shown.done, shown.total, shown.unit) == (3, 4, "bytes")
+        assert [one.id for one in jobs.going("count")] == [job.id]
+        await jobs.cancel(job.id)
+        assert (await jobs.wait(job.id)).state is State.CANCELLED
+        assert left.is_set()
+        assert jobs.going("count") == []
+
+
 async def test_a_crash_of_the_daemon_leaves_running_rows_that_become_interrupted(house: House) -> None:
     row = Job(id="job_0000000000000001", kind="count", title="t", state=State.RUNNING, created_ms=1)
     async with house.running() as (jobs, _):
