@@ -168,6 +168,11 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         _means("the folder of `--target folder`, as publisher/model/file.gguf; empty: LM Studio's"),
     ] = None
     vllm: Annotated[str, _means("where vLLM answers")] = "http://127.0.0.1:8000"
+    llama_server: Annotated[str, _means("where llama-server answers")] = "http://127.0.0.1:8080"
+    llama_presets: Annotated[
+        str | None,
+        _means("the presets file that llama-server was started with; orchd keeps sections of its own in it"),
+    ] = None
 
 
 class LogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -45,12 +45,14 @@ TIDY_SECONDS = 10.0
 
 
 class Made(msgspec.Struct, frozen=True, kw_only=True):
-    """What a deployment has to be put there again, and asked again. `held` is the digest that the target gave it."""
+    """What a deployment has to be put there again, and asked again. `held` is the digest that the target gave it,
+    `layer` the SHA-256 (hexadecimal) of its GGUF LoRA where it has one."""
 
     golden: tuple[Golden, ...] = ()
     template: str = ""
     held: str = ""
     carried: Carried | None = None
+    layer: str = ""
 
 
 class Deploying:
@@ -100,20 +102,24 @@ class Deploying:
         if not result.parity.held and not note.force:
             raise ParityFailed(f"{note.name} would answer differently from what was trained: {result.parity.detail}")
         await trio.to_thread.run_sync(node.check_usable, note.adapter)
-        self._coming.append(result.sha256)
+        files = [(result.gguf, result.sha256)]
+        if result.layer is not None:
+            files.append((result.layer.gguf, result.layer.sha256))
+        self._coming += [digest for _, digest in files]
         try:
-            await self._take_in(job, note, result, workdir)
+            for name, digest in files:
+                await trio.to_thread.run_sync(node.registry.blobs.put_file, workdir / name, bytes.fromhex(digest))
+            await self._take_in(job, note, result)
         finally:
-            self._coming.remove(result.sha256)
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(self.drop_blob, result.sha256)  # unless it is deployed now
+                for _, digest in files:
+                    self._coming.remove(digest)
+                    await trio.to_thread.run_sync(self.drop_blob, digest)  # unless it is deployed now
         node.rollbacks.wake()  # it may have been revoked while it was built
         return await node.deployment_row(await trio.to_thread.run_sync(node.deployments.get, note.name))
 
-    async def _take_in(self, job: Job, note: DeployNote, result: BuildResult, workdir: Path) -> None:
+    async def _take_in(self, job: Job, note: DeployNote, result: BuildResult) -> None:
         node = self._node
-        blobs = node.registry.blobs
-        await trio.to_thread.run_sync(blobs.put_file, workdir / result.gguf, bytes.fromhex(result.sha256))
         deployment = Deployment(
             name=note.name,
             adapter=note.adapter,
@@ -214,11 +220,11 @@ class Deploying:
         """Its row, and what it needs to go back; the event; files that nothing needs any more go."""
         node = self._node
         old = before
-        if before is not None and (before.blob == new.blob or before.state == ROLLING_BACK):
+        if before is not None and (_needs(before) == _needs(new) or before.state == ROLLING_BACK):
             old = before_of(before)  # no step back: what was before that
         bare = None if old is None else msgspec.structs.replace(old, before="", also=())
         new = msgspec.structs.replace(
-            new, before="" if bare is None else _text(bare), also=() if bare is None else (bare.blob,)
+            new, before="" if bare is None else _text(bare), also=(*_further(new), *_needs(bare))
         )
         await trio.to_thread.run_sync(node.deployments.put, new)
         if before is not None and before.target != new.target and before.state != ROLLING_BACK:
@@ -294,13 +300,14 @@ class Deploying:
 
     def artefact(self, row: Deployment) -> Artefact:
         """What is put into a target for it."""
-        registry = self._node.registry
+        registry, made = self._node.registry, made_of(row)
         return Artefact(
             path=registry.blobs.path(bytes.fromhex(row.blob)),
             sha256=row.blob,
             size=row.size,
-            template=made_of(row).template,
-            carried=made_of(row).carried,
+            template=made.template,
+            carried=made.carried,
+            layer=registry.blobs.path(bytes.fromhex(made.layer)) if made.layer else None,
             adapter=registry.adapter_folder(row.adapter) if row.adapter and row.target == "vllm" else None,
         )
 
@@ -324,12 +331,22 @@ def before_of(row: Deployment) -> Deployment | None:
     return msgspec.json.decode(row.before, type=Deployment) if row.before else None
 
 
+def _further(row: Deployment) -> tuple[str, ...]:
+    """Blobs that it needs besides its own."""
+    return tuple(filter(None, [made_of(row).layer]))
+
+
+def _needs(row: Deployment | None) -> tuple[str, ...]:
+    return () if row is None else (row.blob, *_further(row))
+
+
 def _made(note: DeployNote, result: BuildResult) -> Made:
     """With another model's template and texts only the proven prompts are asked again, not the chats."""
     golden = result.golden
     if note.carried is not None:
         golden = tuple(msgspec.structs.replace(one, messages=()) for one in golden)
-    return Made(golden=golden, template=result.template, carried=note.carried)
+    layer = "" if result.layer is None else result.layer.sha256
+    return Made(golden=golden, template=result.template, carried=note.carried, layer=layer)
 
 
 def _text(value: msgspec.Struct) -> str:

@@ -203,6 +203,7 @@ class Node:
             reason=deployment.reason,
             note=await in_thread(self._note, deployment, adapter),
             before=await in_thread(self.deploying.shown_before, deployment),
+            asked=await in_thread(self.target(deployment.target).asked, deployment.name),
         )
 
     def _note(self, deployment: Deployment, adapter: AdapterRow | None) -> str:

@@ -189,7 +189,7 @@ class DeploymentRow(_Note, frozen=True, kw_only=True):
     """A deployment as it is shown. `adapter` is None for the plain base; `size` in bytes.
 
     `was` is the adapter that it was rolled back from, and `reason` why. `note` is what there is to know of who answers.
-    `before` answered under the name until then and can be had back (None: nothing can).
+    `before` answered under the name until then and can be had back (None: nothing can). `asked` says how it is asked.
     """
 
     name: str
@@ -206,3 +206,4 @@ class DeploymentRow(_Note, frozen=True, kw_only=True):
     reason: str = ""
     note: str = ""
     before: Before | None = None
+    asked: str = ""

@@ -45,7 +45,7 @@ def test_every_setting_is_listed_with_its_value(tmp_path: Path) -> None:
     config, settings = _load(tmp_path, "[net]\nmdns = false")
     assert settings["net.mdns"].value is False
     assert settings["net.listen"].value == config.net.listen
-    assert len(settings) == 15 + 6 + 1 + 3 + 3 + 2 + 1
+    assert len(settings) == 15 + 6 + 1 + 3 + 5 + 2 + 1
 
 
 def test_lists_in_the_environment_are_divided_by_commas(tmp_path: Path) -> None:

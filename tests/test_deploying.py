@@ -55,6 +55,9 @@ class Target:
     def full_name(self, name: str) -> str:
         return (name if ":" in name else f"{name}:latest").casefold()
 
+    def asked(self, name: str) -> str:
+        return name
+
     async def probe(self) -> Capabilities:
         return Capabilities(kind=self.kind, address="", version="1")
 
@@ -293,3 +296,24 @@ async def test_a_deployment_of_an_older_orchd_says_that_it_can_not_be_asked(hous
     found = await house.deploying.verify("us")
     assert not found.held
     assert "deploy it again" in found.detail
+
+
+async def test_an_adapter_beside_its_base_is_kept_as_long_as_the_base(house: House) -> None:
+    """Two files make such a deployment: both stay for the way back, and go with it."""
+
+    def layered(adapter: str) -> Deployment:
+        layer = house.made(f"layer of {adapter}").blob
+        made = msgspec.json.encode(Made(golden=GOLDEN, layer=layer)).decode()
+        return msgspec.structs.replace(house.made("base"), adapter=adapter, made=made)
+
+    for adapter in ("one", "two", "three"):
+        await house.deploying.switch(layered(adapter))
+    here = [house.here(f"layer of {adapter}") for adapter in ("one", "two", "three")]
+    assert here == [False, True, True], "one base, but another adapter each time: each is a step"
+    artefact = house.deploying.artefact(house.node.deployments.get("us"))
+    assert artefact.layer is not None
+    assert artefact.layer.read_text() == "layer of three"
+    await house.deploying.roll_back("us")
+    assert house.now() == "two"
+    await house.deploying.remove("us")
+    assert not any(house.here(name) for name in ("base", "layer of two", "layer of three"))

@@ -100,6 +100,7 @@ async def deploy_start(node: Node, p: DeployStart) -> DeployStarted:
             gguf=gguf,
             quantize=quantize,
             prompts=await _proof_prompts(node, p.dataset),
+            layer=p.target == "llama_server",
         )
         job = await node.jobs.submit("deploy", spec, title=f"deploy {p.name}", note=note)
     return DeployStarted(job=job.id)

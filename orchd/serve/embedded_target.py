@@ -24,6 +24,9 @@ class EmbeddedTarget:
     def full_name(self, name: str) -> str:
         return name
 
+    def asked(self, name: str) -> str:
+        return f"orchctl chat {name}"
+
     async def probe(self) -> Capabilities:
         return Capabilities(kind=self.kind, address="", version="")
 

@@ -61,10 +61,15 @@ class Engine:
         parallel: int = 1,
         context: int = CONTEXT_TOKENS,
         keep_socket: bool = False,
+        layer: Path | None = None,
     ) -> None:
         name = f"m{next(_numbers)}.sock"
         self._socket = Path(name)  # relative: a socket's path must be shorter than 104 bytes
         params = _params(path, threads, parallel, context)
+        self._more: dict[str, Any] = {}
+        if layer is not None:  # not applied by itself: a request names it
+            params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(layer.absolute()), 0.0)]
+            self._more = {"lora": [{"id": 0, "scale": 1.0}]}
         params.hostnames = [name]
         self._socket.unlink(missing_ok=True)  # of a process that was killed here
         mask = os.umask(0o077)
@@ -113,6 +118,7 @@ class Engine:
             "temperature": temperature,
             "stream": True,
             **_chosen(sampling),
+            **self._more,
         }
         answer = _Stream(on_text)
         try:
@@ -146,7 +152,7 @@ class Engine:
 
     def _complete(self, ids: Sequence[int], n_predict: int, **more: Any) -> dict[str, Any]:
         request = {"prompt": list(ids), "n_predict": n_predict, "temperature": 0, "id_slot": 0}
-        return self._post("/completion", {**request, "return_tokens": True, **more})
+        return self._post("/completion", {**request, "return_tokens": True, **more, **self._more})
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         connection = _UnixConnection(self._socket)

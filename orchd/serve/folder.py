@@ -52,6 +52,9 @@ class FolderTarget:
     def full_name(self, name: str) -> str:
         return plain(name).casefold()
 
+    def asked(self, name: str) -> str:
+        return f"by the program that reads {self._file(name)}"
+
     async def probe(self) -> Capabilities:
         return Capabilities(kind=self.kind, address=str(self.root), version="")
 

@@ -114,6 +114,9 @@ class OllamaTarget(HttpTarget):
         tagged = name if ":" in name.rpartition("/")[2] else f"{name}:latest"
         return tagged.casefold()
 
+    def asked(self, name: str) -> str:
+        return f"ollama run {name}, at {self.address}"
+
     async def probe(self) -> Capabilities:
         """Raises TargetVersionRefused for a server that is too old to take a model as a file."""
         found = await self.call("GET", "/api/version")

@@ -9,6 +9,7 @@ from orchd.config import ServeConfig
 from orchd.serve.embedded import EmbeddedRuntime
 from orchd.serve.embedded_target import EmbeddedTarget
 from orchd.serve.folder import FolderTarget, default_folder
+from orchd.serve.llama_server import LlamaServerTarget
 from orchd.serve.ollama import OllamaTarget
 from orchd.serve.targets import DeployTarget
 from orchd.serve.vllm import VllmTarget
@@ -21,5 +22,6 @@ def targets(config: ServeConfig, runtime: EmbeddedRuntime, environ: Mapping[str,
         OllamaTarget(config.ollama or environ.get("OLLAMA_HOST", "")),
         FolderTarget(Path(config.models_folder) if config.models_folder else default_folder(Path.home())),
         VllmTarget(config.vllm),
+        LlamaServerTarget(config.llama_server, Path(config.llama_presets) if config.llama_presets else None),
     )
     return {target.kind: target for target in found}

@@ -35,12 +35,21 @@ class AdapterPath(msgspec.Struct, frozen=True, kw_only=True):
     path: Readable
 
 
+class Layer(msgspec.Struct, frozen=True, kw_only=True):
+    """An adapter as a GGUF LoRA, `gguf` relative to the job's work folder; `size` in bytes, `sha256` hexadecimal."""
+
+    gguf: str
+    size: int
+    sha256: str
+
+
 class BuildSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Fold `adapter` (None: the plain base) into `base`, a Hugging Face folder, and prove that the file answers alike.
 
     With `quantize` KEEP it is folded into `gguf`, the same base as a GGUF file; the proof measures by the folder.
     `name` goes into the metadata of a file that is made from the folder. `prompts` are answered by both sides,
-    `max_new_tokens` tokens each; empty stands for DEFAULT_PROMPTS.
+    `max_new_tokens` tokens each; empty stands for DEFAULT_PROMPTS. With `layer` the adapter is not folded in but
+    written beside the plain base, for servers that add it while they run.
     """
 
     base: Readable
@@ -50,6 +59,7 @@ class BuildSpec(msgspec.Struct, frozen=True, kw_only=True):
     quantize: str = "F16"
     prompts: tuple[Prompt, ...] = ()
     max_new_tokens: int = 16
+    layer: bool = False
 
 
 class Parity(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,6 +106,7 @@ class BuildResult(msgspec.Struct, frozen=True, kw_only=True):
     golden: tuple[Golden, ...]
     template: str
     seconds: float
+    layer: Layer | None = None
 
 
 FORMATS = ("safetensors", "gguf", "mlx", "pytorch", "merged-gguf", "merged-safetensors", "onnx")

@@ -43,7 +43,8 @@ class Carried(msgspec.Struct, frozen=True, kw_only=True):
 class Artefact(msgspec.Struct, frozen=True, kw_only=True):
     """A complete GGUF to deploy. `sha256` in hexadecimal, `size` in bytes.
 
-    `adapter` is the PEFT folder that it was made with, for servers that take those; None of the plain base.
+    `adapter` is the PEFT folder that it was made with, for servers that take those; None of the plain base. With
+    `layer`, a GGUF LoRA, the GGUF is the plain base, and both together are what was proven.
 
     `template` is the chat template as a Go template, for servers that don't read the one in the file; empty when
     the base's template can't be said in that language. `carried` goes before it.
@@ -54,6 +55,7 @@ class Artefact(msgspec.Struct, frozen=True, kw_only=True):
     size: int
     template: str = ""
     adapter: Path | None = None
+    layer: Path | None = None
     carried: Carried | None = None
 
 
@@ -89,6 +91,9 @@ class DeployTarget(Protocol):
 
     def full_name(self, name: str) -> str:
         """What two names have in common that stand for the same there. Raises nothing."""
+
+    def asked(self, name: str) -> str:
+        """How people ask what stands under that name, in words. Raises nothing; may touch the disk."""
 
     async def probe(self) -> Capabilities:
         """Is it there? Raises TargetUnreachable."""

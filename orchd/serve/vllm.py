@@ -41,6 +41,9 @@ class VllmTarget(HttpTarget):
     def full_name(self, name: str) -> str:
         return name
 
+    def asked(self, name: str) -> str:
+        return f'"model": "{name}" at {self.address}/v1'
+
     async def probe(self) -> Capabilities:
         found = await self.call("GET", "/version")
         return Capabilities(kind=self.kind, address=self.address, version=str(found.get("version", "unknown")))

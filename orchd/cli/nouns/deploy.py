@@ -22,7 +22,7 @@ COMMANDS = (
         arguments=(
             arg("adapter", "its name, or its id or the beginning of it", nargs="?"),
             opt("--name", "how to call the deployment", required=True),
-            opt("--target", "embedded (the default), ollama, folder or vllm"),
+            opt("--target", "embedded (the default), ollama, folder, vllm or llama_server"),
             opt("--onto", "a model in Ollama that is its base: its template and texts are taken over"),
             opt("--base", "which base, without an adapter (demo)"),
             opt(

@@ -40,6 +40,7 @@ def human_row(row: dict[str, Any]) -> str:
             ("target", f"{row['target']}, {_words(row['state'])}"),
             ("file", f"{row['quantize']}, {size(row['size'])}, sha256 {row['sha256']}"),
             ("same answers", f"{_held(parity)}: {parity['detail']}" if parity else None),
+            ("asked", row.get("asked") or None),
             ("note", row["note"] or None),
             ("before", _before(row["before"])),
             ("made", when(row["created_ms"])),
