@@ -304,7 +304,7 @@ async def test_an_adapter_beside_its_base_is_kept_as_long_as_the_base(house: Hou
     def layered(adapter: str) -> Deployment:
         layer = house.made(f"layer of {adapter}").blob
         made = msgspec.json.encode(Made(golden=GOLDEN, layer=layer)).decode()
-        return msgspec.structs.replace(house.made("base"), adapter=adapter, made=made)
+        return msgspec.structs.replace(house.made("shared"), adapter=adapter, made=made)
 
     for adapter in ("one", "two", "three"):
         await house.deploying.switch(layered(adapter))
@@ -316,4 +316,4 @@ async def test_an_adapter_beside_its_base_is_kept_as_long_as_the_base(house: Hou
     await house.deploying.roll_back("us")
     assert house.now() == "two"
     await house.deploying.remove("us")
-    assert not any(house.here(name) for name in ("base", "layer of two", "layer of three"))
+    assert not any(house.here(name) for name in ("shared", "layer of two", "layer of three"))
