@@ -55,7 +55,7 @@ def run_modules(room: str, modules: Sequence[str], wanted: Sequence[str]) -> Non
     kept(room)  # one that can't be read is said before hours of measuring
     rows: list[Row] = []
     for name in wanted or modules:
-        made = import_module(f"benchmarks.{room}.{name}").rows()
+        made = list(import_module(f"benchmarks.{room}.{name}").rows())
         keep(room, about, made)  # what comes after may fail
         rows.extend(made)
     show(room, rows)

@@ -145,6 +145,7 @@ async def finish(node: Node, job: Job, result: AverageResult, workdir: Path) -> 
         votes=result.votes,
         leaves=await trio.to_thread.run_sync(node.leaf_names, ids),
         missing=note.missing,
+        modules=result.modules,
         gate=result.gate,
         refused=await trio.to_thread.run_sync(node.leaf_names, [id for id in note.leaves if id not in ids]),
     )

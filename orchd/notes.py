@@ -8,6 +8,7 @@ import msgspec
 
 from orchd.average.gate_specs import GateReport
 from orchd.average.rules import MEAN
+from orchd.average.specs import ModulePreview
 from orchd.importers.turns import Learn
 from orchd.made_bases import MadeBase
 from orchd.registry import AdapterRow, DatasetRow
@@ -161,6 +162,7 @@ class Averaged(_Note, frozen=True, kw_only=True):
     missing: tuple[str, ...] = ()
     gate: GateReport | None = None
     refused: tuple[LeafName, ...] = ()
+    modules: tuple[ModulePreview, ...] = ()
 
 
 class AverageVerified(_Note, frozen=True, kw_only=True):

@@ -89,6 +89,10 @@ class Adapter:
         a, b = module.tensor_names
         return Factors(self._read(a), self._read(b), module.scale)
 
+    def size_of(self, name: str) -> int:
+        """Bytes of one module's factors in the file."""
+        return sum(self._tensors[half].end - self._tensors[half].start for half in self.modules[name].tensor_names)
+
     def _read(self, name: str) -> Single:
         tensor = self._tensors[name]
         size = tensor.end - tensor.start

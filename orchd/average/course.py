@@ -18,18 +18,22 @@ from orchd.jobs.context import JobContext
 
 
 class Steps:
-    """Progress in modules, over all passes."""
+    """Progress in modules, over all passes; with a `source` also in bytes that were read from it."""
 
-    def __init__(self, job: JobContext, total: int) -> None:
-        self._job, self._total, self._done = job, total, 0
+    def __init__(self, job: JobContext, total: int, source: Opened | None = None) -> None:
+        self._job, self._total, self._done, self._source = job, total, 0, source
 
     def __call__(self) -> None:
         """Before each module. Raises `JobCancelled`."""
-        self._job.progress(min(self._done, self._total), self._total, "modules")
+        self._tell(min(self._done, self._total))
         self._done += 1
 
     def finish(self) -> None:
-        self._job.progress(self._total, self._total, "modules")
+        self._tell(self._total)
+
+    def _tell(self, done: int) -> None:
+        read = {} if self._source is None else {"bytes": self._source.bytes_read}
+        self._job.progress(done, self._total, "modules", **read)
 
 
 RankOf = Callable[[str, Spectrum], int]

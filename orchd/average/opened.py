@@ -59,6 +59,8 @@ class Opened:
         self.union = Union.of(adapters)
         self._kept: dict[str, Grams] = {}
         self._room = KEPT_GRAMS if keep else 0
+        #: Of the adapters' files, over all passes.
+        self.bytes_read = 0
 
     @property
     def names(self) -> list[str]:
@@ -74,6 +76,7 @@ class Opened:
         for i in self.present(name):
             with naming(self.adapters[i].called), readable():
                 found.append(self.adapters[i].factors(name))
+            self.bytes_read += self.adapters[i].size_of(name)
         return found
 
     def grams(self, name: str, factors: Sequence[Factors] | None = None) -> Grams:

@@ -16,11 +16,11 @@ from orchd.average.decide import Decision, wanted_ppm
 from orchd.average.gram import Matrix, cosines, norms
 from orchd.average.likeness import Likeness, likeness
 from orchd.average.opened import Opened, Union
-from orchd.average.recipe import MILLION
+from orchd.average.recipe import MILLION, share_ppm
 from orchd.average.rules import AUTO, METHODS, RankRule
 from orchd.average.specs import AveragePlan, ModulePreview, Planned, PlanSpec, Preview, Refusal, WeightedAdapter
 from orchd.average.votes import COPY_COSINE, MAX_SHARE, Votes, cast_votes, useless
-from orchd.errors import AverageSpecInvalid, OrchdError
+from orchd.errors import AverageSpecInvalid, OrchdError, TensorsRefused
 from orchd.jobs.context import JobContext
 
 
@@ -37,10 +37,8 @@ def run_plan(spec: PlanSpec, job: JobContext) -> AveragePlan:
         leaves, adapters = _openable(wanted.adapters, names, refused, stack)
         _check_left(leaves, refused)
         begun = time.monotonic()
-        source = Opened(adapters, keep=True)
         passes = 1 + spec.through * (1 + (RankRule.parse(wanted.rank).kind == "budget"))
-        steps = Steps(job, len(source.names) * passes)
-        inner = source.inner(steps)
+        source, inner, steps = _looked_through(leaves, adapters, names, refused, job, passes)
         looked = time.monotonic() - begun
         if zero := useless(inner):
             reason = "it is zero everywhere, or its numbers are no finite ones"
@@ -117,6 +115,32 @@ def _openable(
     return found, adapters
 
 
+def _looked_through(
+    leaves: list[WeightedAdapter],
+    adapters: list[Adapter],
+    names: dict[str, str],
+    refused: list[Refusal],
+    job: JobContext,
+    passes: int,
+) -> tuple[Opened, Matrix, Steps]:
+    """The inner products of those whose numbers are finite; the others go from `leaves` among `refused`.
+
+    One that is found in the middle has the rest gone through again.
+    """
+    while True:
+        _check_left(leaves, refused)
+        source = Opened(adapters, keep=True)
+        steps = Steps(job, len(source.names) * passes, source)
+        try:
+            return source, source.inner(steps), steps
+        except TensorsRefused as error:
+            at = next((n for n, leaf in enumerate(leaves) if error.message.startswith(f"{leaf.id}: ")), None)
+            if at is None:
+                raise
+            refused.append(_refusal(leaves[at], names, error.message.removeprefix(f"{leaves[at].id}: ")))
+            del leaves[at], adapters[at]
+
+
 def _refusal(leaf: WeightedAdapter, names: dict[str, str], reason: str) -> Refusal:
     return Refusal(id=leaf.id, name=names.get(leaf.id, ""), reason=reason)
 
@@ -154,17 +178,13 @@ def _preview(source: Opened, recipe: Recipe, decision: Decision, steps: Steps) -
         cut, total = cut + best.cut, total + best.total
         rank = len(best.singular_values)
         numbers += rank * (module.rows + module.columns)
-        rows.append(ModulePreview(name=module.name, rank=rank, residual_ppm=_ppm(best.cut, best.total)))
+        rows.append(ModulePreview(name=module.name, rank=rank, residual_ppm=share_ppm(best.cut, best.total)))
     return Preview(
         rank=max(row.rank for row in rows),
         parameters=numbers,
-        residual_ppm=_ppm(cut, total),
+        residual_ppm=share_ppm(cut, total),
         modules=tuple(rows),
     )
-
-
-def _ppm(cut: float, total: float) -> int:
-    return round(MILLION * (cut / total) ** 0.5) if total else 0
 
 
 def _reason(asked: str, decision: Decision, alike: Likeness) -> str:

@@ -124,6 +124,11 @@ def expand_leaves(parents: Sequence[tuple[bytes, float]], averages: Mapping[byte
     return Expanded(tuple(sorted(leaves.items())), round(sum(shares.values()) * MILLION))
 
 
+def share_ppm(cut: float, total: float) -> int:
+    """The root of a share of squared lengths, in parts per million; 0 of nothing."""
+    return round(MILLION * (cut / total) ** 0.5) if total else 0
+
+
 def _check_weights(weighted: Sequence[tuple[Id, float | Fraction]]) -> None:
     if not weighted:
         raise AverageSpecInvalid("no adapter to average", field="adapters")

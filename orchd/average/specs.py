@@ -49,6 +49,14 @@ class AverageSpec(_Value, frozen=True, kw_only=True):
     opinions: tuple[Opinion, ...] = ()
 
 
+class ModulePreview(_Value, frozen=True, kw_only=True):
+    """One module of the result; `residual_ppm` is a share of its own length."""
+
+    name: str
+    rank: int
+    residual_ppm: int
+
+
 class AverageResult(_Value, frozen=True, kw_only=True):
     """A finished average.
 
@@ -59,6 +67,7 @@ class AverageResult(_Value, frozen=True, kw_only=True):
     order of the spec's adapters; `weights_ppm` too, they sum to a million. `strength_ppm` is the one used, which may be
     smaller than the wanted one: no vote gets too far. `votes` are the places of the adapters that had one together, and
     `coefficients_ppm` what became of the weights, without the strength; empty where the result is no weighted sum.
+    `modules` say what was cut off of each.
 
     Where the gate refused some (`gate`), all of it is of the others, whose ids are `leaves`; empty: all are in it.
     """
@@ -80,6 +89,7 @@ class AverageResult(_Value, frozen=True, kw_only=True):
     seconds: float
     votes: tuple[tuple[int, ...], ...] = ()
     coefficients_ppm: tuple[int, ...] = ()
+    modules: tuple[ModulePreview, ...] = ()
     leaves: tuple[str, ...] = ()
     gate: GateReport | None = None
 
@@ -162,14 +172,6 @@ class Planned(_Value, frozen=True, kw_only=True):
     taken_ppm: int | None
     norm: float
     size: int
-
-
-class ModulePreview(_Value, frozen=True, kw_only=True):
-    """One module of the result; `residual_ppm` is a share of its own length."""
-
-    name: str
-    rank: int
-    residual_ppm: int
 
 
 class Preview(_Value, frozen=True, kw_only=True):

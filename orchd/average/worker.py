@@ -17,9 +17,9 @@ from orchd.average.course import RankOf, Recipe, Steps
 from orchd.average.decide import Decision
 from orchd.average.gram import Matrix, cosines, inner_products, norms, squared_length
 from orchd.average.opened import Opened, opened
-from orchd.average.recipe import MILLION, TOLERANCE_PPM
+from orchd.average.recipe import MILLION, TOLERANCE_PPM, share_ppm
 from orchd.average.rules import RankRule
-from orchd.average.specs import AverageResult, AverageSpec, VerifyResult, VerifySpec
+from orchd.average.specs import AverageResult, AverageSpec, ModulePreview, VerifyResult, VerifySpec
 from orchd.errors import AverageIsZero
 from orchd.jobs.context import JobContext
 
@@ -44,7 +44,7 @@ def run(spec: AverageSpec, job: JobContext) -> AverageResult:
         _removed_on_error(job.workdir / ADAPTER_FOLDER) as folder,
     ):
         source = Opened(leaves, keep=recipe.passes(write=True) > 1)
-        steps = Steps(job, recipe.passes(write=True) * len(source.names))
+        steps = Steps(job, recipe.passes(write=True) * len(source.names), source)
         decision = recipe.decide(source, steps)
         rank_of = recipe.ranks(source, decision, steps)
         writer = AdapterWriter(folder, spec.dtype, recipe.bound(source), source.union.modules)
@@ -66,7 +66,7 @@ def run(spec: AverageSpec, job: JobContext) -> AverageResult:
         target_modules=targets,
         dtype=spec.dtype,
         parameters=writer.parameters,
-        residual_ppm=round(MILLION * (sums.cut / sums.total) ** 0.5),
+        residual_ppm=share_ppm(sums.cut, sums.total),
         tolerance_ppm=TOLERANCE_PPM[spec.dtype],
         weights_ppm=tuple(recipe.ppm[at] for at in back),
         strength_ppm=decision.strength_ppm,
@@ -77,6 +77,7 @@ def run(spec: AverageSpec, job: JobContext) -> AverageResult:
         if decision.votes
         else (),
         coefficients_ppm=tuple(taken[at] for at in back) if taken else (),
+        modules=tuple(sums.modules),
     )
 
 
@@ -124,6 +125,7 @@ class Sums:
     ranks: dict[str, int] = field(default_factory=dict)
     claimed: dict[str, int] = field(default_factory=dict)
     costs: dict[str, int] = field(default_factory=dict)
+    modules: list[ModulePreview] = field(default_factory=list)
 
 
 def _write(source: Opened, decision: Decision, rank_of: RankOf, writer: AdapterWriter, steps: Steps) -> Sums:
@@ -138,7 +140,9 @@ def _write(source: Opened, decision: Decision, rank_of: RankOf, writer: AdapterW
         best = found.best(rank_of(module.name, found))
         sums.total += best.total
         sums.cut += best.cut
-        if len(best.singular_values):
+        rank = len(best.singular_values)
+        sums.modules.append(ModulePreview(name=module.name, rank=rank, residual_ppm=share_ppm(best.cut, best.total)))
+        if rank:
             writer.add(module, apply(factors, best))
     steps.finish()
     if not writer.parameters:

@@ -137,6 +137,8 @@ def amount(done: float, total: float, unit: str) -> str:
 def _figure(name: str, value: object, unit: str) -> str:
     if name in ("waits", "step", "package"):  # why nothing moves, or what does
         return str(value)
+    if name == "bytes" and isinstance(value, int | float):
+        return f"{size(value)} read"
     if name == "rate" and unit == "bytes" and isinstance(value, int | float):
         return f"{size(value)}/s"
     return f"{name} {f'{value:.4g}' if isinstance(value, float) else value}"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from orchd.average import report as average_report
 from orchd.errors import CheckpointUnknown, DatasetUnknown, JobUnknown, ParamsInvalid, RunNotResumable, TrainingDiverged
 from orchd.jobs.states import Job, State
 from orchd.node import Node, in_thread, run_of
@@ -218,9 +219,11 @@ class Report(Result, frozen=True, kw_only=True):
     html: str
 
 
-@method("job.report", JobParams, Report, "A page about a training with its curves, or about an evaluation")
+@method("job.report", JobParams, Report, "A page about a training with its curves, an evaluation, or an average")
 async def job_report(node: Node, p: JobParams) -> Report:
     job = await node.jobs.get(p.job)
+    if job.kind in ("average", "average.leaves"):
+        return Report(html=await in_thread(_average_page, job))
     if job.kind == "evaluate" and job.result is not None and job.note is None:
         result = msgspec.convert(job.result, EvaluateResult)
         return Report(html=await in_thread(answers_page.page, job.title, result))
@@ -229,6 +232,12 @@ async def job_report(node: Node, p: JobParams) -> Report:
     spec = await in_thread(_settled, node, job)
     head = await in_thread(_head, node, job)
     return Report(html=await in_thread(report.page, head, spec, points, job.result))
+
+
+def _average_page(job: Job) -> str:
+    result = None if job.result is None else msgspec.convert(job.result, average_report.Average)
+    error = "" if job.error is None else job.error.message
+    return average_report.page(average_report.Head(job.id, job.title, job.state.value, error), result)
 
 
 def _settled(node: Node, job: Job) -> TrainSpec:

@@ -144,3 +144,18 @@ def test_a_lowered_strength_and_a_share_are_told(bench: Bench) -> None:
 def test_a_single_vote_is_no_pair() -> None:
     inner = np.ones((2, 2))
     assert likeness(inner, cast_votes(inner, ["a", "a"], [1, 1])).kind == "one vote"
+
+
+@pytest.mark.parametrize("through", [False, True])
+def test_numbers_that_are_none_are_listed_and_the_others_planned(bench: Bench, through: bool) -> None:
+    folders = alike(bench)
+    path = folders[1] / "adapter_model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-4:] = np.float32(np.nan).astype("<f4").tobytes()
+    path.write_bytes(data)
+    found = plan(bench, folders, through=through)
+    assert [(one.id, one.name) for one in found.refused] == [(folders[1].name, f"called {folders[1].name}")]
+    assert found.refused[0].reason.endswith("holds NaN or infinity")
+    assert len(found.leaves) == len(found.cosines) == len(folders) - 1
+    with pytest.raises(AverageSpecInvalid, match="1 of these adapters can be averaged"):
+        plan(bench, folders[:2])

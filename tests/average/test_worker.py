@@ -24,7 +24,7 @@ from orchd.errors import (
 )
 
 from .bench import Bench, leaves
-from .peft_folders import Lora, dense, dense_mean, distance, random_lora
+from .peft_folders import SHAPES, Lora, dense, dense_mean, distance, random_lora
 
 DTYPES = ("BF16", "F16", "F32")
 
@@ -214,10 +214,13 @@ def test_a_leaf_whose_bytes_vanish_leaves_nothing(bench: Bench) -> None:
 
 
 def test_progress_goes_module_by_module(bench: Bench) -> None:
-    folders = bench.write(random_lora(1), random_lora(2))
+    made = random_lora(1), random_lora(2)
+    folders = bench.write(*made)
     job, wire = bench.job()
     run(AverageSpec(adapters=leaves(folders)), job)
     assert [(m["done"], m["total"], m["unit"]) for m in wire.sent] == [(n, 3, "modules") for n in range(4)]
+    sizes = [sum(a.nbytes + b.nbytes for one in made for a, b in [one.factors[name]]) for name in sorted(SHAPES)]
+    assert [m["figures"]["bytes"] for m in wire.sent] == [sum(sizes[:n]) for n in range(4)]
 
 
 def test_cancelling_leaves_nothing(bench: Bench) -> None:

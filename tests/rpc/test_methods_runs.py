@@ -81,7 +81,7 @@ async def test_what_can_not_go_on(work: Work, also: Any, ended: dict[str, str], 
 
 
 async def test_only_trainings_can_go_on(work: Work) -> None:
-    work.jobs["job_other"] = Job(id="job_other", kind="average", title="t", state=State.FAILED, created_ms=1)
+    work.jobs["job_other"] = Job(id="job_other", kind="deploy", title="t", state=State.FAILED, created_ms=1)
     for call in (runs_methods.train_resume, runs_methods.checkpoint_best, runs_methods.job_report):
         with pytest.raises(ParamsInvalid, match="is no training"):
             await call(work.node, JobParams(job="job_other"))

@@ -234,7 +234,7 @@ COMMANDS = (
     ),
     Command(
         "report",
-        "A page about a training with its curves, or about an evaluation with the answers",
+        "A page about a training with its curves, an evaluation with the answers, or an average",
         str,
         method="job.report",
         run=report,
