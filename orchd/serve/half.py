@@ -69,11 +69,22 @@ class Reader:
 
     def read(self, text: str) -> Seen:
         """Special tokens that the text spells out are read as such, as in training."""
-        ids = self._tokenizer.encode(text[:LETTERS], add_special_tokens=False).ids
+        ids = self._ids(text)
+        inputs = self._inputs(ids)
+        return Seen(prompt_vector(inputs), len(inputs), len(ids) > TOKENS or len(text) > LETTERS)
+
+    def inputs(self, text: str) -> FloatArray:
+        """What the middle layer gets after its norm at each token of the text, float32 (tokens, width)."""
+        return self._inputs(self._ids(text))
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text[:LETTERS], add_special_tokens=False).ids
+        return ids
+
+    def _inputs(self, ids: Sequence[int]) -> FloatArray:
         looked = [*self._start, *ids[:TOKENS]]
         inputs = self._half.inputs(looked) if looked else np.zeros((0, 1), np.float32)
-        cut = len(ids) > TOKENS or len(text) > LETTERS
-        return Seen(prompt_vector(inputs[len(self._start) :]), min(len(ids), TOKENS), cut)
+        return inputs[len(self._start) :]
 
 
 class LowerHalf:

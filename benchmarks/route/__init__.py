@@ -1,0 +1,1 @@
+"""Rows on choosing the adapter for each request."""
