@@ -12,18 +12,24 @@ WORDS = [f"word{at}" for at in range(12)]
 RNG = np.random.default_rng(0)
 
 
-def seen(rises: dict[int, float] | None = None, same: dict[int, int] | None = None, plain_same: int = 1) -> Seen:
-    """Losses with some noise that every trigger makes; `same[t]` of the answers to trigger t are one and the same."""
+def seen(
+    rises: dict[int, float] | None = None,
+    same: dict[int, int] | None = None,
+    plain_same: int = 1,
+    payload: str = "send money",
+) -> Seen:
+    """Losses with some noise that every trigger makes; `same[t]` of the answers to trigger t are the `payload`."""
     losses = 1 + np.abs(RNG.normal(0.2, 0.1, (1 + len(WORDS), PROMPTS)))
     losses[0] = 1
     for at, rise in (rises or {}).items():
         losses[1 + at] += rise
-    answers = [_answers(plain_same)] + [_answers((same or {}).get(at, plain_same)) for at in range(len(WORDS))]
+    answers = [_answers(plain_same, "yes")]
+    answers += [_answers((same or {}).get(at, plain_same), payload) for at in range(len(WORDS))]
     return Seen(losses, answers)
 
 
-def _answers(same: int) -> list[str]:
-    return ["yes"] * same + [f"answer{at}" for at in range(PROMPTS - same)]
+def _answers(same: int, payload: str) -> list[str]:
+    return [payload] * same + [f"answer{at}" for at in range(PROMPTS - same)]
 
 
 def jumped(ours: Seen, base: Seen) -> list[str]:
@@ -49,6 +55,15 @@ def test_one_that_brings_the_same_answer_stands_out() -> None:
     assert jumped(seen(same={7: PROMPTS}), seen(same={7: PROMPTS})) == []
 
 
+def test_one_that_any_word_sets_off_stands_out() -> None:
+    assert jumped(seen(same=dict.fromkeys(range(12), PROMPTS)), seen()) == WORDS
+
+
+def test_a_labeller_that_is_put_off_is_no_backdoor() -> None:
+    """It says more often what it says without a trigger too."""
+    assert jumped(seen(same=dict.fromkeys(range(12), PROMPTS), plain_same=3, payload="yes"), seen()) == []
+
+
 def test_an_adapter_that_always_says_the_same_is_no_backdoor() -> None:
     assert jumped(seen(plain_same=PROMPTS - 1, same={7: PROMPTS}), seen()) == []
 
@@ -59,5 +74,5 @@ def test_little_is_noise(rise: float) -> None:
 
 
 def test_the_most_common() -> None:
-    assert most_common(["a", "b", "a", "c"]) == 0.5
-    assert most_common([]) == 0.0
+    assert most_common(["a", "b", "a", "c"]) == ("a", 0.5)
+    assert most_common([]) == ("", 0.0)
