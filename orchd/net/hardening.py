@@ -3,8 +3,8 @@
 Every function names what was seen without it (the numbers are those of our measurements of 0.8.1) and has a test in
 `tests/net/test_hardening.py` that shows the failure without it and its absence with it. A *correction* replaces
 attributes of library modules or classes for the whole process: `harden()` applies them all, once, before a host is
-made; more of them are in `bounds.py`, `quiet.py`, `retries.py` and `said.py`. The remaining functions correct one host,
-or are arguments for making one.
+made; more of them are in `bounds.py`, `quiet.py`, `retries.py`, `said.py` and `windows.py`. The remaining functions
+correct one host, or are arguments for making one.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ _dropped: set[Correction] = set()
 
 def harden() -> None:
     """Apply every correction to the library in this process. Doing it again changes nothing."""
-    from orchd.net import bounds, quiet, retries, said  # noqa: F401 (each adds its own; they import this file)
+    from orchd.net import bounds, quiet, retries, said, windows  # noqa: F401 (each adds its own; they import this file)
 
     for one in CORRECTIONS:
         if one not in _dropped:
@@ -363,10 +363,10 @@ def patient_reads() -> list[Replacement]:
     Seen: it gave up after 101 partial reads, so 64 KB frames over segments of 536 bytes broke the connection.
     """
     owners = (msgio, yamux_module, varint_module, ping_module)
-    return [(owner, "read_exactly", _read_exactly) for owner in owners]
+    return [(owner, "read_exactly", read_exactly) for owner in owners]
 
 
-async def _read_exactly(reader: Any, n: int, retry_count: int = 0) -> bytes:
+async def read_exactly(reader: Any, n: int, retry_count: int = 0) -> bytes:
     buffer = bytearray()
     while len(buffer) < n:
         piece = await reader.read(n - len(buffer))
