@@ -50,10 +50,11 @@ PEERS = 8
 BULK_LEAST, TELL_S = 2 << 20, 0.25
 #: Of an answer over a stream, so many bytes are verified and written at once: each time costs two changes of thread.
 TOGETHER = 256 << 10
-#: With a bulk channel for each core, another is opened when these bring fewer bytes a second: more is beyond most
-#: networks, so that it is this machine that can't take in more, and others would be in their way. Seconds between two
-#: looks, and how many looks until something has to have come.
-ENOUGH, CORES, ENOUGH_LOOK_S, ENOUGH_LOOKS = 150e6, os.cpu_count() or 1, 0.05, 20
+#: So many bulk channels are opened at once: each keeps two threads busy, one that receives and one that verifies and
+#: writes. Another is opened when these bring fewer bytes a second: more is beyond most networks, so that it is this
+#: machine that can't take in more, and others would be in their way. Seconds between two looks, and how many looks
+#: until something has to have come.
+LINES, ENOUGH, ENOUGH_LOOK_S, ENOUGH_LOOKS = max(1, (os.cpu_count() or 1) // 2), 150e6, 0.05, 20
 #: A peer that brings nothing so many times is given up; one that is busy so many times.
 PATIENCE, PATIENCE_BUSY = 3, 20
 #: Nothing for so many seconds, when something was asked for, is such a time.
@@ -310,7 +311,7 @@ class Download:
         peer, host = channel.peer, self._bulk_host(channel.peer)
         if host is None or peer in self._no_bulk or self._plan.left < BULK_LEAST:
             return None
-        if len(self._lines) >= CORES:
+        if len(self._lines) >= LINES:
             await self._until_slow()
         self._lines[peer] = None
         try:
