@@ -156,7 +156,7 @@ async def _topics(node: Node, context: Context, config: NetConfig) -> Check:
         return _check("topics", Finding.OFF, "none joined", "Run `orchctl topic join NAME`.")
     on_dht = [topic for topic in joined if kind_of(topic.name) is not Kind.LAN]
     announced = sum(topic.announced_ms is not None for topic in on_dht)
-    found = f"{announced} of {len(on_dht)} announced on the DHT; {len(node.members.members())} members connected"
+    found = f"{announced} of {len(on_dht)} announced on the DHT; members connected: {len(node.members.members())}"
     if announced < len(on_dht):
         return _check("topics", Finding.WARNING, found, "They are announced as soon as a DHT node is connected.")
     return _check("topics", Finding.OK, found)

@@ -7,7 +7,7 @@ import io
 import pytest
 
 from orchd.cli.nouns import adapter, topic
-from orchd.cli.nouns.net import human_connected
+from orchd.cli.nouns.net import human_connected, human_status
 from orchd.cli.run import parser
 
 
@@ -44,3 +44,17 @@ def test_an_address_that_was_not_tried_is_not_said_to_work() -> None:
     assert human_connected({"peer": "12D3", "already": ""}) == "connected to 12D3"
     told = human_connected({"peer": "12D3", "already": "/ip4/192.0.2.7/tcp/4001"})
     assert told == "12D3 is connected already, by /ip4/192.0.2.7/tcp/4001; this address was not tried"
+
+
+def test_a_list_says_which_topics_are_announced() -> None:
+    row = {"label": "ours", "kind": "public", "members": 1, "adapters": 0, "announced_ms": None}
+    told = topic.human_list({"topics": [row, row | {"label": "lan/flat", "kind": "lan"}]}).splitlines()
+    assert told[1].endswith("not yet")
+    assert told[2].endswith("never: this network only")
+
+
+def test_one_member_is_one() -> None:
+    status = dict.fromkeys(("error", "restarts"), None) | {"state": "running", "peer_id": "12D3", "addresses": []}
+    counts = {"peers": 1, "members": 1, "dht_peers": 1, "bans": []}
+    shown = human_status(status | counts | {"topics": [{"name": "a", "members": 1}, {"name": "b", "members": 2}]})
+    assert "a (1 member), b (2 members)" in shown

@@ -375,7 +375,7 @@ async def test_the_doctor_tries_every_way(tmp_path: Path) -> None:
         assert todo
         assert found["remembered peers"][0] == "ok"
         assert found["DHT"][0] == "ok"
-        assert found["topics"][:2] == ("ok", "1 of 1 announced on the DHT; 0 members connected")
+        assert found["topics"][:2] == ("ok", "1 of 1 announced on the DHT; members connected: 0")
         made.stop(a)
         await b.events.wait("net.peer.lost", peer=a.network.peer_id)
         found = await findings(b)

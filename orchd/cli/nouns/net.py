@@ -6,11 +6,11 @@ import math
 from typing import Any
 
 from orchd.cli.command import Command, arg, opt, switch
-from orchd.cli.text import fields, size, table, when
+from orchd.cli.text import counted, fields, size, table, when
 
 
 def human_status(shown: dict[str, Any]) -> str:
-    topics = [f"{called(topic['name'])} ({topic['members']} members)" for topic in shown["topics"]]
+    topics = [f"{called(topic['name'])} ({counted(topic['members'], 'member')})" for topic in shown["topics"]]
     return fields(
         [
             ("state", "off: net.enabled is false" if shown["state"] == "off" else shown["state"]),

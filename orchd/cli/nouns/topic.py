@@ -35,7 +35,9 @@ def human_list(shown: dict[str, Any]) -> str:
 
 
 def _announced(topic: dict[str, Any]) -> str:
-    return "never: this network only" if topic["kind"] == "lan" else when(topic["announced_ms"])
+    if topic["kind"] == "lan":
+        return "never: this network only"
+    return when(topic["announced_ms"]) if topic["announced_ms"] else "not yet"
 
 
 def human_invite(shown: dict[str, Any]) -> str:
