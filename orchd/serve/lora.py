@@ -19,7 +19,7 @@ from orchd.registry.peft_config import PeftConfig
 from orchd.serve.weights import FloatArray, Weights
 
 MATRIX_NAME = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight")
-AT_ONCE = 1 << 16  # numbers of W that are updated together: they stay in a core's cache
+AT_ONCE = 1 << 15  # numbers of W that are updated together: they stay in a core's cache
 
 
 class Update(NamedTuple):
