@@ -12,7 +12,7 @@ import sys
 
 from benchmarks.report import run_modules
 
-MODULES = ("speed", "memory", "error", "rounds")
+MODULES = ("speed", "memory", "error", "oneshot", "rounds")
 
 if __name__ == "__main__":
     run_modules("average", MODULES, sys.argv[1:])

@@ -37,7 +37,7 @@ ALONE = 0.25
 SLACK = 0.005
 """Nats a token by which an adapter may worsen the loss, alone or in the average: without it, rows of one domain keep
 only what helps that one (`average.md` §4: 2.047 at 0, 1.994 at .005)."""
-STRENGTHS = (1.0, 1.5, 2.0)
+STRENGTHS = (1.0, 1.5, 2.0, 2.5, 3.0)
 WHITENED_STRENGTHS = (0.2, 0.3, 0.4, 0.5)
 """Tried for weighted sums and for TSV-M (`average.md` §0.4, §0.5)."""
 MOST_TESTS = 20
@@ -261,12 +261,11 @@ class Gate:
     def _candidates(self, members: tuple[int, ...]) -> list[tuple[str, float | None]]:
         asked, given = self.recipe.method, self.recipe.strength
         methods = [asked]
-        if asked == AUTO:
-            votes = self._votes(members)
-            unlike = likeness(self._among(members), votes).kind == "unlike"
-            methods = [DEFENDED, UNLIKE] if unlike else [DEFENDED]
-            if given is not None:
-                methods = methods[-1:]
+        if asked == AUTO and given is None:  # TSV-M was better on alike adapters too: the data says (oneshot-alike)
+            methods = [DEFENDED, UNLIKE]
+        elif asked == AUTO:
+            unlike = likeness(self._among(members), self._votes(members)).kind == "unlike"
+            methods = [UNLIKE if unlike else DEFENDED]
         if given is not None:
             return [(method, given) for method in methods]
         return [(method, one) for method in methods for one in self._strengths(members, method)]

@@ -94,8 +94,10 @@ def test_honest_ones_are_all_kept_and_the_strength_is_found() -> None:
     assert outcome.members == (0, 1, 2, 3)
     assert outcome.verdict == "better"
     assert (outcome.method, outcome.strength) == ("clip", 1.5)
-    assert [one.strength_ppm for one in outcome.tried] == [1_000_000, 1_500_000, 1_600_000]
-    assert [one.chosen for one in outcome.tried] == [False, True, False]
+    tried = [(one.method, one.strength_ppm) for one in outcome.tried]
+    clipped = [("clip", ppm) for ppm in (1_000_000, 1_500_000, 1_600_000)]
+    assert tried == [*clipped, *(("tsv", ppm) for ppm in (200_000, 300_000, 400_000))]
+    assert [at for at, one in enumerate(outcome.tried) if one.chosen] == [1]
     assert all(one.single is not None and one.single.difference < 0 for one in outcome.leaves)
 
 
