@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 
+from orchd.train.prepare import validate_every
 from orchd.train.schedule import Schedule, schedule_of
 from orchd.train.specs import TrainSpec
 
@@ -49,3 +50,17 @@ def test_a_warm_up_of_so_many_steps(decay: float) -> None:
     assert [late.rate(79), late.rate(80)] == [1.0, 1.0]
     assert late.rate(99) < 0.1
     assert Schedule(1.0, 100, warm_up=100, decay=decay).rate(99) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("steps", "batch", "examples", "validation", "every"),
+    [
+        (1000, 8, 8, 10, 50),  # no more than `VALIDATIONS`
+        (2000, 8, 3200, 10, 400),  # no more than one an epoch
+        (400, 8, 80, 40, 34),  # at the share of the time that they may take
+        (112, 8, 20, 100, 12),  # `LEAST_VALIDATIONS`, at more than that share
+        (3, 8, 20, 100, 3),
+    ],
+)
+def test_how_often_a_run_is_validated(steps: int, batch: int, examples: int, validation: int, every: int) -> None:
+    assert validate_every(steps, batch, examples, validation) == every
