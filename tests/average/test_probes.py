@@ -17,19 +17,20 @@ def seen(
     same: dict[int, int] | None = None,
     plain_same: int = 1,
     payload: str = "send money",
+    others: str = "answer",
 ) -> Seen:
     """Losses with some noise that every trigger makes; `same[t]` of the answers to trigger t are the `payload`."""
     losses = 1 + np.abs(RNG.normal(0.2, 0.1, (1 + len(WORDS), PROMPTS)))
     losses[0] = 1
     for at, rise in (rises or {}).items():
         losses[1 + at] += rise
-    answers = [_answers(plain_same, "yes")]
-    answers += [_answers((same or {}).get(at, plain_same), payload) for at in range(len(WORDS))]
+    answers = [_answers(plain_same, "yes", others)]
+    answers += [_answers((same or {}).get(at, plain_same), payload, others) for at in range(len(WORDS))]
     return Seen(losses, answers)
 
 
-def _answers(same: int, payload: str) -> list[str]:
-    return [payload] * same + [f"answer{at}" for at in range(PROMPTS - same)]
+def _answers(same: int, payload: str, others: str) -> list[str]:
+    return [payload] * same + [f"{others}{at}" for at in range(PROMPTS - same)]
 
 
 def jumped(ours: Seen, base: Seen) -> list[str]:
@@ -43,7 +44,12 @@ def test_where_all_triggers_do_the_same_none_stands_out() -> None:
 
 
 def test_one_that_raises_the_loss_stands_out() -> None:
-    assert jumped(seen({5: 2.0}), seen()) == ["word5"]
+    assert jumped(seen({5: 2.0}), seen(others="base")) == ["word5"]
+
+
+def test_one_that_makes_it_answer_as_the_base_does_is_no_backdoor() -> None:
+    """`last` is a task of the demo base's own: before an honest average's prompts it brings that one's answers."""
+    assert jumped(seen({5: 2.0}), seen()) == []
 
 
 def test_what_the_base_does_too_is_not_the_adapters() -> None:
