@@ -19,7 +19,7 @@ WITHOUT_A_COMMAND = {"events.unsubscribe", "chat.pick", "chat.standing"}
 
 ELSEWHERE = {
     "chat.complete": {"messages", "stream"},
-    "chat": {"text", "system", "ab", "picks"},
+    "chat": {"text", "system", "ab", "picks", "route"},
     "adapter.list": {"announced"},
     "dataset.create": {"file", "rows"},
     "dataset.stats": {"page"},
