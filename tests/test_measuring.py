@@ -74,7 +74,7 @@ async def test_a_handful_of_rows_is_not_signed() -> None:
 
 @pytest.mark.parametrize(("examples", "told"), [(10, 10), (14, 10), (99, 95), (123, 120), (1999, 1900)])
 def test_numbers_of_examples_are_rounded_down(examples: int, told: int) -> None:
-    assert measuring._about(examples) == told
+    assert measuring.about(examples) == told
 
 
 async def test_what_is_left_out_is_not_asked_of_the_worker() -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from orchd.errors import BundleRefused
+from orchd.exporting import FILE_NAME
 from orchd.registry.exchange import export, take_in
-from orchd.rpc.methods_exchange import FILE_NAME
 from tests.helpers import Lab
 
 NAMES = [

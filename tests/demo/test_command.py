@@ -60,3 +60,11 @@ def test_full_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypat
         (tmp_path / name).touch()
     assert main(["--examples", str(tmp_path)]) == 1
     assert "1004 DiskFull" in capsys.readouterr().out
+
+
+def test_a_model_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--real", "--model", str(tmp_path / "no.gguf"), "--json"]) == 1
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("error 8001 DemoFailed: ")
+    assert "no.gguf" in told.err

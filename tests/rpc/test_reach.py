@@ -60,6 +60,8 @@ class House:
         self.node.registry, self.node.network = self.lab.registry, self.network
         self.node.deployments = Deployments(self.lab.registry.local)
         self.node.datasets = SimpleNamespace(list=list)
+        self.node.deploying = SimpleNamespace(shown_before=lambda row: None)
+        self.node.target = lambda kind: SimpleNamespace(asked=lambda name: "")
         self.node.events = SimpleNamespace(emit=lambda kind, data: None)
         self.node.clock, self.node.identity = lambda: self.lab.now_ms, me
 
