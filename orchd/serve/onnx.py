@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime  # type: ignore[import-untyped]
+import onnxruntime
 import onnxscript  # noqa: F401  torch's exporter needs it; told here where it is missing
 import torch
 from torch import Tensor
