@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 
 from orchd.net import remembering
 from orchd.net.policy.book import Banned, Book
@@ -39,3 +41,25 @@ def test_one_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.M
 def test_no_room_is_no_fall(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     remembering.save(tmp_path / "nowhere", Book())
     assert "can't be written" in caplog.text
+
+
+async def test_the_first_peer_is_written_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not after the time between two: who is killed before that would know nobody."""
+    written, real = trio.Event(), remembering.save
+
+    def save(data: Path, book: Book) -> None:
+        real(data, book)
+        trio.from_thread.run_sync(written.set)
+
+    monkeypatch.setattr(remembering, "save", save)
+    monkeypatch.setattr(remembering, "EVERY_S", 1000.0)
+    monkeypatch.setattr(remembering, "SOON_S", 0.01)
+    book = Book()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(remembering.keep, tmp_path, book)
+        await trio.testing.wait_all_tasks_blocked()
+        book.reached("12D3KooWa", ADDRESS, 1)
+        with trio.fail_after(20):
+            await written.wait()
+        nursery.cancel_scope.cancel()
+    assert [one.peer for one in remembering.load(tmp_path).peers()] == ["12D3KooWa"]
