@@ -197,14 +197,17 @@ class Download:
         for worst in (DiskFull, DigestMismatch, PeerQuota, OrchdError):
             for error in self._failures:
                 if isinstance(error, worst):
-                    return error if worst is not PeerQuota else self._quota_told(error)
+                    return (
+                        self._going_on(error) if isinstance(error, PeerQuota | PeerTimeout | PeerUnreachable) else error
+                    )
         return NoProvider("nobody is left to fetch it from")
 
-    def _quota_told(self, error: OrchdError) -> PeerQuota:
+    def _going_on(self, error: OrchdError) -> OrchdError:
+        """The same error; what came is not lost, and its hint says how the rest comes."""
         here = f"{(self._total - self._plan.left) / 1e6:.1f} of {self._total / 1e6:.1f} MB are here"
         id = text_id(ADAPTER, self._adapter)
         hint = f"`orchctl adapter fetch {id}` goes on from there later; other peers that have it are asked then, too."
-        return PeerQuota(f"{error.message}; {here}, and nobody else gives the rest", hint=hint)
+        return type(error)(f"{error.message}; {here}, and nobody else gives the rest", hint=hint)
 
     async def _work(self, providers: Search) -> None:
         """One peer after the other, until everything is here."""

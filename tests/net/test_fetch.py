@@ -15,7 +15,7 @@ import pytest
 import trio
 from safetensors.numpy import load_file, save_file
 
-from orchd.errors import DiskFull, PeerQuota
+from orchd.errors import DiskFull, PeerQuota, PeerTimeout, PeerUnreachable
 from orchd.net import Library, Transferred, bulk, download, messages
 from orchd.net.partial import Partial
 from orchd.records import Manifest, Verified, sign
@@ -78,6 +78,20 @@ async def test_a_fetch_goes_on_where_it_was_cancelled(tmp_path: Path) -> None:
         assert told[0].done >= first - CHUNK
         assert peer.network.stats().counters["bytes_fetched"] <= manifest.record.size + CHUNK
         assert list((peer.folder / "fetching").iterdir()) == []
+
+
+async def test_where_the_only_peer_goes_it_is_said_what_is_here_and_how_it_goes_on(tmp_path: Path) -> None:
+    async with cluster(tmp_path, width=1024) as made:
+        (author,), manifest = await providers(made, 1, rank=1024, upload_limit=8_000)
+        peer = await reader(made)
+
+        def stop(far: Transferred) -> None:
+            if far.done >= 0.3 * manifest.record.size:
+                made.stop(author)
+
+        with pytest.raises((PeerUnreachable, PeerTimeout), match=r"; \d\.\d of \d\.\d MB are here") as caught:
+            await peer.network.fetch(manifest.id, progress=stop)
+        assert f"adapter fetch {manifest.id}` goes on" in caught.value.hint
 
 
 CHILD = """
