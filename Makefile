@@ -6,7 +6,7 @@ N ?= 20
 
 help:
 	@echo 'make demo            install, then train, share, average and deploy on this machine (./demo/report.html)'
-	@echo 'make demo-real       the same story on a real model, in ten minutes (./demo/real.md; 93 MB to download)'
+	@echo 'make demo-real       unfinished: the same story on a real model (93 MB to download); its proof still refuses what it would serve'
 	@echo 'make test            install the tests too, then run them'
 	@echo 'make test-repeat     end-to-end and network tests N=$(N) times'
 	@echo 'make interop         js-libp2p and go-libp2p against our nodes (fetches both; needs npm)'

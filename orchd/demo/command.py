@@ -136,7 +136,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--out", type=Path, metavar="DIR", help="write report.html and demo.svg there")
     made.add_argument(
-        "--real", action="store_true", help="on SmolLM2-135M, a real model: ten minutes, 93 MB to download"
+        "--real", action="store_true", help="on SmolLM2-135M, ten minutes, 93 MB to download (unfinished)"
     )
     made.add_argument(
         "--model", type=Path, metavar="FILE", help="with --real: its GGUF file, instead of downloading it"
